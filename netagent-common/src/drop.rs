@@ -1,0 +1,137 @@
+//! Why a packet was dropped: one list for programs, metrics, flow log and documentation (O-1).
+
+use crate::wire;
+
+/// Declares [`DropReason`] with its name and description, so that neither can be forgotten.
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal;)+) => {
+        /// Why a program dropped a packet. The numbers are part of the ABI.
+        #[repr(u32)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        #[cfg_attr(not(target_arch = "bpf"), derive(Debug))]
+        pub enum DropReason { $($(#[doc = $doc])+ $variant = $number,)+ }
+
+        impl DropReason {
+            /// Every reason, in the order of the numbers.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The name that people and metrics see.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// One sentence for documentation and `netagent inspect`.
+            #[must_use]
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+),)+ }
+            }
+
+            /// The reason with this number.
+            #[must_use]
+            pub const fn from_number(number: u32) -> Option<Self> {
+                match number { $($number => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The interface has no record, or an old one: nothing is allowed.
+    UnknownInterface = 1, "unknown_interface";
+    /// The record was written by another version of netagent.
+    UnknownAbi = 2, "unknown_abi";
+    /// The frame carries a VLAN tag.
+    Vlan = 3, "vlan";
+    /// Neither IPv4, IPv6 nor ARP.
+    UnknownEthertype = 4, "unknown_ethertype";
+    /// Shorter than its headers say, or its headers contradict each other.
+    Malformed = 5, "malformed";
+    /// The IPv4 header checksum is wrong.
+    BadChecksum = 6, "bad_checksum";
+    /// IPv4 options or IPv6 extension headers.
+    IpOptions = 7, "ip_options";
+    /// A fragment.
+    Fragment = 8, "fragment";
+    /// A protocol other than TCP, UDP, ICMP echo.
+    UnknownProtocol = 9, "unknown_protocol";
+    /// The source MAC address is not the interface's.
+    SpoofedMac = 10, "spoofed_mac";
+    /// The source address is not the instance's.
+    SpoofedAddress = 11, "spoofed_address";
+    /// An ARP packet claims an address that is not the interface's.
+    SpoofedArp = 12, "spoofed_arp";
+    /// A neighbour solicitation or advertisement claims an address that is not the interface's.
+    SpoofedNeighbour = 13, "spoofed_neighbour";
+    /// The destination MAC address is not the gateway's.
+    NotForGateway = 14, "not_for_gateway";
+    /// ARP that needs no answer: an announcement, a probe, or a question for another address than the gateway's.
+    ArpUnanswered = 15, "arp_unanswered";
+    /// Neighbour discovery that needs no answer.
+    NeighbourUnanswered = 16, "neighbour_unanswered";
+    /// A router advertisement or redirect from a guest.
+    RogueRouter = 17, "rogue_router";
+    /// A DHCP server's reply from a guest.
+    RogueDhcp = 18, "rogue_dhcp";
+    /// Link-local, metadata, loopback, multicast, broadcast or another address that is never reached.
+    AlwaysDenied = 19, "always_denied";
+    /// One of the host's own addresses.
+    HostAddress = 20, "host_address";
+    /// Another instance, or its gateway.
+    OtherInstance = 21, "other_instance";
+    /// A network that is reached through an interface that is not an uplink.
+    NotUplink = 22, "not_uplink";
+    /// The gateway's own address, for something that it does not serve.
+    GatewayClosed = 23, "gateway_closed";
+    /// No route leads there.
+    NoRoute = 24, "no_route";
+    /// Larger than the MTU of the way out.
+    TooBig = 25, "too_big";
+    /// The TTL or hop limit ran out.
+    TtlExpired = 26, "ttl_expired";
+    /// An ICMP error message.
+    IcmpError = 27, "icmp_error";
+    /// No NAT port is free towards this destination.
+    SnatExhausted = 28, "snat_exhausted";
+    /// The instance has as many open flows as it may have.
+    FlowLimit = 29, "flow_limit";
+    /// The flow table of the host is full.
+    FlowTableFull = 30, "flow_table_full";
+    /// Sent to the guest although it belongs to no flow that the guest, or a ping of the host, opened.
+    Unsolicited = 31, "unsolicited";
+    /// Sent to the guest's own address past netagent: by the host's forwarding, or straight from the uplink.
+    NotRedirected = 32, "not_redirected";
+    /// A kernel helper refused to change the packet.
+    HelperFailed = 33, "helper_failed";
+    /// A router solicitation, which is not answered.
+    RouterSolicit = 34, "router_solicit";
+}
+
+wire! {
+    /// Key of the drop counters.
+    pub struct DropKey = 8 bytes {
+        /// Slot of the interface; [`NO_SLOT`] where no interface is known.
+        pub slot: u32,
+        /// [`DropReason`] as a number.
+        pub reason: u32,
+    }
+}
+
+/// Counts drops that belong to no interface.
+pub const NO_SLOT: u32 = u32::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_names_are_unique_and_round_trip() {
+        for (position, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(DropReason::from_number(*reason as u32), Some(*reason));
+            assert_eq!(*reason as usize, position + 1);
+            let same_name = DropReason::ALL.iter().filter(|other| other.name() == reason.name());
+            assert_eq!(same_name.count(), 1, "{}", reason.name());
+        }
+        assert_eq!(DropReason::from_number(0), None);
+    }
+}

@@ -1,0 +1,238 @@
+//! Connection tracking: keys, values, TCP states and timeouts.
+
+use crate::net::tcp_flag::{ACK, FIN, RST, SYN};
+use crate::wire;
+
+wire! {
+    /// One flow of one instance, as the guest sees it.
+    pub struct FlowKey<A> = 20 or 44 bytes {
+        /// Number of the instance.
+        pub instance: u32,
+        /// The guest's address.
+        pub guest: A,
+        /// The other end's address.
+        pub remote: A,
+        /// The guest's port; of an echo request, its identifier.
+        pub guest_port: [u8; 2],
+        /// The other end's port; of an echo reply, its identifier.
+        pub remote_port: [u8; 2],
+        /// Protocol number.
+        pub protocol: u8,
+        /// Always 0.
+        pub reserved: [u8; 3],
+    }
+}
+
+wire! {
+    /// State of a flow and everything that is done to its packets.
+    pub struct Flow<A> = 40 or 64 bytes {
+        /// Time of the last packet, ns of the monotonic clock, at most a second old under traffic.
+        pub last_seen_ns: u64,
+        /// Slot of the interface that opened the flow: replies go there.
+        pub slot: u32,
+        /// Generation of that interface.
+        pub generation: u32,
+        /// Generation of the policy that allowed the flow.
+        pub policy_generation: u32,
+        /// Generation of the routes by which `uplink` and `next_hop` were found.
+        pub route_generation: u32,
+        /// Interface index of the way out; 0 for a flow with the host itself.
+        pub uplink: u32,
+        /// A [`FlowState`] as a number.
+        pub state: u8,
+        /// Unused.
+        pub reserved: u8,
+        /// The port under which the world knows the flow.
+        pub nat_port: [u8; 2],
+        /// Neighbour on the way; all zeroes where the other end itself is the neighbour.
+        pub next_hop: A,
+        /// The address under which the world knows the flow.
+        pub nat_address: A,
+    }
+}
+
+wire! {
+    /// What a collection pass did.
+    pub struct Collected = 16 bytes {
+        /// Entries looked at.
+        pub seen: u32,
+        /// Entries removed.
+        pub removed: u32,
+        /// 1 where the pass stopped because it had removed [`REMOVED_MAX`] entries: run it again.
+        pub more: u32,
+        /// Entries that could not be removed.
+        pub failed: u32,
+    }
+}
+
+/// Entries that one run of a collection pass removes at most: about 10 ms.
+pub const REMOVED_MAX: u32 = 8_192;
+
+/// How far a flow is. The numbers are part of the ABI.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(Debug))]
+pub enum FlowState {
+    /// Nothing came back yet.
+    Opening = 1,
+    /// Both sides were heard.
+    Established = 2,
+    /// TCP: the guest sent FIN.
+    VmClosed = 3,
+    /// TCP: the world sent FIN.
+    WorldClosed = 4,
+    /// TCP: both sent FIN.
+    Closed = 5,
+    /// TCP: one side sent RST. Only its timeout is short: a forged RST must not cut the flow.
+    Reset = 6,
+}
+
+/// Who sent a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(Debug))]
+pub enum Sender {
+    /// The guest.
+    Vm,
+    /// The other end.
+    World,
+}
+
+impl FlowState {
+    /// The state with this number; an unknown number is [`FlowState::Opening`], which has the shortest life.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            2 => Self::Established,
+            3 => Self::VmClosed,
+            4 => Self::WorldClosed,
+            5 => Self::Closed,
+            6 => Self::Reset,
+            _ => Self::Opening,
+        }
+    }
+
+    /// The state of a UDP or ICMP flow after a packet.
+    #[must_use]
+    pub const fn after_datagram(self, sender: Sender) -> Self {
+        match sender {
+            Sender::World => Self::Established,
+            Sender::Vm => self,
+        }
+    }
+
+    /// The state of a TCP flow after a segment with these flags (RFC 5382, section 5).
+    #[must_use]
+    pub const fn after_segment(self, sender: Sender, flags: u8) -> Self {
+        if flags & RST != 0 {
+            return Self::Reset;
+        }
+        if flags & SYN != 0 {
+            return self.after_syn(sender, flags);
+        }
+        if flags & FIN != 0 {
+            return self.after_fin(sender);
+        }
+        match (self, sender) {
+            // Data after a reset: whoever got it did not believe it.
+            (Self::Reset, Sender::Vm) | (Self::Opening, Sender::World) => Self::Established,
+            _ => self,
+        }
+    }
+
+    const fn after_syn(self, sender: Sender, flags: u8) -> Self {
+        match (sender, self) {
+            // A new connection with the ports of one that ended (TIME_WAIT reuse).
+            (Sender::Vm, Self::Closed | Self::Reset) if flags & ACK == 0 => Self::Opening,
+            (Sender::World, Self::Opening) => Self::Established,
+            _ => self,
+        }
+    }
+
+    const fn after_fin(self, sender: Sender) -> Self {
+        match (sender, self) {
+            (_, Self::Closed) => Self::Closed,
+            (Sender::Vm, Self::WorldClosed) | (Sender::World, Self::VmClosed) => Self::Closed,
+            (_, Self::Reset) => Self::Reset,
+            (Sender::Vm, _) => Self::VmClosed,
+            (Sender::World, _) => Self::WorldClosed,
+        }
+    }
+}
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// Time without a packet after which a flow is removed, ns: RFC 5382 section 5 (TCP, two hours and four
+/// minutes; transitory, four minutes), RFC 4787 section 4.3 (UDP, at least two minutes), RFC 5508 section 3.2
+/// (echo, sixty seconds).
+#[must_use]
+pub const fn timeout_ns(protocol: u8, state: FlowState) -> u64 {
+    use crate::net::protocol::{TCP, UDP};
+    let seconds = match (protocol, state) {
+        (TCP, FlowState::Established) => 7_440,
+        (TCP, FlowState::Opening | FlowState::VmClosed | FlowState::WorldClosed) => 240,
+        (TCP, FlowState::Closed | FlowState::Reset) => 40,
+        (UDP, FlowState::Established) => 300,
+        (UDP, _) => 120,
+        _ => 60,
+    };
+    seconds * SECOND_NS
+}
+
+/// How stale `last_seen_ns` may become: it is written at most this often, so that two CPUs do not fight for
+/// the cache line.
+pub const LAST_SEEN_STEP_NS: u64 = SECOND_NS;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use FlowState::{Closed, Established, Opening, Reset, VmClosed, WorldClosed};
+
+    fn check(start: FlowState, segments: &[(Sender, u8)], expected: FlowState) {
+        let end = segments.iter().fold(start, |state, (sender, flags)| state.after_segment(*sender, *flags));
+        assert_eq!(end, expected, "{start:?} {segments:?}");
+    }
+
+    #[test]
+    fn a_handshake_establishes() {
+        check(Opening, &[(Sender::Vm, SYN)], Opening);
+        check(Opening, &[(Sender::Vm, SYN), (Sender::World, SYN | ACK), (Sender::Vm, ACK)], Established);
+    }
+
+    #[test]
+    fn a_flow_picked_up_in_the_middle_establishes_with_the_first_answer() {
+        check(Opening, &[(Sender::Vm, ACK)], Opening);
+        check(Opening, &[(Sender::Vm, ACK), (Sender::World, ACK)], Established);
+    }
+
+    #[test]
+    fn only_two_fins_close() {
+        check(Established, &[(Sender::Vm, FIN | ACK), (Sender::Vm, FIN | ACK)], VmClosed);
+        check(Established, &[(Sender::World, FIN | ACK), (Sender::Vm, ACK)], WorldClosed);
+        check(Established, &[(Sender::Vm, FIN | ACK), (Sender::World, FIN | ACK), (Sender::Vm, ACK)], Closed);
+    }
+
+    #[test]
+    fn a_reset_that_the_guest_ignores_does_not_cut_the_flow() {
+        check(Established, &[(Sender::World, RST)], Reset);
+        check(Established, &[(Sender::World, RST), (Sender::World, ACK)], Reset);
+        check(Established, &[(Sender::World, RST), (Sender::Vm, ACK)], Established);
+    }
+
+    #[test]
+    fn a_syn_reopens_a_closed_flow_and_no_other() {
+        check(Closed, &[(Sender::Vm, SYN)], Opening);
+        check(Reset, &[(Sender::Vm, SYN)], Opening);
+        check(Closed, &[(Sender::World, SYN)], Closed);
+        check(Established, &[(Sender::Vm, SYN)], Established);
+    }
+
+    #[test]
+    fn timeouts_keep_the_floors_of_the_rfcs() {
+        use crate::net::protocol::{ICMP, TCP, UDP};
+        let seconds = |protocol, state| timeout_ns(protocol, state) / SECOND_NS;
+        assert!(seconds(TCP, Established) >= 7_440);
+        assert!(seconds(TCP, Opening) >= 240);
+        assert!(seconds(UDP, Opening) >= 120);
+        assert!(seconds(ICMP, Opening) >= 60);
+    }
+}

@@ -1,0 +1,10 @@
+//! Sizes of the maps where the configuration does not say otherwise.
+
+/// Flows of the whole host, for each family.
+pub const FLOWS_MAX: u32 = 262_144;
+/// Flows of one instance (N-5).
+pub const FLOWS_PER_INSTANCE: u32 = 8_192;
+/// Routes of the host, for each family.
+pub const ROUTES_MAX: u32 = 16_384;
+/// Drop counters: one for each interface and reason seen.
+pub const DROPS_MAX: u32 = 262_144;

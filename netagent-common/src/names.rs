@@ -1,0 +1,68 @@
+//! Names of programs, maps and pins, and the version of their layout.
+
+/// Layout of every map and the meaning of every value. It names the pin directory, `<bpf-dir>/v1`, and
+/// stands in every interface record: a program drops what it does not understand.
+pub const ABI_VERSION: u32 = 1;
+
+/// Program on everything that a guest sends.
+pub const FROM_VM: &str = "from_vm";
+/// Program on everything that is sent to a guest.
+pub const TO_VM: &str = "to_vm";
+/// Program on everything that arrives on an uplink.
+pub const FROM_UPLINK: &str = "from_uplink";
+/// Program, run by the agent, that removes flows that timed out or belong to no interface.
+pub const COLLECT_FLOWS: &str = "collect_flows";
+/// Program, run by the agent, that removes reverse entries without a flow.
+pub const COLLECT_ORPHANS: &str = "collect_orphans";
+
+/// Names of the pinned maps: at most 15 bytes, so that the kernel keeps them whole.
+pub mod map {
+    /// Array, one [`crate::vm::State`].
+    pub const STATE: &str = "STATE";
+    /// Array by slot: which of a slot's two records is in force; 0 none, 1 first, 2 second.
+    pub const ACTIVE: &str = "ACTIVE";
+    /// Array of [`crate::vm::Interface`], two for each slot.
+    pub const INTERFACES: &str = "INTERFACES";
+    /// Array by instance number: open flows, counted by the programs.
+    pub const OPEN_FLOWS: &str = "OPEN_FLOWS";
+    /// LPM trie from destination to [`crate::policy::Route`].
+    pub const ROUTES_V4: &str = "ROUTES_V4";
+    /// As [`ROUTES_V4`], for IPv6.
+    pub const ROUTES_V6: &str = "ROUTES_V6";
+    /// Hash from [`crate::flow::FlowKey`] to [`crate::flow::Flow`].
+    pub const FLOWS_V4: &str = "FLOWS_V4";
+    /// As [`FLOWS_V4`], for IPv6.
+    pub const FLOWS_V6: &str = "FLOWS_V6";
+    /// Hash from [`crate::nat::ReverseKey`] to [`crate::nat::Reverse`].
+    pub const REVERSE_V4: &str = "REVERSE_V4";
+    /// As [`REVERSE_V4`], for IPv6.
+    pub const REVERSE_V6: &str = "REVERSE_V6";
+    /// Hash from [`crate::drop::DropKey`] to the number of packets dropped.
+    pub const DROPS: &str = "DROPS";
+    /// Per-CPU array by slot of [`crate::vm::Traffic`].
+    pub const TRAFFIC: &str = "TRAFFIC";
+    /// Array, one [`crate::flow::Collected`]: what the last collection pass did.
+    pub const COLLECTED: &str = "COLLECTED";
+
+    /// All of them.
+    pub const ALL: [&str; 13] = [
+        STATE, ACTIVE, INTERFACES, OPEN_FLOWS, ROUTES_V4, ROUTES_V6, FLOWS_V4, FLOWS_V6, REVERSE_V4,
+        REVERSE_V6, DROPS, TRAFFIC, COLLECTED,
+    ];
+}
+
+/// Constants that the agent sets in the program's read-only data when it loads it.
+pub mod global {
+    /// `u32`: the mark of frames that netagent redirects; never 0.
+    pub const MARK: &str = "MARK";
+    /// `u16`: first port of the NAT range.
+    pub const NAT_PORT_FIRST: &str = "NAT_PORT_FIRST";
+    /// `u16`: number of ports in the NAT range; not 0.
+    pub const NAT_PORT_COUNT: &str = "NAT_PORT_COUNT";
+}
+
+/// Pin of a map: `<bpf-dir>/v1/<map>`; of a program: `<bpf-dir>/v1/programs/<program>`; of a tcx link:
+/// `<bpf-dir>/v1/links/<link>`. This is the sub-directory of programs.
+pub const PROGRAMS_DIR: &str = "programs";
+/// The sub-directory of links.
+pub const LINKS_DIR: &str = "links";

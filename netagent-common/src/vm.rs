@@ -1,0 +1,112 @@
+//! What the programs know of an instance and its interfaces.
+
+use crate::wire;
+
+/// Slots of interfaces: sixteen bits of the interface index.
+pub const SLOTS_MAX: u32 = 65_536;
+/// Interfaces that one instance may have (I-2).
+pub const INTERFACES_MAX: usize = 4;
+
+/// The interface index that the agent gives to the TAP in `slot`. The low sixteen bits name the slot, so a
+/// program finds the record without a search; the upper ones count how often the slot was used, so no index
+/// comes back within 32,767 uses.
+#[must_use]
+pub const fn ifindex(slot: u32, use_count: u32) -> u32 {
+    ((use_count % 0x7fff + 1) << 16) | (slot & 0xffff)
+}
+
+/// The slot of an interface index made by [`ifindex`].
+#[must_use]
+pub const fn slot(ifindex: u32) -> u32 {
+    ifindex & 0xffff
+}
+
+/// Place in the array of records of the copy that `active` (1 or 2) names.
+#[must_use]
+pub const fn record_index(slot: u32, active: u32) -> u32 {
+    (slot & 0xffff) * 2 + ((active - 1) & 1)
+}
+
+wire! {
+    /// One interface of an instance. There are two copies of each: the agent writes the idle one and then
+    /// flips the slot's entry of `ACTIVE`, since an array element is overwritten byte by byte under a reader.
+    pub struct Interface = 128 bytes {
+        /// Repeats the key: interface index of the TAP. Programs drop where it is not the packet's.
+        pub ifindex: u32,
+        /// Repeats the key: slot.
+        pub slot: u32,
+        /// [`crate::names::ABI_VERSION`] of the writer.
+        pub abi: u32,
+        /// Unlike every other interface's, ever. Flows carry it.
+        pub generation: u32,
+        /// Number of the instance: the slot of its first interface.
+        pub instance: u32,
+        /// Moves with every change of the policy; flows carry the value under which they were allowed.
+        pub policy_generation: u32,
+        /// Flows that the instance may have open.
+        pub flow_limit: u32,
+        /// MTU of the TAP, bytes.
+        pub mtu: u32,
+        /// MAC address of the guest.
+        pub guest_mac: [u8; 6],
+        /// Number of entries of `addresses_v4` and `networks_v6` that are in use.
+        pub addresses: u8,
+        /// 1 where the instance has IPv6.
+        pub has_v6: u8,
+        /// Address of the gateway on this interface, IPv4.
+        pub gateway_v4: [u8; 4],
+        /// Own addresses, IPv4: this interface's first, then the instance's other interfaces'.
+        pub addresses_v4: [[u8; 4]; INTERFACES_MAX],
+        /// Address of the gateway, IPv6: link-local.
+        pub gateway_v6: [u8; 16],
+        /// Upper halves of the own networks, IPv6 (/64), in the order of `addresses_v4`.
+        pub networks_v6: [[u8; 8]; INTERFACES_MAX],
+        /// The guest's own IPv6 address on this interface.
+        pub guest_v6: [u8; 16],
+        /// Unused.
+        pub reserved: [u8; 4],
+    }
+}
+
+wire! {
+    /// What holds for all programs and may change while they run.
+    pub struct State = 16 bytes {
+        /// [`crate::names::ABI_VERSION`] of the maps.
+        pub abi: u32,
+        /// Mark of redirected frames, kept here for every later load.
+        pub mark: u32,
+        /// Moves with every change of the routes; flows carry the value under which their way was found.
+        pub route_generation: u32,
+        /// Unused.
+        pub reserved: u32,
+    }
+}
+
+wire! {
+    /// Packets and bytes (of the link layer) of one interface, in the VM's directions.
+    pub struct Traffic = 32 bytes {
+        /// Packets that the guest sent and that were passed on.
+        pub from_vm_packets: u64,
+        /// Bytes of them.
+        pub from_vm_bytes: u64,
+        /// Packets that were passed to the guest.
+        pub to_vm_packets: u64,
+        /// Bytes of them.
+        pub to_vm_bytes: u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_index_names_its_slot_and_stays_positive() {
+        for (slot_number, uses) in [(0, 0), (65_535, 0), (7, 0x7ffe), (7, u32::MAX)] {
+            let index = ifindex(slot_number, uses);
+            assert_eq!(slot(index), slot_number);
+            assert!(i32::try_from(index).is_ok_and(|index| index >= 0x1_0000), "{index:#x}");
+        }
+        assert_ne!(ifindex(1, 1), ifindex(1, 2));
+    }
+}
