@@ -27,3 +27,4 @@ pub mod ping;
 pub mod server;
 pub mod stack;
 pub mod world;
+pub mod prog_run;
