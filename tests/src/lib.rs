@@ -9,8 +9,13 @@
 )]
 
 pub mod deadline;
-pub mod netns;
+pub mod random;
 pub mod sys;
+
+pub mod netns;
+pub mod ping;
+pub mod server;
+pub mod world;
 
 pub mod frame;
 pub mod neighbour;
@@ -23,8 +28,9 @@ pub mod agent;
 pub mod bpffs;
 pub mod guest;
 pub mod http;
-pub mod ping;
-pub mod server;
 pub mod stack;
-pub mod world;
+
+pub mod coverage;
 pub mod prog_run;
+pub mod route;
+pub mod scene;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, MapData};
+use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
 use netagent_common::drop::{DropKey, DropReason};
@@ -21,6 +21,7 @@ use netagent_common::policy::Route;
 use netagent_common::vm::{Interface, State, record_index};
 
 use crate::netns::NetNs;
+use crate::route::{RouteTo, v4_octets, v6_octets};
 use crate::tap::Tap;
 
 /// The mark of redirected frames.
@@ -51,7 +52,11 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { nat_port_first: 16_384, nat_port_count: 13_616, flows_max: 4_096 }
+        Self {
+            nat_port_first: 16_384,
+            nat_port_count: 13_616,
+            flows_max: 4_096,
+        }
     }
 }
 
@@ -86,8 +91,13 @@ pub struct Datapath {
     taps: Vec<Tap>,
 }
 
-const PROGRAMS: [&str; 5] =
-    [names::FROM_VM, names::TO_VM, names::FROM_UPLINK, names::COLLECT_FLOWS, names::COLLECT_ORPHANS];
+const PROGRAMS: [&str; 5] = [
+    names::FROM_VM,
+    names::TO_VM,
+    names::FROM_UPLINK,
+    names::COLLECT_FLOWS,
+    names::COLLECT_ORPHANS,
+];
 
 impl Datapath {
     /// Loads the object and every program in it.
@@ -101,18 +111,36 @@ impl Datapath {
         loader.override_global(global::MARK, &MARK, true);
         loader.override_global(global::NAT_PORT_FIRST, &sizes.nat_port_first, true);
         loader.override_global(global::NAT_PORT_COUNT, &sizes.nat_port_count, true);
-        for name in [map::FLOWS_V4, map::FLOWS_V6, map::REVERSE_V4, map::REVERSE_V6] {
+        for name in [
+            map::FLOWS_V4,
+            map::FLOWS_V6,
+            map::REVERSE_V4,
+            map::REVERSE_V6,
+        ] {
             loader.map_max_entries(name, sizes.flows_max);
         }
         let loaded = loader.load_file(&path);
-        let mut ebpf = loaded.unwrap_or_else(|error| panic!("load {} as root: {error:?}", path.display()));
+        let mut ebpf =
+            loaded.unwrap_or_else(|error| panic!("load {} as root: {error:?}", path.display()));
         for name in PROGRAMS {
             let loaded = classifier(&mut ebpf, name).load();
             loaded.unwrap_or_else(|error| panic!("the kernel refuses {name}: {error:?}"));
         }
-        let mut datapath = Self { netns: NetNs::new(), ebpf, taps: Vec::new() };
-        let state = State { abi: ABI_VERSION, mark: MARK, route_generation: 1, reserved: 0 };
-        datapath.array::<State>(map::STATE).set(0, state, 0).expect("element 0");
+        let mut datapath = Self {
+            netns: NetNs::new(),
+            ebpf,
+            taps: Vec::new(),
+        };
+        let state = State {
+            abi: ABI_VERSION,
+            mark: MARK,
+            route_generation: 1,
+            reserved: 0,
+        };
+        datapath
+            .array::<State>(map::STATE)
+            .set(0, state, 0)
+            .expect("element 0");
         datapath
     }
 
@@ -128,7 +156,9 @@ impl Datapath {
     /// Where the slot is none.
     pub fn set_interface(&mut self, record: &Interface) {
         let mut records = self.array::<Interface>(map::INTERFACES);
-        records.set(record_index(record.slot, 1), record, 0).expect("the slot is in the array");
+        records
+            .set(record_index(record.slot, 1), record, 0)
+            .expect("the slot is in the array");
         self.set_active(record.slot, 1);
     }
 
@@ -137,7 +167,9 @@ impl Datapath {
     /// # Panics
     /// Where the slot is none.
     pub fn set_active(&mut self, slot: u32, copy: u32) {
-        self.array::<u32>(map::ACTIVE).set(slot, copy, 0).expect("the slot is in the array");
+        self.array::<u32>(map::ACTIVE)
+            .set(slot, copy, 0)
+            .expect("the slot is in the array");
     }
 
     /// Says what a destination is.
@@ -150,12 +182,16 @@ impl Datapath {
             IpAddr::V4(address) => {
                 let mut routes: LpmTrie<_, [u8; 4], Route<[u8; 4]>> = self.map(map::ROUTES_V4);
                 let value = route.wire(v4_octets);
-                routes.insert(&Key::new(prefix, address.octets()), value, 0).expect("room for a route");
+                routes
+                    .insert(&Key::new(prefix, address.octets()), value, 0)
+                    .expect("room for a route");
             }
             IpAddr::V6(address) => {
                 let mut routes: LpmTrie<_, [u8; 16], Route<[u8; 16]>> = self.map(map::ROUTES_V6);
                 let value = route.wire(v6_octets);
-                routes.insert(&Key::new(prefix, address.octets()), value, 0).expect("room for a route");
+                routes
+                    .insert(&Key::new(prefix, address.octets()), value, 0)
+                    .expect("room for a route");
             }
         }
     }
@@ -177,10 +213,15 @@ impl Datapath {
         let netns = self.netns.clone();
         let program = &*classifier(&mut self.ebpf, program);
         let result = netns.run(|| program.test_run(options));
-        let result = result.unwrap_or_else(|error| panic!("test run of {} bytes: {error:?}", bytes.len()));
+        let result =
+            result.unwrap_or_else(|error| panic!("test run of {} bytes: {error:?}", bytes.len()));
         data_out.truncate(result.data_size_out as usize);
         let mark = u32::from_ne_bytes(ctx_out[8..12].try_into().expect("four bytes"));
-        Outcome { verdict: result.return_value.cast_signed(), bytes: data_out, mark }
+        Outcome {
+            verdict: result.return_value.cast_signed(),
+            bytes: data_out,
+            mark,
+        }
     }
 
     /// Runs one collection pass, and says what it did and how long it took.
@@ -189,12 +230,20 @@ impl Datapath {
     /// When the kernel cannot.
     pub fn collect(&mut self, program: &str) -> (Collected, Duration) {
         let packet = [0; 64];
-        let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::new() };
+        let options = TestRunOptions {
+            data_in: Some(&packet),
+            ..TestRunOptions::new()
+        };
         let started = crate::deadline::now();
         let result = classifier(&mut self.ebpf, program).test_run(options);
         let took = started.elapsed();
         result.expect("the kernel runs the pass");
-        (self.array::<Collected>(map::COLLECTED).get(&0, 0).expect("element 0"), took)
+        (
+            self.array::<Collected>(map::COLLECTED)
+                .get(&0, 0)
+                .expect("element 0"),
+            took,
+        )
     }
 
     /// Packets dropped, by slot and reason.
@@ -205,7 +254,9 @@ impl Datapath {
     pub fn drops(&mut self) -> BTreeMap<(u32, DropReason), u64> {
         let drops = self.entries::<DropKey, u64>(map::DROPS).into_iter();
         let known = |number| DropReason::from_number(number).expect("programs count known reasons");
-        drops.map(|(key, count)| ((key.slot, known(key.reason)), count)).collect()
+        drops
+            .map(|(key, count)| ((key.slot, known(key.reason)), count))
+            .collect()
     }
 
     /// Everything in a hash map.
@@ -215,16 +266,46 @@ impl Datapath {
     #[must_use]
     pub fn entries<K: Pod, V: Pod>(&mut self, name: &str) -> Vec<(K, V)> {
         let entries: HashMap<&mut MapData, K, V> = self.map(name);
-        entries.iter().map(|entry| entry.expect("nobody else changes the map")).collect()
+        entries
+            .iter()
+            .map(|entry| entry.expect("nobody else changes the map"))
+            .collect()
     }
 
     /// Writes an entry of a hash map.
     ///
     /// # Panics
     /// When it is full.
-    pub fn insert<K: Pod, V: Pod>(&mut self, name: &str, key: impl Borrow<K>, value: impl Borrow<V>) {
+    pub fn insert<K: Pod, V: Pod>(
+        &mut self,
+        name: &str,
+        key: impl Borrow<K>,
+        value: impl Borrow<V>,
+    ) {
         let mut entries: HashMap<&mut MapData, K, V> = self.map(name);
         entries.insert(key, value, 0).expect("room for an entry");
+    }
+
+    /// Removes an entry of a hash map.
+    ///
+    /// # Panics
+    /// Where it is not there.
+    pub fn remove<K: Pod, V: Pod>(&mut self, name: &str, key: &K) {
+        let mut entries: HashMap<&mut MapData, K, V> = self.map(name);
+        entries.remove(key).expect("the entry is there");
+    }
+
+    /// The copies of all CPUs of an element.
+    ///
+    /// # Panics
+    /// Where there is none.
+    #[must_use]
+    pub fn per_cpu<V: Pod>(&mut self, name: &str, index: u32) -> Vec<V> {
+        let array: PerCpuArray<&mut MapData, V> = self.map(name);
+        array
+            .get(&index, 0)
+            .expect("the index is in the array")
+            .to_vec()
     }
 
     /// An array.
@@ -235,48 +316,16 @@ impl Datapath {
         self.map(name)
     }
 
-    fn map<'a, M: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>>(&'a mut self, name: &str) -> M {
-        let found = self.ebpf.map_mut(name).unwrap_or_else(|| panic!("the object has no map {name}"));
+    fn map<'a, M: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>>(
+        &'a mut self,
+        name: &str,
+    ) -> M {
+        let found = self
+            .ebpf
+            .map_mut(name)
+            .unwrap_or_else(|| panic!("the object has no map {name}"));
         M::try_from(found).unwrap_or_else(|error| panic!("map {name}: {error}"))
     }
-}
-
-/// A route, before it is written for one family.
-#[derive(Clone, Copy, Debug)]
-pub struct RouteTo {
-    /// A [`netagent_common::policy::RouteKind`] as a number.
-    pub kind: u32,
-    /// Interface index of the uplink.
-    pub ifindex: u32,
-    /// MTU of the way.
-    pub mtu: u32,
-    /// Neighbour on the way; `None` on-link.
-    pub next_hop: Option<IpAddr>,
-    /// Address that stands for guests.
-    pub source: Option<IpAddr>,
-}
-
-impl RouteTo {
-    fn wire<const N: usize>(&self, octets: fn(IpAddr) -> [u8; N]) -> Route<[u8; N]> {
-        let address = |address: Option<IpAddr>| address.map_or([0; N], octets);
-        Route {
-            kind: self.kind,
-            ifindex: self.ifindex,
-            mtu: self.mtu,
-            next_hop: address(self.next_hop),
-            source: address(self.source),
-        }
-    }
-}
-
-fn v4_octets(address: IpAddr) -> [u8; 4] {
-    let IpAddr::V4(address) = address else { panic!("{address} is not IPv4") };
-    address.octets()
-}
-
-fn v6_octets(address: IpAddr) -> [u8; 16] {
-    let IpAddr::V6(address) = address else { panic!("{address} is not IPv6") };
-    address.octets()
 }
 
 /// Size of `struct __sk_buff`.
@@ -287,7 +336,12 @@ impl Context {
     fn to_bytes(self) -> [u8; SK_BUFF_LEN] {
         let mut bytes = [0; SK_BUFF_LEN];
         let segments = u32::from(self.gso_size != 0);
-        let fields = [(8, self.mark), (36, self.ingress_ifindex), (40, self.ifindex), (164, segments)];
+        let fields = [
+            (8, self.mark),
+            (36, self.ingress_ifindex),
+            (40, self.ifindex),
+            (164, segments),
+        ];
         for (offset, value) in fields.into_iter().chain([(176, self.gso_size)]) {
             bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
         }
@@ -296,8 +350,12 @@ impl Context {
 }
 
 fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
-    let program = ebpf.program_mut(name).unwrap_or_else(|| panic!("the object has no program {name}"));
-    program.try_into().unwrap_or_else(|error| panic!("{name} is no classifier: {error}"))
+    let program = ebpf
+        .program_mut(name)
+        .unwrap_or_else(|| panic!("the object has no program {name}"));
+    program
+        .try_into()
+        .unwrap_or_else(|error| panic!("{name} is no classifier: {error}"))
 }
 
 /// The eBPF object: `NETAGENT_EBPF`, or what the build of netagent left.
@@ -308,10 +366,16 @@ fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
 pub fn object() -> PathBuf {
     let built = || {
         let target = crate::agent::target_dir();
-        let target = target.parent().expect("a profile's directory lies in the target directory");
+        let target = target
+            .parent()
+            .expect("a profile's directory lies in the target directory");
         target.join("ebpf/bpfel-unknown-none/ebpf/netagent-ebpf")
     };
     let path = std::env::var_os("NETAGENT_EBPF").map_or_else(built, PathBuf::from);
-    assert!(path.is_file(), "no eBPF object at {}: run `cargo xtask test`, it builds it", path.display());
+    assert!(
+        path.is_file(),
+        "no eBPF object at {}: run `cargo xtask test`, it builds it",
+        path.display()
+    );
     path
 }
