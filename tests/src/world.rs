@@ -1,6 +1,6 @@
 //! A host and a world in namespaces of their own, joined by the host's uplink.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::agent::Agent;
 use crate::netns::{NetNs, join_by_veth};
@@ -33,6 +33,15 @@ pub const fn server_v4(index: u8) -> Ipv4Addr {
 pub const fn server_v6(index: u8) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0x200, 0, 0, 0, 0, 1 + index as u16)
 }
+
+/// Addresses of the world that nobody holds, so that no stack interferes: behind the router, and on the uplink's
+/// own network, in both families.
+pub const SILENT: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 200)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x200, 0, 0, 0, 0, 0xc8)),
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 200)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 0xc8)),
+];
 
 /// First and last port under which the world sees guests (N-5).
 pub const NAT_PORTS: std::ops::RangeInclusive<u16> = 16_384..=29_999;
@@ -81,7 +90,8 @@ impl World {
     /// Makes the neighbours of the uplink permanent, so that no resolution falls between the frames of a test.
     fn fix_neighbours(&self) {
         let (host_mac, router_mac) = (link_layer(self.uplink_mac()), link_layer(self.router_mac()));
-        for router in [ROUTER_V4.to_string(), ROUTER_V6.to_string()] {
+        let on_link = [ROUTER_V4.into(), ROUTER_V6.into(), SILENT[2], SILENT[3]];
+        for router in on_link {
             self.host.ip(&format!(
                 "neighbour replace {router} lladdr {router_mac} dev {UPLINK} nud permanent"
             ));
@@ -121,6 +131,16 @@ impl World {
 impl Default for World {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// The uplink's address of one family.
+#[must_use]
+pub fn host_address(is_v4: bool) -> IpAddr {
+    if is_v4 {
+        HOST_V4.into()
+    } else {
+        HOST_V6.into()
     }
 }
 
