@@ -51,7 +51,7 @@ impl<const N: usize> Window<N> {
     pub fn byte<const AT: usize>(self) -> u8 {
         const { assert!(AT < N) };
         // SAFETY: `window` proved `N` readable bytes at `start`, and `AT` is below `N`.
-        unsafe { self.start.add(AT).read() }
+        unsafe { self.start.wrapping_add(AT).read() }
     }
 
     /// Two bytes, in the order of the packet.
@@ -96,7 +96,7 @@ impl<const N: usize> Window<N> {
     pub fn set_byte<const AT: usize>(self, byte: u8) {
         const { assert!(AT < N) };
         // SAFETY: `window` proved `N` bytes at `start`; the kernel made them writable before the program ran.
-        unsafe { self.start.add(AT).write(byte) }
+        unsafe { self.start.wrapping_add(AT).write(byte) }
     }
 
     /// Writes two bytes.
