@@ -201,9 +201,8 @@ impl Skb {
     #[inline(always)]
     pub fn redirect_neighbour_v4(self, ifindex: u32, next_hop: [u8; 4]) -> i32 {
         const AF_INET: u32 = 2;
-        let mut words = [0; 4];
-        words[0] = u32::from_ne_bytes(next_hop);
-        redirect_neighbour(ifindex, AF_INET, words)
+        // Only the first word counts; filling the others alike spares a loop that clears them.
+        redirect_neighbour(ifindex, AF_INET, [u32::from_ne_bytes(next_hop); 4])
     }
 
     /// Sends the packet to an IPv6 neighbour when the program returns the answer; the kernel resolves it.
