@@ -90,7 +90,8 @@ impl Guest {
             ])
             .args([
                 "-nodefaults",
-                "-nographic",
+                "-display",
+                "none",
                 "-serial",
                 "stdio",
                 "-no-reboot",
