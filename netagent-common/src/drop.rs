@@ -129,7 +129,9 @@ mod tests {
         for (position, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(DropReason::from_number(*reason as u32), Some(*reason));
             assert_eq!(*reason as usize, position + 1);
-            let same_name = DropReason::ALL.iter().filter(|other| other.name() == reason.name());
+            let same_name = DropReason::ALL
+                .iter()
+                .filter(|other| other.name() == reason.name());
             assert_eq!(same_name.count(), 1, "{}", reason.name());
         }
         assert_eq!(DropReason::from_number(0), None);
