@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -25,7 +26,8 @@ pub struct Agent {
     netns: NetNs,
     uplink: Option<String>,
     directory: TempDir,
-    pins: PinDir,
+    state_dir: PathBuf,
+    pins: Arc<PinDir>,
     process: Option<Child>,
 }
 
@@ -39,14 +41,24 @@ impl Agent {
         let directory = TempDir::with_prefix("netagent-test-").expect("a temporary directory");
         fs::write(directory.path().join("netagent.toml"), configuration)
             .expect("a file of our own");
-        let uplink = uplink.map(str::to_owned);
         Self {
             netns: netns.clone(),
-            uplink,
+            uplink: uplink.map(str::to_owned),
+            state_dir: directory.path().join("state"),
             directory,
-            pins: PinDir::new(),
+            pins: Arc::new(PinDir::new()),
             process: None,
         }
+    }
+
+    /// Uses the state directory of another agent.
+    pub fn share_state(&mut self, other: &Self) {
+        self.state_dir.clone_from(&other.state_dir);
+    }
+
+    /// Pins where another agent does.
+    pub fn share_pins(&mut self, other: &Self) {
+        self.pins = Arc::clone(&other.pins);
     }
 
     /// Starts an agent and waits until it serves.
@@ -138,15 +150,16 @@ impl Agent {
         command
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        command.arg(word);
-        command
-            .arg("--config")
-            .arg(self.directory.path().join("netagent.toml"));
-        command.arg("--state-dir").arg(self.state_dir());
-        command.arg("--bpf-dir").arg(self.pins.path());
-        command.arg("--socket").arg(self.socket());
-        if let Some(uplink) = &self.uplink {
-            command.arg("--uplink").arg(uplink);
+        command.arg(word).arg("--socket").arg(self.socket());
+        // The other words only speak to the agent that runs.
+        if matches!(word, "run" | "down" | "doctor") {
+            let configuration = self.directory.path().join("netagent.toml");
+            command.arg("--config").arg(configuration);
+            command.arg("--state-dir").arg(&self.state_dir);
+            command.arg("--bpf-dir").arg(self.pins.path());
+            if let Some(uplink) = &self.uplink {
+                command.arg("--uplink").arg(uplink);
+            }
         }
         command
     }
@@ -284,8 +297,8 @@ impl Agent {
 
     /// Its state directory.
     #[must_use]
-    pub fn state_dir(&self) -> PathBuf {
-        self.directory.path().join("state")
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
     }
 
     /// Directory of everything that is this agent's, pins excepted.
@@ -310,6 +323,9 @@ impl Drop for Agent {
             && let Err(error) = process.kill().and_then(|()| process.wait())
         {
             eprintln!("the agent {} did not end: {error}", process.id());
+        }
+        if !self.state_dir.exists() {
+            return;
         }
         // Pins and namespace go with their owners; `down` gives back what is the machine's (the expedite guard).
         let down = self.command("down").stdin(Stdio::null()).output();

@@ -168,10 +168,17 @@ pub fn icmp(ends: &Ends, (kind, code): (u8, u8), body: &[u8]) -> Vec<u8> {
 /// When the payload is too long.
 #[must_use]
 pub fn ip(ends: &Ends, number: u8, payload: &[u8]) -> Vec<u8> {
+    // etherparse wants extension headers as such; here they are bytes like any other.
+    const NOTHING_KNOWN: u8 = 253;
+    let is_v6 = ends.src.is_ipv6();
+    let written = if is_v6 { NOTHING_KNOWN } else { number };
     let mut bytes = Vec::new();
     ends.ip()
-        .write(&mut bytes, number.into(), payload)
+        .write(&mut bytes, written.into(), payload)
         .expect("the payload fits");
+    if is_v6 {
+        bytes[20] = number;
+    }
     bytes
 }
 

@@ -110,8 +110,7 @@ impl Scene {
                 remote,
                 guest_port: ports,
                 remote_port: [0, 53],
-                protocol: protocol::UDP,
-                reserved: [0; 3],
+                protocol: u32::from(protocol::UDP),
             };
             self.datapath
                 .insert::<_, Flow<[u8; 4]>>(map::FLOWS_V4, key, flow(ports, last_seen_ns));
@@ -120,8 +119,7 @@ impl Scene {
                 nat_address: HOST_V4.octets(),
                 remote_port: [0, 53],
                 nat_port: ports,
-                protocol: protocol::UDP,
-                reserved: [0; 3],
+                protocol: u32::from(protocol::UDP),
             };
             let reverse = Reverse {
                 created_s: 0,
