@@ -1,1 +1,7 @@
-//! x
+//! netagent, the network agent of microVM hosts: what should be, what is, and the steps between them.
+#![deny(unsafe_code)]
+
+pub mod plan;
+
+pub mod apply;
+pub mod host;
