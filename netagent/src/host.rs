@@ -22,8 +22,8 @@ pub trait Host: Send + 'static {
     /// Reads the counters of the interface in `slot`; all zero where nothing was counted.
     fn counters(&mut self, slot: u32) -> impl Future<Output = Result<Counters, HostError>> + Send;
 
-    /// Waits until links, addresses or routes changed. Events may be lost if the future is dropped half
-    /// way, but never both the event and the next answer: the agent selects on it.
+    /// Waits until links, addresses or routes changed. The agent drops the future and asks again, so a
+    /// change between two calls must not be lost.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Removes every link with an alias of this store and every pin under the BPF directory.
@@ -114,13 +114,22 @@ pub enum HostError {
 
 impl HostError {
     /// An action that failed, with its cause.
-    pub fn failed(action: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::Failed { action: action.into(), source: source.into() }
+    pub fn failed(
+        action: impl Into<String>,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self::Failed {
+            action: action.into(),
+            source: source.into(),
+        }
     }
 
     /// Something that the operator can mend, and how.
     pub fn missing(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Missing { what: what.into(), remedy: remedy.into() }
+        Self::Missing {
+            what: what.into(),
+            remedy: remedy.into(),
+        }
     }
 }
 
