@@ -6,5 +6,8 @@ pub mod ipam;
 
 pub mod plan;
 
-pub mod apply;
 pub mod host;
+
+pub mod apply;
+pub mod netlink;
+pub mod observe;
