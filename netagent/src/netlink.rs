@@ -56,7 +56,10 @@ impl Netlink {
     ///
     /// # Errors
     /// Where the kernel refuses, or its list never holds still.
-    pub async fn dump(&self, question: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    pub async fn dump(
+        &self,
+        question: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
         for _ in 0..DUMP_TRIES {
             let (answers, steady) = self.exchange(question.clone(), NLM_F_DUMP).await?;
             if steady {
@@ -70,7 +73,10 @@ impl Netlink {
     ///
     /// # Errors
     /// Where the kernel refuses: `ENODEV`, `ENOENT` and others.
-    pub async fn get(&self, question: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
+    pub async fn get(
+        &self,
+        question: RouteNetlinkMessage,
+    ) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
         let (answers, _) = self.exchange(question, NLM_F_ACK).await?;
         Ok(answers.into_iter().next())
     }
@@ -79,7 +85,11 @@ impl Netlink {
     ///
     /// # Errors
     /// Where the kernel refuses.
-    pub async fn change(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), NetlinkError> {
+    pub async fn change(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), NetlinkError> {
         self.exchange(message, NLM_F_ACK | flags).await.map(|_| ())
     }
 
@@ -90,7 +100,11 @@ impl Netlink {
     ) -> Result<(Vec<RouteNetlinkMessage>, bool), NetlinkError> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
-        let mut stream = self.handle.clone().request(request).map_err(NetlinkError::Closed)?;
+        let mut stream = self
+            .handle
+            .clone()
+            .request(request)
+            .map_err(NetlinkError::Closed)?;
         let mut answers = Vec::new();
         let mut steady = true;
         while let Some(answer) = stream.next().await {
@@ -98,7 +112,9 @@ impl Netlink {
             match answer.payload {
                 NetlinkPayload::InnerMessage(message) => answers.push(message),
                 NetlinkPayload::Error(error) if error.code.is_some() => {
-                    return Err(NetlinkError::Refused(Errno::from_raw(error.raw_code().abs())));
+                    return Err(NetlinkError::Refused(Errno::from_raw(
+                        error.raw_code().abs(),
+                    )));
                 }
                 // An acknowledgement, the end of a dump, or a padding message.
                 NetlinkPayload::Error(_)

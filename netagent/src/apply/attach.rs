@@ -63,7 +63,9 @@ impl Mode {
         match attach {
             Attach::Tcx => Self::Tcx,
             Attach::Clsact => Self::Clsact,
-            Attach::Auto if SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok() => Self::Tcx,
+            Attach::Auto if SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok() => {
+                Self::Tcx
+            }
             Attach::Auto => Self::Clsact,
         }
     }
@@ -89,7 +91,10 @@ impl Attacher {
     /// `idle_alias` marks the idle device of the filters as this agent's.
     #[must_use]
     pub fn new(attach: Attach, netlink: Netlink, idle_alias: String) -> Self {
-        Self { mode: Mode::choose(attach), clsact: Clsact::new(netlink, idle_alias) }
+        Self {
+            mode: Mode::choose(attach),
+            clsact: Clsact::new(netlink, idle_alias),
+        }
     }
 
     /// How programs are attached.
@@ -104,8 +109,12 @@ impl Attacher {
     /// Where the kernel refuses.
     pub async fn renew(&self, pins: &Pins, programs: &mut Programs) -> Result<(), AttachError> {
         for pin in pins.link_names()? {
-            let Some((ifindex, program)) = Pins::parse_link_name(&pin) else { continue };
-            let Some(hook) = Hook::of(program) else { continue };
+            let Some((ifindex, program)) = Pins::parse_link_name(&pin) else {
+                continue;
+            };
+            let Some(hook) = Hook::of(program) else {
+                continue;
+            };
             let link = PinnedLink::from_pin(pins.link(ifindex, program))?;
             match replace(hook.program(programs), link) {
                 // A severed link has nothing to renew; the next plan removes it.
@@ -198,12 +207,20 @@ impl Attacher {
     ///
     /// # Errors
     /// Where a pin cannot be opened, or netlink refuses.
-    pub async fn observe(&self, pins: &Pins, names: &BTreeMap<u32, String>) -> Result<Attached, AttachError> {
+    pub async fn observe(
+        &self,
+        pins: &Pins,
+        names: &BTreeMap<u32, String>,
+    ) -> Result<Attached, AttachError> {
         let mut attached = Attached::default();
         let mut live: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
         for pin in pins.link_names()? {
-            let Some((ifindex, program)) = Pins::parse_link_name(&pin) else { continue };
-            let Some(hook) = Hook::of(program) else { continue };
+            let Some((ifindex, program)) = Pins::parse_link_name(&pin) else {
+                continue;
+            };
+            let Some(hook) = Hook::of(program) else {
+                continue;
+            };
             let is_live = match names.get(&ifindex) {
                 Some(name) => live_program(&pins.link(ifindex, program), hook, name)?.is_some(),
                 None => false,
@@ -266,7 +283,13 @@ impl Hook {
     }
 
     /// Attaches by tcx and pins the link; a pin that is there is used where its device is alive.
-    fn attach(self, pins: &Pins, programs: &mut Programs, ifindex: u32, name: &str) -> Result<(), AttachError> {
+    fn attach(
+        self,
+        pins: &Pins,
+        programs: &mut Programs,
+        ifindex: u32,
+        name: &str,
+    ) -> Result<(), AttachError> {
         let program = self.program(programs);
         let pin = pins.link(ifindex, self.name());
         if fs::symlink_metadata(&pin).is_ok() {
@@ -290,9 +313,16 @@ impl Hook {
 /// The program behind a pinned link, as long as it runs on the device of this name: a link outlives its
 /// device, and aya does not say so.
 fn live_program(pin: &Path, hook: Hook, name: &str) -> Result<Option<u32>, AttachError> {
-    let program = FdLink::from(PinnedLink::from_pin(pin)?).info()?.program_id();
-    let Ok((_, running)) = SchedClassifier::query_tcx(name, hook.direction()) else { return Ok(None) };
-    Ok(running.iter().any(|info| info.id() == program).then_some(program))
+    let program = FdLink::from(PinnedLink::from_pin(pin)?)
+        .info()?
+        .program_id();
+    let Ok((_, running)) = SchedClassifier::query_tcx(name, hook.direction()) else {
+        return Ok(None);
+    };
+    Ok(running
+        .iter()
+        .any(|info| info.id() == program)
+        .then_some(program))
 }
 
 /// Puts another program behind a link, without a packet lost.
@@ -316,12 +346,18 @@ fn remove_link(pin: &Path) -> Result<bool, AttachError> {
 }
 
 fn block_programs(programs: &Programs) -> Result<BlockPrograms<'_>, ProgramError> {
-    Ok(BlockPrograms { from_vm: programs.from_vm.fd()?.as_fd(), to_vm: programs.to_vm.fd()?.as_fd() })
+    Ok(BlockPrograms {
+        from_vm: programs.from_vm.fd()?.as_fd(),
+        to_vm: programs.to_vm.fd()?.as_fd(),
+    })
 }
 
 fn check_name(ifindex: u32, name: &str) -> Result<(), AttachError> {
     match if_nametoindex(name) {
         Ok(found) if found == ifindex => Ok(()),
-        Ok(_) | Err(_) => Err(AttachError::Renamed { name: name.to_owned(), ifindex }),
+        Ok(_) | Err(_) => Err(AttachError::Renamed {
+            name: name.to_owned(),
+            ifindex,
+        }),
     }
 }

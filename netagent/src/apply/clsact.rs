@@ -71,7 +71,10 @@ impl Clsact {
     /// `idle_alias` marks the idle device as this agent's.
     #[must_use]
     pub fn new(netlink: Netlink, idle_alias: String) -> Self {
-        Self { netlink, idle_alias }
+        Self {
+            netlink,
+            idle_alias,
+        }
     }
 
     /// Binds a TAP to the blocks: it is filtered from this moment.
@@ -79,7 +82,11 @@ impl Clsact {
     /// # Errors
     /// Where netlink refuses, or the device has filters of somebody else.
     pub async fn bind_tap(&self, ifindex: u32) -> Result<(), ClsactError> {
-        self.add_qdisc(ifindex, &[(INGRESS_BLOCK, FROM_VM_BLOCK), (EGRESS_BLOCK, TO_VM_BLOCK)]).await?;
+        self.add_qdisc(
+            ifindex,
+            &[(INGRESS_BLOCK, FROM_VM_BLOCK), (EGRESS_BLOCK, TO_VM_BLOCK)],
+        )
+        .await?;
         match self.qdiscs().await?.get(&ifindex) {
             Some(Blocks::Ours) => Ok(()),
             Some(Blocks::None | Blocks::Foreign) | None => Err(ClsactError::ForeignQdisc(ifindex)),
@@ -90,9 +97,15 @@ impl Clsact {
     ///
     /// # Errors
     /// Where netlink refuses.
-    pub async fn attach_uplink(&self, ifindex: u32, from_uplink: BorrowedFd<'_>) -> Result<(), ClsactError> {
+    pub async fn attach_uplink(
+        &self,
+        ifindex: u32,
+        from_uplink: BorrowedFd<'_>,
+    ) -> Result<(), ClsactError> {
         self.add_qdisc(ifindex, &[]).await?;
-        Ok(self.put_filter(Place::Uplink(ifindex), from_uplink, FROM_UPLINK).await?)
+        Ok(self
+            .put_filter(Place::Uplink(ifindex), from_uplink, FROM_UPLINK)
+            .await?)
     }
 
     /// Takes our filters off a device.
@@ -103,12 +116,14 @@ impl Clsact {
         match self.qdiscs().await?.get(&ifindex) {
             Some(Blocks::Ours) => {
                 let message = qdisc_message(ifindex);
-                self.remove(RouteNetlinkMessage::DelQueueDiscipline(message)).await?;
+                self.remove(RouteNetlinkMessage::DelQueueDiscipline(message))
+                    .await?;
             }
             Some(Blocks::None) if self.has_filter(Place::Uplink(ifindex), FROM_UPLINK).await? => {
                 // The qdisc stays: others may have put filters there since.
                 let message = filter_message(Place::Uplink(ifindex));
-                self.remove(RouteNetlinkMessage::DelTrafficFilter(message)).await?;
+                self.remove(RouteNetlinkMessage::DelTrafficFilter(message))
+                    .await?;
             }
             Some(Blocks::None | Blocks::Foreign) | None => {}
         }
@@ -121,7 +136,9 @@ impl Clsact {
     /// Where netlink refuses.
     pub async fn attached(&self) -> Result<BTreeSet<u32>, ClsactError> {
         let mut devices = BTreeSet::new();
-        let filled = self.has_filter(Place::Block(FROM_VM_BLOCK), FROM_VM).await?
+        let filled = self
+            .has_filter(Place::Block(FROM_VM_BLOCK), FROM_VM)
+            .await?
             && self.has_filter(Place::Block(TO_VM_BLOCK), TO_VM).await?;
         for (ifindex, blocks) in self.qdiscs().await? {
             let found = match blocks {
@@ -144,8 +161,11 @@ impl Clsact {
     pub async fn fill_blocks(&self, programs: BlockPrograms<'_>) -> Result<(), ClsactError> {
         let idle = self.make_idle().await?;
         self.bind_tap(idle).await?;
-        self.put_filter(Place::Block(FROM_VM_BLOCK), programs.from_vm, FROM_VM).await?;
-        Ok(self.put_filter(Place::Block(TO_VM_BLOCK), programs.to_vm, TO_VM).await?)
+        self.put_filter(Place::Block(FROM_VM_BLOCK), programs.from_vm, FROM_VM)
+            .await?;
+        Ok(self
+            .put_filter(Place::Block(TO_VM_BLOCK), programs.to_vm, TO_VM)
+            .await?)
     }
 
     async fn make_idle(&self) -> Result<u32, ClsactError> {
@@ -181,20 +201,33 @@ impl Clsact {
             message.attributes.push(TcAttribute::Other(block));
         }
         let request = RouteNetlinkMessage::NewQueueDiscipline(message);
-        match self.netlink.change(request, NLM_F_CREATE | NLM_F_EXCL).await {
+        match self
+            .netlink
+            .change(request, NLM_F_CREATE | NLM_F_EXCL)
+            .await
+        {
             Err(error) if error.is(Errno::EEXIST) => Ok(()),
             result => result,
         }
     }
 
-    async fn put_filter(&self, place: Place, program: BorrowedFd<'_>, name: &str) -> Result<(), NetlinkError> {
+    async fn put_filter(
+        &self,
+        place: Place,
+        program: BorrowedFd<'_>,
+        name: &str,
+    ) -> Result<(), NetlinkError> {
         let mut message = filter_message(place);
         message.attributes.push(TcAttribute::Options(vec![
-            TcOption::Bpf(TcFilterBpfOption::ProgFd(program.as_raw_fd().cast_unsigned())),
+            TcOption::Bpf(TcFilterBpfOption::ProgFd(
+                program.as_raw_fd().cast_unsigned(),
+            )),
             TcOption::Bpf(TcFilterBpfOption::ProgName(filter_name(name))),
             TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
         ]));
-        self.netlink.change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE).await
+        self.netlink
+            .change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE)
+            .await
     }
 
     /// Removes something; what is gone already is removed.
@@ -207,16 +240,26 @@ impl Clsact {
 
     async fn has_filter(&self, place: Place, program: &str) -> Result<bool, NetlinkError> {
         let question = TcMessage::from_parts(place.header(), Vec::new());
-        let answers = match self.netlink.dump(RouteNetlinkMessage::GetTrafficFilter(question)).await {
+        let answers = match self
+            .netlink
+            .dump(RouteNetlinkMessage::GetTrafficFilter(question))
+            .await
+        {
             // No such device, qdisc or block: no filter either.
-            Err(error) if [Errno::ENODEV, Errno::ENOENT, Errno::EINVAL].iter().any(|errno| error.is(*errno)) => {
+            Err(error)
+                if [Errno::ENODEV, Errno::ENOENT, Errno::EINVAL]
+                    .iter()
+                    .any(|errno| error.is(*errno)) =>
+            {
                 return Ok(false);
             }
             answers => answers?,
         };
         let name = TcOption::Bpf(TcFilterBpfOption::ProgName(filter_name(program)));
         Ok(answers.iter().any(|answer| {
-            let RouteNetlinkMessage::NewTrafficFilter(filter) = answer else { return false };
+            let RouteNetlinkMessage::NewTrafficFilter(filter) = answer else {
+                return false;
+            };
             u32::from(filter.header.handle) == FILTER_HANDLE
                 && filter.header.info >> 16 == FILTER_PRIORITY
                 && filter.attributes.iter().any(|attribute| {
@@ -230,8 +273,13 @@ impl Clsact {
         let question = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
         let mut qdiscs = BTreeMap::new();
         for answer in self.netlink.dump(question).await? {
-            let RouteNetlinkMessage::NewQueueDiscipline(qdisc) = answer else { continue };
-            if qdisc.attributes.contains(&TcAttribute::Kind("clsact".to_owned())) {
+            let RouteNetlinkMessage::NewQueueDiscipline(qdisc) = answer else {
+                continue;
+            };
+            if qdisc
+                .attributes
+                .contains(&TcAttribute::Kind("clsact".to_owned()))
+            {
                 qdiscs.insert(qdisc.header.index.cast_unsigned(), Blocks::of(&qdisc));
             }
         }
@@ -258,7 +306,10 @@ impl Place {
             }
             Self::Uplink(ifindex) => {
                 header.index = ifindex.cast_signed();
-                header.parent = TcHandle { major: TcHandle::CLSACT.major, minor: TcHandle::MIN_INGRESS };
+                header.parent = TcHandle {
+                    major: TcHandle::CLSACT.major,
+                    minor: TcHandle::MIN_INGRESS,
+                };
             }
         }
         header
@@ -277,7 +328,9 @@ impl Blocks {
     fn of(qdisc: &TcMessage) -> Self {
         let block = |wanted: u16| {
             qdisc.attributes.iter().find_map(|attribute| {
-                let TcAttribute::Other(nla) = attribute else { return None };
+                let TcAttribute::Other(nla) = attribute else {
+                    return None;
+                };
                 if nla.kind() != wanted || nla.value_len() != 4 {
                     return None;
                 }
@@ -297,8 +350,13 @@ impl Blocks {
 fn qdisc_message(ifindex: u32) -> TcMessage {
     let mut message = TcMessage::with_index(ifindex.cast_signed());
     message.header.parent = TcHandle::CLSACT;
-    message.header.handle = TcHandle { major: TcHandle::CLSACT.major, minor: 0 };
-    message.attributes.push(TcAttribute::Kind("clsact".to_owned()));
+    message.header.handle = TcHandle {
+        major: TcHandle::CLSACT.major,
+        minor: 0,
+    };
+    message
+        .attributes
+        .push(TcAttribute::Kind("clsact".to_owned()));
     message
 }
 

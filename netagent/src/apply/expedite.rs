@@ -28,9 +28,15 @@ impl Expedite {
     /// # Errors
     /// Where the file or the kernel's number cannot be written.
     pub fn open(enabled: bool) -> Result<Self, HostError> {
-        let expedite = Self { knob: KNOB.into(), file: FILE.into(), enabled: enabled && Path::new(KNOB).exists() };
+        let expedite = Self {
+            knob: KNOB.into(),
+            file: FILE.into(),
+            enabled: enabled && Path::new(KNOB).exists(),
+        };
         if expedite.file.exists() {
-            expedite.repair().map_err(|error| failed("restore", &expedite.knob, error))?;
+            expedite
+                .repair()
+                .map_err(|error| failed("restore", &expedite.knob, error))?;
         }
         Ok(expedite)
     }
@@ -43,8 +49,11 @@ impl Expedite {
         if !self.enabled {
             return Ok(None);
         }
-        self.enter().map_err(|error| failed("raise", &self.knob, error))?;
-        Ok(Some(Guard { expedite: self.clone() }))
+        self.enter()
+            .map_err(|error| failed("raise", &self.knob, error))?;
+        Ok(Some(Guard {
+            expedite: self.clone(),
+        }))
     }
 
     fn enter(&self) -> io::Result<()> {
@@ -116,7 +125,10 @@ impl Holder {
 
     fn parse(line: &str) -> Option<Self> {
         let (pid, started) = line.split_once(' ')?;
-        Some(Self { pid: pid.parse().ok()?, started: started.parse().ok()? })
+        Some(Self {
+            pid: pid.parse().ok()?,
+            started: started.parse().ok()?,
+        })
     }
 }
 
@@ -126,7 +138,12 @@ fn start_time(pid: u32) -> io::Result<u64> {
     let after_name = stat.rsplit_once(')').map(|(_, rest)| rest);
     after_name
         .and_then(|rest| rest.split_whitespace().nth(19)?.parse().ok())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has no start time")))
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("/proc/{pid}/stat has no start time"),
+            )
+        })
 }
 
 /// The file, locked: first line the earlier value, then one holder a line. Empty when nobody holds.
@@ -138,14 +155,27 @@ struct Ledger {
 
 impl Ledger {
     fn lock(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let mut file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        let mut file = Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| io::Error::from(errno))?;
         let mut text = String::new();
         file.read_to_string(&mut text)?;
         let mut lines = text.lines();
-        let earlier = lines.next().filter(|line| !line.is_empty()).map(ToOwned::to_owned);
+        let earlier = lines
+            .next()
+            .filter(|line| !line.is_empty())
+            .map(ToOwned::to_owned);
         let holders = lines.filter_map(Holder::parse).collect();
-        Ok(Self { file, earlier, holders })
+        Ok(Self {
+            file,
+            earlier,
+            holders,
+        })
     }
 
     fn restore_if_free(&mut self, knob: &Path) -> io::Result<()> {
@@ -188,7 +218,10 @@ mod tests {
     }
 
     fn knob(expedite: &Expedite) -> String {
-        fs::read_to_string(&expedite.knob).unwrap().trim().to_owned()
+        fs::read_to_string(&expedite.knob)
+            .unwrap()
+            .trim()
+            .to_owned()
     }
 
     #[test]

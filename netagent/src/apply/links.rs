@@ -12,7 +12,9 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -41,7 +43,9 @@ const SETTINGS: [(&str, &str, &str); 8] = [
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// The name or the index belongs to a device that is not the one meant.
-    #[error("'{name}' has index {found}, not {wanted}: a device of another owner has taken the name")]
+    #[error(
+        "'{name}' has index {found}, not {wanted}: a device of another owner has taken the name"
+    )]
     Foreign {
         /// Name that both have.
         name: String,
@@ -72,7 +76,11 @@ pub async fn create_tap(netlink: &Netlink, tap: &TapSpec) -> Result<(), LinkErro
     if let Some(link) = named(netlink, &tap.name).await? {
         if link.header.index != tap.ifindex {
             let (name, wanted, found) = (tap.name.clone(), tap.ifindex, link.header.index);
-            return Err(LinkError::Foreign { name, wanted, found });
+            return Err(LinkError::Foreign {
+                name,
+                wanted,
+                found,
+            });
         }
         return configure_tap(netlink, tap).await;
     }
@@ -90,7 +98,9 @@ pub async fn configure_tap(netlink: &Netlink, tap: &TapSpec) -> Result<(), LinkE
         LinkAttribute::Mtu(tap.mtu),
         LinkAttribute::IfAlias(tap.alias.clone()),
     ];
-    netlink.change(RouteNetlinkMessage::SetLink(message), 0).await?;
+    netlink
+        .change(RouteNetlinkMessage::SetLink(message), 0)
+        .await?;
     for (family, setting, value) in SETTINGS {
         write_setting(family, &tap.name, setting, value)?;
     }
@@ -102,8 +112,15 @@ pub async fn configure_tap(netlink: &Netlink, tap: &TapSpec) -> Result<(), LinkE
 async fn without_queue(netlink: &Netlink, ifindex: u32) -> Result<(), NetlinkError> {
     let mut message = TcMessage::with_index(ifindex.cast_signed());
     message.header.parent = TcHandle::ROOT;
-    message.attributes.push(TcAttribute::Kind("noqueue".to_owned()));
-    netlink.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_REPLACE).await
+    message
+        .attributes
+        .push(TcAttribute::Kind("noqueue".to_owned()));
+    netlink
+        .change(
+            RouteNetlinkMessage::NewQueueDiscipline(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+        .await
 }
 
 fn write_setting(family: &str, tap: &str, setting: &str, value: &str) -> Result<(), LinkError> {
@@ -117,17 +134,30 @@ fn write_setting(family: &str, tap: &str, setting: &str, value: &str) -> Result<
 }
 
 /// Gives a link an address; an IPv6 one is valid at once, without duplicate detection.
-pub async fn add_address(netlink: &Netlink, ifindex: u32, address: IpNet) -> Result<(), NetlinkError> {
+pub async fn add_address(
+    netlink: &Netlink,
+    ifindex: u32,
+    address: IpNet,
+) -> Result<(), NetlinkError> {
     let mut message = AddressMessage::default();
     message.header.family = family(address.addr());
     message.header.prefix_len = address.prefix_len();
     message.header.index = ifindex;
-    message.attributes =
-        vec![AddressAttribute::Address(address.addr()), AddressAttribute::Local(address.addr())];
+    message.attributes = vec![
+        AddressAttribute::Address(address.addr()),
+        AddressAttribute::Local(address.addr()),
+    ];
     if address.addr().is_ipv6() {
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        message
+            .attributes
+            .push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
-    netlink.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE).await
+    netlink
+        .change(
+            RouteNetlinkMessage::NewAddress(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+        .await
 }
 
 /// Makes a neighbour permanent, so that the host never asks the guest.
@@ -144,32 +174,60 @@ pub async fn add_neighbour(netlink: &Netlink, neighbour: &Neighbour) -> Result<(
         NeighbourAttribute::Destination(address),
         NeighbourAttribute::LinkLayerAddress(neighbour.mac.to_vec()),
     ];
-    netlink.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE).await
+    netlink
+        .change(
+            RouteNetlinkMessage::NewNeighbour(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+        .await
 }
 
 /// Routes the guest's address to its TAP.
-pub async fn add_guest_route(netlink: &Netlink, ifindex: u32, guest: IpAddr) -> Result<(), NetlinkError> {
+pub async fn add_guest_route(
+    netlink: &Netlink,
+    ifindex: u32,
+    guest: IpAddr,
+) -> Result<(), NetlinkError> {
     let mut message = RouteMessage::default();
     message.header.address_family = family(guest);
     message.header.destination_prefix_length = IpNet::from(guest).prefix_len();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
     message.header.kind = RouteType::Unicast;
-    message.header.scope = if guest.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+    message.header.scope = if guest.is_ipv4() {
+        RouteScope::Link
+    } else {
+        RouteScope::Universe
+    };
     let destination = match guest {
         IpAddr::V4(address) => RouteAddress::Inet(address),
         IpAddr::V6(address) => RouteAddress::Inet6(address),
     };
-    message.attributes = vec![RouteAttribute::Destination(destination), RouteAttribute::Oif(ifindex)];
-    netlink.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).await
+    message.attributes = vec![
+        RouteAttribute::Destination(destination),
+        RouteAttribute::Oif(ifindex),
+    ];
+    netlink
+        .change(
+            RouteNetlinkMessage::NewRoute(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+        .await
 }
 
 /// Sets a link up or down. One that is gone is down.
 pub async fn set_up(netlink: &Netlink, ifindex: u32, up: bool) -> Result<(), NetlinkError> {
     let mut message = link(ifindex);
     message.header.change_mask = LinkFlags::Up;
-    message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
-    match netlink.change(RouteNetlinkMessage::SetLink(message), 0).await {
+    message.header.flags = if up {
+        LinkFlags::Up
+    } else {
+        LinkFlags::empty()
+    };
+    match netlink
+        .change(RouteNetlinkMessage::SetLink(message), 0)
+        .await
+    {
         Err(error) if !up && error.is(Errno::ENODEV) => Ok(()),
         result => result,
     }
@@ -177,11 +235,16 @@ pub async fn set_up(netlink: &Netlink, ifindex: u32, up: bool) -> Result<(), Net
 
 /// Deletes a link, but only one with this index and this alias (S-4). Says whether one was deleted.
 pub async fn remove(netlink: &Netlink, ifindex: u32, alias: &str) -> Result<bool, NetlinkError> {
-    let Some(found) = indexed(netlink, ifindex).await? else { return Ok(false) };
+    let Some(found) = indexed(netlink, ifindex).await? else {
+        return Ok(false);
+    };
     if self::alias(&found) != Some(alias) {
         return Ok(false);
     }
-    match netlink.change(RouteNetlinkMessage::DelLink(link(ifindex)), 0).await {
+    match netlink
+        .change(RouteNetlinkMessage::DelLink(link(ifindex)), 0)
+        .await
+    {
         Err(error) if error.is(Errno::ENODEV) => Ok(false),
         result => result.map(|()| true),
     }
@@ -190,7 +253,9 @@ pub async fn remove(netlink: &Netlink, ifindex: u32, alias: &str) -> Result<bool
 /// The link of this name.
 pub async fn named(netlink: &Netlink, name: &str) -> Result<Option<LinkMessage>, NetlinkError> {
     let mut question = LinkMessage::default();
-    question.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    question
+        .attributes
+        .push(LinkAttribute::IfName(name.to_owned()));
     one(netlink, question).await
 }
 
@@ -199,7 +264,10 @@ pub async fn indexed(netlink: &Netlink, ifindex: u32) -> Result<Option<LinkMessa
     one(netlink, link(ifindex)).await
 }
 
-async fn one(netlink: &Netlink, question: LinkMessage) -> Result<Option<LinkMessage>, NetlinkError> {
+async fn one(
+    netlink: &Netlink,
+    question: LinkMessage,
+) -> Result<Option<LinkMessage>, NetlinkError> {
     match netlink.get(RouteNetlinkMessage::GetLink(question)).await {
         Ok(Some(RouteNetlinkMessage::NewLink(link))) => Ok(Some(link)),
         Ok(_) => Ok(None),
@@ -211,7 +279,11 @@ async fn one(netlink: &Netlink, question: LinkMessage) -> Result<Option<LinkMess
 /// The alias of a link, where it has one.
 pub fn alias(link: &LinkMessage) -> Option<&str> {
     link.attributes.iter().find_map(|attribute| {
-        if let LinkAttribute::IfAlias(alias) = attribute { Some(alias.as_str()) } else { None }
+        if let LinkAttribute::IfAlias(alias) = attribute {
+            Some(alias.as_str())
+        } else {
+            None
+        }
     })
 }
 
@@ -222,5 +294,9 @@ fn link(ifindex: u32) -> LinkMessage {
 }
 
 fn family(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+    if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    }
 }

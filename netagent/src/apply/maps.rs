@@ -6,7 +6,9 @@ use std::net::IpAddr;
 
 use aya::Pod;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap as BpfHash, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{
+    Array, HashMap as BpfHash, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues,
+};
 use aya::util::nr_cpus;
 use bytemuck::Zeroable;
 use ipnet::IpNet;
@@ -42,7 +44,6 @@ type Records = Array<MapData, Interface>;
 type Routes<A> = LpmTrie<MapData, A, Route<A>>;
 
 /// The maps, opened from their pins.
-#[derive(Debug)]
 pub struct Maps {
     state: Array<MapData, State>,
     active: Array<MapData, u32>,
@@ -63,7 +64,10 @@ impl Maps {
     /// # Errors
     /// Where a pin is there but cannot be opened.
     pub fn open(pins: &Pins) -> Result<Option<Self>, MapsError> {
-        if !map::ALL.iter().all(|name| fs::symlink_metadata(pins.map(name)).is_ok()) {
+        if !map::ALL
+            .iter()
+            .all(|name| fs::symlink_metadata(pins.map(name)).is_ok())
+        {
             return Ok(None);
         }
         let mut maps = Self {
@@ -119,8 +123,12 @@ impl Maps {
             self.reset_counters(slot)?;
         }
         let next = if active == 1 { 2 } else { 1 };
-        self.records.set(record_index(slot, next), record, 0).map_err(failed(map::INTERFACES))?;
-        self.active.set(slot, next, 0).map_err(failed(map::ACTIVE))?;
+        self.records
+            .set(record_index(slot, next), record, 0)
+            .map_err(failed(map::INTERFACES))?;
+        self.active
+            .set(slot, next, 0)
+            .map_err(failed(map::ACTIVE))?;
         self.in_force.insert(slot);
         Ok(())
     }
@@ -160,21 +168,38 @@ impl Maps {
     pub fn counters(&self, slot: u32) -> Result<Counters, MapsError> {
         let mut drops = BTreeMap::new();
         for reason in DropReason::ALL {
-            let key = DropKey { slot, reason: *reason as u32 };
+            let key = DropKey {
+                slot,
+                reason: *reason as u32,
+            };
             if let Some(count) = present(self.drops.get(&key, 0)).map_err(failed(map::DROPS))? {
                 drops.insert(*reason, count);
             }
         }
         let mut traffic = Traffic::zeroed();
-        for part in self.traffic.get(&slot, 0).map_err(failed(map::TRAFFIC))?.iter() {
+        for part in self
+            .traffic
+            .get(&slot, 0)
+            .map_err(failed(map::TRAFFIC))?
+            .iter()
+        {
             traffic.from_vm_packets += part.from_vm_packets;
             traffic.from_vm_bytes += part.from_vm_bytes;
             traffic.to_vm_packets += part.to_vm_packets;
             traffic.to_vm_bytes += part.to_vm_bytes;
         }
-        let instance = self.record_in_force(slot)?.map_or(slot, |record| record.instance);
-        let open_flows = self.open_flows.get(&instance, 0).map_err(failed(map::OPEN_FLOWS))?;
-        Ok(Counters { drops, traffic, open_flows })
+        let instance = self
+            .record_in_force(slot)?
+            .map_or(slot, |record| record.instance);
+        let open_flows = self
+            .open_flows
+            .get(&instance, 0)
+            .map_err(failed(map::OPEN_FLOWS))?;
+        Ok(Counters {
+            drops,
+            traffic,
+            open_flows,
+        })
     }
 
     /// The route map.
@@ -197,12 +222,16 @@ impl Maps {
             IpNet::V4(net) => {
                 let route = route(target, |address| octets_v4(address).ok_or_else(mixed))?;
                 let key = Key::new(net.prefix_len().into(), net.network().octets());
-                self.routes_v4.insert(&key, route, 0).map_err(failed(map::ROUTES_V4))
+                self.routes_v4
+                    .insert(&key, route, 0)
+                    .map_err(failed(map::ROUTES_V4))
             }
             IpNet::V6(net) => {
                 let route = route(target, |address| octets_v6(address).ok_or_else(mixed))?;
                 let key = Key::new(net.prefix_len().into(), net.network().octets());
-                self.routes_v6.insert(&key, route, 0).map_err(failed(map::ROUTES_V6))
+                self.routes_v6
+                    .insert(&key, route, 0)
+                    .map_err(failed(map::ROUTES_V6))
             }
         }
     }
@@ -255,21 +284,32 @@ impl Maps {
         if active == 0 {
             return Ok(None);
         }
-        self.records.get(&record_index(slot, active), 0).map(Some).map_err(failed(map::INTERFACES))
+        self.records
+            .get(&record_index(slot, active), 0)
+            .map(Some)
+            .map_err(failed(map::INTERFACES))
     }
 
     fn reset_counters(&mut self, slot: u32) -> Result<(), MapsError> {
         for reason in DropReason::ALL {
-            let key = DropKey { slot, reason: *reason as u32 };
+            let key = DropKey {
+                slot,
+                reason: *reason as u32,
+            };
             gone(self.drops.remove(&key)).map_err(failed(map::DROPS))?;
         }
         let processors = nr_cpus().map_err(|(path, error)| MapsError::Processors(path, error))?;
-        let zero = PerCpuValues::try_from(vec![Traffic::zeroed(); processors]).map_err(MapError::IoError);
-        zero.and_then(|zero| self.traffic.set(slot, zero, 0)).map_err(failed(map::TRAFFIC))
+        let zero =
+            PerCpuValues::try_from(vec![Traffic::zeroed(); processors]).map_err(MapError::IoError);
+        zero.and_then(|zero| self.traffic.set(slot, zero, 0))
+            .map_err(failed(map::TRAFFIC))
     }
 }
 
-fn open<M: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &'static str) -> Result<M, MapsError> {
+fn open<M: TryFrom<Map, Error = MapError>>(
+    pins: &Pins,
+    name: &'static str,
+) -> Result<M, MapsError> {
     let open = || M::try_from(Map::from_map_data(MapData::from_pin(pins.map(name))?)?);
     open().map_err(failed(name))
 }
@@ -286,7 +326,11 @@ fn present<V>(value: Result<V, MapError>) -> Result<Option<V>, MapError> {
 fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
         Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
         removed => removed,
     }
 }
@@ -310,12 +354,16 @@ where
     A: Pod + Into<IpAddr>,
     Route<A>: Pod,
 {
-    let address = |octets: A| Some(octets.into()).filter(|address: &IpAddr| !address.is_unspecified());
+    let address =
+        |octets: A| Some(octets.into()).filter(|address: &IpAddr| !address.is_unspecified());
     let mut found = BTreeMap::new();
     for entry in routes.iter() {
         let (key, route) = entry?;
         // A prefix longer than its family cannot be in the map: the kernel refuses it.
-        let Ok(destination) = IpNet::new(key.data().into(), u8::try_from(key.prefix_len()).unwrap_or(u8::MAX)) else {
+        let Ok(destination) = IpNet::new(
+            key.data().into(),
+            u8::try_from(key.prefix_len()).unwrap_or(u8::MAX),
+        ) else {
             continue;
         };
         let target = RouteTarget {
@@ -331,9 +379,17 @@ where
 }
 
 fn octets_v4(address: IpAddr) -> Option<[u8; 4]> {
-    if let IpAddr::V4(address) = address { Some(address.octets()) } else { None }
+    if let IpAddr::V4(address) = address {
+        Some(address.octets())
+    } else {
+        None
+    }
 }
 
 fn octets_v6(address: IpAddr) -> Option<[u8; 16]> {
-    if let IpAddr::V6(address) = address { Some(address.octets()) } else { None }
+    if let IpAddr::V6(address) = address {
+        Some(address.octets())
+    } else {
+        None
+    }
 }

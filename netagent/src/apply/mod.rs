@@ -1,13 +1,13 @@
 //! The real host: one match on [`Step`], and the kernel behind it.
 
-mod attach;
-mod clsact;
-mod expedite;
+pub mod attach;
+pub mod clsact;
+pub mod expedite;
 pub mod links;
-mod maps;
-mod pins;
-mod programs;
-mod tap;
+pub mod maps;
+pub mod pins;
+pub mod programs;
+pub mod tap;
 
 use std::collections::BTreeMap;
 use std::error::Error;

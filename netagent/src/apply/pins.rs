@@ -30,14 +30,18 @@ impl Pins {
     /// # Errors
     /// Where the rights are missing, or another agent uses the directory.
     pub fn open(root: &Path) -> Result<Self, HostError> {
-        let failed = |error: io::Error| HostError::failed(format!("prepare {}", root.display()), error);
+        let failed =
+            |error: io::Error| HostError::failed(format!("prepare {}", root.display()), error);
         if !on_bpf_file_system(root).map_err(failed)? {
             mount_below(root)?;
         }
         make_directory(root).map_err(failed)?;
         let directory = File::open(root).map_err(failed)?;
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { root: root.to_owned(), _lock: lock }),
+            Ok(lock) => Ok(Self {
+                root: root.to_owned(),
+                _lock: lock,
+            }),
             Err((_, Errno::EWOULDBLOCK)) => Err(HostError::missing(
                 format!("another agent uses {}", root.display()),
                 "stop it, or give this one another --bpf-dir",
@@ -148,22 +152,36 @@ fn entries(directory: &Path) -> io::Result<Vec<fs::DirEntry>> {
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
 }
 
 fn on_bpf_file_system(path: &Path) -> io::Result<bool> {
-    let Some(existing) = path.ancestors().find(|ancestor| ancestor.exists()) else { return Ok(false) };
+    let Some(existing) = path.ancestors().find(|ancestor| ancestor.exists()) else {
+        return Ok(false);
+    };
     Ok(statfs(existing)?.filesystem_type() == BPF_FS_MAGIC)
 }
 
 /// At the usual mount point where `root` lies below it, else at `root` itself.
 fn mount_below(root: &Path) -> Result<(), HostError> {
-    let point = if root.starts_with(MOUNT_POINT) { Path::new(MOUNT_POINT) } else { root };
+    let point = if root.starts_with(MOUNT_POINT) {
+        Path::new(MOUNT_POINT)
+    } else {
+        root
+    };
     let mounted = fs::create_dir_all(point).and_then(|()| {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("bpf"), point, Some("bpf"), flags, Some("mode=0700")).map_err(io::Error::from)
     });
-    mounted.map_err(|error| HostError::failed(format!("mount a BPF file system on {}", point.display()), error))?;
+    mounted.map_err(|error| {
+        HostError::failed(
+            format!("mount a BPF file system on {}", point.display()),
+            error,
+        )
+    })?;
     tracing::info!(mount_point = %point.display(), "BPF file system mounted");
     Ok(())
 }

@@ -105,7 +105,8 @@ impl Programs {
             return Ok(None);
         }
         let open = |name: &'static str| {
-            SchedClassifier::from_pin(pins.program(name)).map_err(|source| LoadError::Program { name, source })
+            SchedClassifier::from_pin(pins.program(name))
+                .map_err(|source| LoadError::Program { name, source })
         };
         Ok(Some(Self {
             from_vm: open(FROM_VM)?,
@@ -123,11 +124,19 @@ impl Programs {
 /// # Errors
 /// Where a pinned map does not fit, or the kernel refuses a map or a program.
 pub fn load(pins: &Pins, options: &HostOptions) -> Result<(), LoadError> {
-    pins.make_directories().map_err(|source| LoadError::Prepare(pins.map(""), source))?;
+    pins.make_directories()
+        .map_err(|source| LoadError::Prepare(pins.map(""), source))?;
     let sizes = sizes(options);
-    let pinned: BTreeSet<&'static str> = map::ALL.into_iter().filter(|name| exists(&pins.map(name))).collect();
+    let pinned: BTreeSet<&'static str> = map::ALL
+        .into_iter()
+        .filter(|name| exists(&pins.map(name)))
+        .collect();
     check_pinned(pins, &pinned, &sizes)?;
-    let state = if pinned.contains(map::STATE) { read_state(&pins.map(map::STATE))? } else { None };
+    let state = if pinned.contains(map::STATE) {
+        read_state(&pins.map(map::STATE))?
+    } else {
+        None
+    };
     let mark = state.map_or(options.mark, |state| state.mark);
 
     let mut loader = EbpfLoader::new();
@@ -146,7 +155,9 @@ pub fn load(pins: &Pins, options: &HostOptions) -> Result<(), LoadError> {
     }
     let mut object = loader.load(OBJECT)?;
     for name in PROGRAMS {
-        program(&mut object, name)?.load().map_err(|source| LoadError::Program { name, source })?;
+        program(&mut object, name)?
+            .load()
+            .map_err(|source| LoadError::Program { name, source })?;
     }
     if state.is_none() {
         write_state(&mut object, mark)?;
@@ -160,10 +171,15 @@ pub fn load(pins: &Pins, options: &HostOptions) -> Result<(), LoadError> {
 
 /// Maps whose size the configuration decides.
 fn sizes(options: &HostOptions) -> BTreeMap<&'static str, u32> {
-    [map::FLOWS_V4, map::FLOWS_V6, map::REVERSE_V4, map::REVERSE_V6]
-        .into_iter()
-        .map(|name| (name, options.flows_max))
-        .collect()
+    [
+        map::FLOWS_V4,
+        map::FLOWS_V6,
+        map::REVERSE_V4,
+        map::REVERSE_V6,
+    ]
+    .into_iter()
+    .map(|name| (name, options.flows_max))
+    .collect()
 }
 
 /// aya takes whatever lies at the pin of a map; a map of another layout would be read as ours.
@@ -189,7 +205,12 @@ fn check_pinned(
             ("flags", found.map_flags(), declared.map_flags()),
         ] {
             if found != wanted {
-                return Err(LoadError::Unfit { name, what, found, wanted });
+                return Err(LoadError::Unfit {
+                    name,
+                    what,
+                    found,
+                    wanted,
+                });
             }
         }
     }
@@ -198,15 +219,25 @@ fn check_pinned(
 
 /// The state, where it was written by this version.
 fn read_state(pin: &Path) -> Result<Option<State>, LoadError> {
-    let open = || Array::<_, State>::try_from(Map::from_map_data(MapData::from_pin(pin)?)?)?.get(&0, 0);
+    let open =
+        || Array::<_, State>::try_from(Map::from_map_data(MapData::from_pin(pin)?)?)?.get(&0, 0);
     let state: State = open().map_err(LoadError::map(map::STATE))?;
     Ok((state.abi == ABI_VERSION && state.mark != 0).then_some(state))
 }
 
 fn write_state(object: &mut Ebpf, mark: u32) -> Result<(), LoadError> {
-    let map = object.map_mut(map::STATE).ok_or(LoadError::Absent(map::STATE))?;
-    let state = State { abi: ABI_VERSION, mark, route_generation: 1, reserved: 0 };
-    Array::try_from(map).and_then(|mut map| map.set(0, state, 0)).map_err(LoadError::map(map::STATE))
+    let map = object
+        .map_mut(map::STATE)
+        .ok_or(LoadError::Absent(map::STATE))?;
+    let state = State {
+        abi: ABI_VERSION,
+        mark,
+        route_generation: 1,
+        reserved: 0,
+    };
+    Array::try_from(map)
+        .and_then(|mut map| map.set(0, state, 0))
+        .map_err(LoadError::map(map::STATE))
 }
 
 fn pin_maps(
@@ -218,7 +249,8 @@ fn pin_maps(
     for name in map::ALL.into_iter().filter(|name| !pinned.contains(name)) {
         let path = pins.map(name);
         let map = object.map_mut(name).ok_or(LoadError::Absent(name))?;
-        map.pin(&path).map_err(|source| LoadError::Pin(path.clone(), source))?;
+        map.pin(&path)
+            .map_err(|source| LoadError::Pin(path.clone(), source))?;
         made.add(path);
     }
     Ok(())
@@ -230,7 +262,9 @@ fn pin_programs(object: &mut Ebpf, pins: &Pins, made: &mut NewPins) -> Result<()
         let path = pins.program(name);
         let fresh = pins.program(&format!("{name}-new"));
         remove_if_there(&fresh)?;
-        program(object, name)?.pin(&fresh).map_err(|source| LoadError::Pin(fresh.clone(), source))?;
+        program(object, name)?
+            .pin(&fresh)
+            .map_err(|source| LoadError::Pin(fresh.clone(), source))?;
         let replaced = exists(&path);
         fs::rename(&fresh, &path).map_err(|source| LoadError::Prepare(path.clone(), source))?;
         if !replaced {
@@ -240,9 +274,14 @@ fn pin_programs(object: &mut Ebpf, pins: &Pins, made: &mut NewPins) -> Result<()
     Ok(())
 }
 
-fn program<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
+fn program<'a>(
+    object: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, LoadError> {
     let program = object.program_mut(name).ok_or(LoadError::Absent(name))?;
-    program.try_into().map_err(|source| LoadError::Program { name, source })
+    program
+        .try_into()
+        .map_err(|source| LoadError::Program { name, source })
 }
 
 fn exists(path: &Path) -> bool {
@@ -251,7 +290,9 @@ fn exists(path: &Path) -> bool {
 
 fn remove_if_there(path: &Path) -> Result<(), LoadError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(LoadError::Prepare(path.to_owned(), error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(LoadError::Prepare(path.to_owned(), error))
+        }
         Ok(()) | Err(_) => Ok(()),
     }
 }

@@ -1,5 +1,8 @@
 //! Makes TAP devices: the ioctls of `/dev/net/tun`, and with them the agent's only unsafe code.
-#![allow(unsafe_code, reason = "ioctls of /dev/net/tun, which no crate in use offers")]
+#![allow(
+    unsafe_code,
+    reason = "ioctls of /dev/net/tun, which no crate in use offers"
+)]
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
@@ -70,9 +73,17 @@ impl UnfinishedTap {
     /// # Errors
     /// Where the name is bad or taken, the index is taken, or the rights are missing.
     pub fn create(tap: &TapSpec) -> Result<Self, TapError> {
-        let file = OpenOptions::new().read(true).write(true).open(DEVICE).map_err(TapError::OpenTun)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(DEVICE)
+            .map_err(TapError::OpenTun)?;
         let fd = file.as_raw_fd();
-        let request = InterfaceRequest { name: checked_name(&tap.name)?, flags: flags(tap), rest: [0; 22] };
+        let request = InterfaceRequest {
+            name: checked_name(&tap.name)?,
+            flags: flags(tap),
+            rest: [0; 22],
+        };
         // SAFETY: `fd` is open for the whole call; the kernel reads one u32 from a reference to a live u32.
         let indexed = unsafe { ioctl::set_ifindex(fd, &raw const tap.ifindex) };
         checked("TUNSETIFINDEX", indexed)?;
@@ -102,7 +113,9 @@ impl UnfinishedTap {
 }
 
 fn checked(call: &'static str, result: nix::Result<c_int>) -> Result<(), TapError> {
-    result.map(|_| ()).map_err(|errno| TapError::Refused { call, errno })
+    result
+        .map(|_| ())
+        .map_err(|errno| TapError::Refused { call, errno })
 }
 
 fn flags(tap: &TapSpec) -> c_short {
@@ -115,12 +128,17 @@ fn flags(tap: &TapSpec) -> c_short {
 fn checked_name(name: &str) -> Result<[u8; 16], TapError> {
     let bad = || TapError::BadName(name.to_owned());
     let fits = !name.is_empty() && name.len() <= 15 && name != "." && name != "..";
-    let plain = name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte));
+    let plain = name
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte));
     if !(fits && plain) {
         return Err(bad());
     }
     let mut bytes = [0; 16];
-    bytes.get_mut(..name.len()).ok_or_else(bad)?.copy_from_slice(name.as_bytes());
+    bytes
+        .get_mut(..name.len())
+        .ok_or_else(bad)?
+        .copy_from_slice(name.as_bytes());
     Ok(bytes)
 }
 
@@ -130,7 +148,17 @@ mod tests {
 
     #[test]
     fn a_name_that_is_no_device_name_is_refused() {
-        for name in ["", ".", "..", "a/b", "a b", "tap:1", "tap%d", "sixteen-letters-", "tap\n"] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "tap:1",
+            "tap%d",
+            "sixteen-letters-",
+            "tap\n",
+        ] {
             assert!(checked_name(name).is_err(), "{name:?}");
         }
         assert_eq!(checked_name("tap0").unwrap()[..5], *b"tap0\0");

@@ -1,10 +1,13 @@
 //! Waits for changes of links, addresses and routes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use rtnetlink::MulticastGroup;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use crate::netlink::NetlinkError;
 
@@ -19,11 +22,12 @@ const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Ipv6Route,
 ];
 
-/// What the kernel says unasked.
+/// What the kernel says unasked: that something changed, not what. However much came while nobody waited, it
+/// is one change.
+#[derive(Debug)]
 pub struct Events {
-    /// The connection ends with its last handle.
-    _handle: rtnetlink::Handle,
-    messages: BoxStream<'static, ()>,
+    changed: Arc<Notify>,
+    listener: JoinHandle<()>,
 }
 
 impl Events {
@@ -32,34 +36,49 @@ impl Events {
     /// # Errors
     /// Where the kernel gives no socket.
     pub fn open() -> Result<Self, NetlinkError> {
-        let (connection, handle, messages) =
-            rtnetlink::new_multicast_connection(&GROUPS).map_err(NetlinkError::Open)?;
-        tokio::spawn(connection);
-        // An overrun of the socket is a message too: something changed, and a full look finds what.
-        Ok(Self { _handle: handle, messages: messages.map(|_| ()).boxed() })
+        let changed = Arc::new(Notify::new());
+        let subscription = subscribe()?;
+        let listener = tokio::spawn(listen(subscription, Arc::clone(&changed)));
+        Ok(Self { changed, listener })
     }
 
-    /// Waits for a change, and takes every other that has come with it. Events stay in the queue while
-    /// nobody waits.
-    pub async fn changed(&mut self) {
-        if self.messages.next().await.is_none() {
-            self.reopen().await;
-            return;
+    /// Waits for a change. Dropping the future loses none.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+/// The connection ends with its last handle.
+type Subscription = (BoxStream<'static, ()>, rtnetlink::Handle);
+
+fn subscribe() -> Result<Subscription, NetlinkError> {
+    let (connection, handle, messages) =
+        rtnetlink::new_multicast_connection(&GROUPS).map_err(NetlinkError::Open)?;
+    tokio::spawn(connection);
+    // An overrun of the socket is a message too: something changed, and a full look finds what.
+    Ok((messages.map(|_| ()).boxed(), handle))
+}
+
+/// Tells of every message; a connection that broke is opened anew, and in the gap everything may have changed.
+async fn listen(mut subscription: Subscription, changed: Arc<Notify>) {
+    loop {
+        while subscription.0.next().await.is_some() {
+            changed.notify_one();
         }
-        while let Some(Some(())) = futures_util::FutureExt::now_or_never(self.messages.next()) {}
-    }
-
-    /// After a gap everything may have changed.
-    async fn reopen(&mut self) {
-        loop {
-            match Self::open() {
-                Ok(fresh) => {
-                    *self = fresh;
-                    return;
-                }
-                Err(error) => tracing::warn!(%error, "netlink events are lost until the socket is open again"),
+        tracing::warn!("the netlink socket for events broke; it is opened again");
+        tokio::time::sleep(RETRY).await;
+        match subscribe() {
+            Ok(fresh) => subscription = fresh,
+            Err(error) => {
+                tracing::warn!(%error, "netlink events are lost until the socket is open again")
             }
-            tokio::time::sleep(RETRY).await;
         }
+        changed.notify_one();
     }
 }

@@ -16,13 +16,21 @@ use crate::plan::ObservedLink;
 /// Where netlink refuses.
 pub async fn read(netlink: &Netlink) -> Result<BTreeMap<u32, ObservedLink>, NetlinkError> {
     let mut links = BTreeMap::new();
-    for answer in netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).await? {
+    for answer in netlink
+        .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))
+        .await?
+    {
         if let RouteNetlinkMessage::NewLink(link) = answer {
             links.insert(link.header.index, observed(link));
         }
     }
-    for answer in netlink.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default())).await? {
-        let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
+    for answer in netlink
+        .dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))
+        .await?
+    {
+        let RouteNetlinkMessage::NewAddress(message) = answer else {
+            continue;
+        };
         if let Some(address) = address(&message)
             && let Some(link) = links.get_mut(&message.header.index)
         {
@@ -37,7 +45,8 @@ fn observed(message: LinkMessage) -> ObservedLink {
     let mut link = ObservedLink {
         up: flags.contains(LinkFlags::Up),
         carrier: flags.contains(LinkFlags::LowerUp),
-        ethernet: message.header.link_layer_type == LinkLayerType::Ether && !flags.contains(LinkFlags::Loopback),
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether
+            && !flags.contains(LinkFlags::Loopback),
         ..ObservedLink::default()
     };
     for attribute in message.attributes {

@@ -1,12 +1,19 @@
 //! Reads the kernel's routes and permanent neighbours.
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "the enums are the kernel's, and open"
+)]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop,
+    RouteType, RouteVia,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -25,7 +32,10 @@ pub async fn read(netlink: &Netlink) -> Result<Vec<KernelRoute>, NetlinkError> {
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut question = RouteMessage::default();
         question.header.address_family = family;
-        for answer in netlink.dump(RouteNetlinkMessage::GetRoute(question)).await? {
+        for answer in netlink
+            .dump(RouteNetlinkMessage::GetRoute(question))
+            .await?
+        {
             if let RouteNetlinkMessage::NewRoute(message) = answer {
                 routes.extend(observed(&message));
             }
@@ -46,7 +56,9 @@ pub async fn read_neighbours(netlink: &Netlink) -> Result<BTreeSet<Neighbour>, N
 }
 
 fn permanent(answer: RouteNetlinkMessage) -> Option<Neighbour> {
-    let RouteNetlinkMessage::NewNeighbour(message) = answer else { return None };
+    let RouteNetlinkMessage::NewNeighbour(message) = answer else {
+        return None;
+    };
     if message.header.state != NeighbourState::Permanent {
         return None;
     }
@@ -56,14 +68,17 @@ fn permanent(answer: RouteNetlinkMessage) -> Option<Neighbour> {
             address = match destination {
                 NeighbourAddress::Inet(found) => Some(IpAddr::V4(found)),
                 NeighbourAddress::Inet6(found) => Some(IpAddr::V6(found)),
-                // The enum is open; bridges' entries have no address.
                 _ => None,
             };
         } else if let NeighbourAttribute::LinkLayerAddress(found) = attribute {
             mac = found.try_into().ok();
         }
     }
-    Some(Neighbour { ifindex: message.header.ifindex, address: address?, mac: mac? })
+    Some(Neighbour {
+        ifindex: message.header.ifindex,
+        address: address?,
+        mac: mac?,
+    })
 }
 
 fn observed(message: &RouteMessage) -> Option<KernelRoute> {
@@ -73,7 +88,8 @@ fn observed(message: &RouteMessage) -> Option<KernelRoute> {
         // Multicast and label routes are no business of ours.
         _ => return None,
     };
-    let dead = message.header.flags.contains(RouteFlags::Dead) || message.header.flags.contains(RouteFlags::Cloned);
+    let dead = message.header.flags.contains(RouteFlags::Dead)
+        || message.header.flags.contains(RouteFlags::Cloned);
     if dead {
         return None;
     }
@@ -113,7 +129,13 @@ fn read_attribute(attribute: &RouteAttribute, route: &mut KernelRoute) {
     } else if let RouteAttribute::Priority(metric) = attribute {
         route.metric = *metric;
     } else if let RouteAttribute::Metrics(metrics) = attribute {
-        route.mtu = metrics.iter().find_map(|metric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None });
+        route.mtu = metrics.iter().find_map(|metric| {
+            if let RouteMetric::Mtu(mtu) = metric {
+                Some(*mtu)
+            } else {
+                None
+            }
+        });
     } else if let RouteAttribute::MultiPath(hops) = attribute {
         read_first_hop(hops, route);
     }
@@ -136,7 +158,6 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
         RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
-        // The enum is open; labels are no addresses.
         _ => None,
     }
 }
@@ -145,7 +166,6 @@ fn through(via: &RouteVia) -> Option<IpAddr> {
     match via {
         RouteVia::Inet(address) => Some(IpAddr::V4(*address)),
         RouteVia::Inet6(address) => Some(IpAddr::V6(*address)),
-        // The enum is open.
         _ => None,
     }
 }
@@ -159,7 +179,6 @@ fn kind(kind: RouteType) -> Option<KernelRouteKind> {
         RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw => {
             Some(KernelRouteKind::Refused)
         }
-        // The enum is open.
         _ => None,
     }
 }
