@@ -105,6 +105,8 @@ drop_reasons! {
     HelperFailed = 33, "helper_failed";
     /// A router solicitation, which is not answered.
     RouterSolicit = 34, "router_solicit";
+    /// The VMM asks for a checksum at a place where the packet has none: it would overwrite what was judged.
+    PartialChecksum = 35, "partial_checksum";
 }
 
 wire! {

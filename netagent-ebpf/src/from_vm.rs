@@ -141,6 +141,7 @@ fn packet<A: Family>(
         return Err(DropReason::Fragment);
     }
     spoof::check_dhcp(header, transport)?;
+    spoof::check_partial_checksum::<A>(skb, transport)?;
     if !to_gateway {
         return Err(DropReason::NotForGateway);
     }

@@ -5,6 +5,8 @@ use aya_ebpf::bindings::{__sk_buff, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_red
 use aya_ebpf::helpers;
 use netagent_common::drop::DropReason;
 
+use crate::maps::SkbLayout;
+
 /// Flag of `bpf_l4_csum_replace`: the change is one of the pseudo header.
 const PSEUDO_HEADER: u64 = 1 << 4;
 /// Flag of `bpf_l4_csum_replace`: UDP, where a checksum of 0 means that there is none.
@@ -212,6 +214,57 @@ impl Skb {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = next_hop;
         let words = [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]];
         redirect_neighbour(ifindex, AF_INET6, words.map(u32::from_ne_bytes))
+    }
+}
+
+/// A checksum that the kernel or the card computes when the packet leaves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PartialChecksum {
+    /// From where, bytes behind the start of the network header.
+    pub start: u16,
+    /// Where it goes, bytes behind `start`.
+    pub offset: u16,
+}
+
+impl Skb {
+    /// The partial checksum, which the context does not show: it is read from the kernel's own structure.
+    #[inline(always)]
+    pub fn partial_checksum(self, layout: SkbLayout) -> Option<PartialChecksum> {
+        const CHECKSUM_PARTIAL: u8 = 3;
+        let (summed_byte, summed_shift) = (layout.ip_summed_bit / 8, layout.ip_summed_bit % 8);
+        let summed = self
+            .kernel_bytes::<1>(summed_byte)
+            .map_or(u8::MAX, |[byte]| byte);
+        if (summed >> summed_shift) & 3 != CHECKSUM_PARTIAL {
+            return None;
+        }
+        let [a, b, c, d] = self
+            .kernel_bytes::<4>(layout.csum_start)
+            .unwrap_or([0xff; 4]);
+        let network_header = self
+            .kernel_bytes::<2>(layout.network_header)
+            .unwrap_or([0; 2]);
+        let start = u16::from_ne_bytes([a, b]).wrapping_sub(u16::from_ne_bytes(network_header));
+        Some(PartialChecksum {
+            start,
+            offset: u16::from_ne_bytes([c, d]),
+        })
+    }
+
+    /// Bytes of the kernel's `struct sk_buff`. In the running program the context is its address.
+    #[inline(always)]
+    fn kernel_bytes<const N: usize>(self, offset: u16) -> Option<[u8; N]> {
+        let mut bytes = [0_u8; N];
+        let from = self.raw.cast::<u8>().wrapping_add(offset.into());
+        // SAFETY: writes `N` bytes into `bytes`; the helper survives any address.
+        let code = unsafe {
+            helpers::generated::bpf_probe_read_kernel(
+                bytes.as_mut_ptr().cast(),
+                N as u32,
+                from.cast(),
+            )
+        };
+        (code == 0).then_some(bytes)
     }
 }
 

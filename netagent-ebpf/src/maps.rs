@@ -61,6 +61,35 @@ static NAT_PORT_FIRST: Global<u16> = Global::new(0);
 #[unsafe(no_mangle)]
 static NAT_PORT_COUNT: Global<u16> = Global::new(0);
 
+#[unsafe(no_mangle)]
+static SKB_IP_SUMMED_BIT: Global<u16> = Global::new(0);
+#[unsafe(no_mangle)]
+static SKB_CSUM_START: Global<u16> = Global::new(0);
+#[unsafe(no_mangle)]
+static SKB_NETWORK_HEADER: Global<u16> = Global::new(0);
+
+/// Where the kernel keeps the partial checksum of a packet: offsets in `struct sk_buff`.
+#[derive(Clone, Copy)]
+pub struct SkbLayout {
+    /// Of `ip_summed`, bits.
+    pub ip_summed_bit: u16,
+    /// Of `csum_start`, bytes.
+    pub csum_start: u16,
+    /// Of `network_header`, bytes.
+    pub network_header: u16,
+}
+
+/// The layout; `None` where the loader did not give it.
+#[inline(always)]
+pub fn skb_layout() -> Option<SkbLayout> {
+    let ip_summed_bit = SKB_IP_SUMMED_BIT.load();
+    (ip_summed_bit != 0).then(|| SkbLayout {
+        ip_summed_bit,
+        csum_start: SKB_CSUM_START.load(),
+        network_header: SKB_NETWORK_HEADER.load(),
+    })
+}
+
 /// Mark of frames that netagent redirects.
 #[inline(always)]
 pub fn mark() -> u32 {

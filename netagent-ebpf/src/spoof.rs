@@ -5,6 +5,8 @@ use netagent_common::net::protocol;
 use netagent_common::vm::Interface;
 
 use crate::family::Family;
+use crate::kernel::{PartialChecksum, Skb};
+use crate::maps;
 use crate::parse::{Header, Kind, Transport};
 
 /// Whether the guest may send from this source address.
@@ -41,6 +43,30 @@ pub fn check_dhcp<A: Family>(header: &Header<A>, transport: &Transport) -> Resul
         return Err(DropReason::RogueDhcp);
     }
     Ok(())
+}
+
+/// Whether a checksum that is still to be computed is the transport header's own. Any other would be written
+/// over what was judged, after it was judged: the source address, for one.
+///
+/// # Errors
+/// [`DropReason::PartialChecksum`].
+#[inline(always)]
+pub fn check_partial_checksum<A: Family>(
+    skb: Skb,
+    transport: &Transport,
+) -> Result<(), DropReason> {
+    let Some(partial) = maps::skb_layout().and_then(|layout| skb.partial_checksum(layout)) else {
+        return Ok(());
+    };
+    let own = PartialChecksum {
+        start: A::HEADER_LEN as u16,
+        offset: transport.kind.checksum_offset() as u16,
+    };
+    if partial == own {
+        Ok(())
+    } else {
+        Err(DropReason::PartialChecksum)
+    }
 }
 
 /// Whether a source address that is not the guest's own may stand in this packet: a link-local address in an

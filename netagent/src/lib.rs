@@ -1,1 +1,13 @@
-//! x
+//! netagent, the network agent of microVM hosts: what should be, what is, and the steps between them.
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod ipam;
+
+pub mod plan;
+
+pub mod host;
+
+pub mod apply;
+pub mod netlink;
+pub mod observe;

@@ -8,6 +8,12 @@ use netagent_common::policy::RouteKind;
 use netagent_common::vm::Interface;
 use uuid::Uuid;
 
+mod after;
+mod display;
+mod interfaces;
+mod leftovers;
+pub mod routes;
+
 /// Everything that should exist on this host.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -169,8 +175,212 @@ pub struct RouteTarget {
     pub source: Option<IpAddr>,
 }
 
+/// The steps that lead from what is there to what is wanted, and what no step can mend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In this order. A step that fails ends its group, no other; but where the host's group fails, no
+    /// instance's group may follow.
+    pub groups: Vec<Group>,
+    /// What stands in the way.
+    pub problems: Vec<Problem>,
+}
+
+/// Steps that build on each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Whose they are.
+    pub owner: Owner,
+    /// Every prefix of them leaves a safe state.
+    pub steps: Vec<Step>,
+}
+
+/// Whose steps or problems they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// The part that belongs to no instance.
+    Host,
+    /// Something that is no longer wanted.
+    Leftover,
+    /// The instance with this number ([`Interface::instance`]).
+    Instance(u32),
+}
+
+/// What stands in the way, and no step of ours can change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// S-4.
+    #[error(
+        "device '{name}' is not netagent's, but stands where its TAP should: remove or rename it"
+    )]
+    ForeignDevice {
+        /// Instance whose TAP it keeps out.
+        instance: u32,
+        /// Name of the device.
+        name: String,
+    },
+    /// Somebody renamed a TAP.
+    #[error("TAP '{wanted}' was renamed to '{name}': rename it back")]
+    Renamed {
+        /// Instance whose TAP it is.
+        instance: u32,
+        /// The name it has.
+        name: String,
+        /// The name it should have.
+        wanted: String,
+    },
+    /// An uplink went away.
+    #[error("uplink {ifindex} is gone: bring it back, or name another with --uplink")]
+    UplinkGone {
+        /// Its interface index.
+        ifindex: u32,
+    },
+    /// The route map is too small.
+    #[error(
+        "the host has {count} routes, {max} at most are used: remove some, the longest are left out"
+    )]
+    TooManyRoutes {
+        /// Routes of one family.
+        count: usize,
+        /// Places in the map.
+        max: usize,
+    },
+}
+
+impl Problem {
+    /// Whose problem it is.
+    #[must_use]
+    pub const fn owner(&self) -> Owner {
+        match self {
+            Self::ForeignDevice { instance, .. } | Self::Renamed { instance, .. } => {
+                Owner::Instance(*instance)
+            }
+            Self::UplinkGone { .. } | Self::TooManyRoutes { .. } => Owner::Host,
+        }
+    }
+}
+
+impl Plan {
+    /// Whether nothing is to be done.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// All steps in order.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.groups.iter().flat_map(|group| &group.steps)
+    }
+
+    fn push(&mut self, owner: Owner, steps: Vec<Step>) {
+        if !steps.is_empty() {
+            self.groups.push(Group { owner, steps });
+        }
+    }
+}
+
+/// What must be done, all of it.
+#[must_use]
+pub fn plan(wanted: &Wanted, observed: &Observed) -> Plan {
+    let mut plan = Plan::default();
+    plan_host(wanted, observed, &mut plan);
+    leftovers::plan_leftovers(wanted, observed, &mut plan);
+    interfaces::plan_interfaces(wanted, observed, &mut plan);
+    plan
+}
+
+/// What must be done for some interfaces that start, given only those; nothing else is touched.
+#[must_use]
+pub fn plan_start(wanted: &Wanted, observed: &Observed) -> Plan {
+    let mut plan = Plan::default();
+    leftovers::plan_replaced(wanted, observed, &mut plan);
+    interfaces::plan_interfaces(wanted, observed, &mut plan);
+    plan
+}
+
+/// What must be done to take some interfaces off the host, given by their aliases and slots.
+#[must_use]
+pub fn plan_stop(aliases: &BTreeSet<String>, slots: &BTreeSet<u32>, observed: &Observed) -> Plan {
+    let mut plan = Plan::default();
+    leftovers::plan_removal(aliases, slots, observed, &mut plan);
+    plan
+}
+
+/// The alias of every link of a store begins with this (S-4).
+#[must_use]
+pub fn alias_prefix(store_id: Uuid) -> String {
+    format!("netagent:{store_id}:")
+}
+
+fn plan_host(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
+    let mut steps = Vec::new();
+    let empty = ObservedDatapath::default();
+    let datapath = observed.datapath.as_ref().unwrap_or_else(|| {
+        steps.push(Step::LoadDatapath);
+        &empty
+    });
+    steps.extend(
+        datapath
+            .severed
+            .iter()
+            .map(|name| Step::RemoveSeveredPin { name: name.clone() }),
+    );
+    let (target, too_many) = routes::compile(wanted, observed);
+    plan.problems.extend(too_many);
+    steps.extend(routes::plan_routes(&datapath.routes, &target));
+    plan_uplinks(wanted, observed, datapath, &mut steps, &mut plan.problems);
+    plan.push(Owner::Host, steps);
+}
+
+fn plan_uplinks(
+    wanted: &Wanted,
+    observed: &Observed,
+    datapath: &ObservedDatapath,
+    steps: &mut Vec<Step>,
+    problems: &mut Vec<Problem>,
+) {
+    let prefix = alias_prefix(wanted.store_id);
+    let taps: BTreeSet<u32> = wanted
+        .interfaces
+        .values()
+        .map(|interface| interface.tap.ifindex)
+        .collect();
+    for ifindex in &wanted.datapath.uplinks {
+        match observed.links.get(ifindex) {
+            Some(_) if datapath.attached.contains(ifindex) => {}
+            Some(link) => steps.push(Step::AttachUplink {
+                ifindex: *ifindex,
+                name: link.name.clone(),
+            }),
+            None => problems.push(Problem::UplinkGone { ifindex: *ifindex }),
+        }
+    }
+    for ifindex in &datapath.attached {
+        let tap = taps.contains(ifindex)
+            || observed
+                .links
+                .get(ifindex)
+                .is_some_and(|link| link.is_of(&prefix));
+        if !tap && !wanted.datapath.uplinks.contains(ifindex) {
+            steps.push(Step::DetachUplink { ifindex: *ifindex });
+        }
+    }
+}
+
+impl ObservedLink {
+    /// Whether its alias begins with this.
+    fn is_of(&self, prefix: &str) -> bool {
+        self.alias
+            .as_ref()
+            .is_some_and(|alias| alias.starts_with(prefix))
+    }
+}
+
 /// One change of the host. Every step may be applied twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "the fields are what the sentence of their step names"
+)]
 pub enum Step {
     /// Load the programs, make and pin maps; what is pinned already and fits stays.
     LoadDatapath,
@@ -179,14 +389,19 @@ pub enum Step {
     /// Take `from_uplink` off.
     DetachUplink { ifindex: u32 },
     /// Write an entry of the route map.
-    SetRoute { destination: IpNet, target: RouteTarget },
+    SetRoute {
+        destination: IpNet,
+        target: RouteTarget,
+    },
     /// Remove an entry of the route map.
     RemoveRoute { destination: IpNet },
     /// Make flows look up their way again.
     RaiseRouteGeneration,
-    /// Write the idle copy of an interface's record and put it in force.
+    /// Write the idle copy of an interface's record and put it in force. Where no record of the same
+    /// generation was in force, its counters begin at 0 (S-5).
     WriteInterface { record: Box<Interface> },
-    /// Make the TAP, down, with owner, queues, MAC address, MTU, alias and sysctls.
+    /// Make the TAP, down, with owner, queues, MAC address, MTU, alias and sysctls. It becomes persistent
+    /// last: what died half way leaves no device without alias.
     CreateTap { tap: TapSpec },
     /// Mend MAC address, MTU, alias or sysctls of a TAP.
     ConfigureTap { tap: TapSpec },
@@ -207,7 +422,11 @@ pub enum Step {
     /// Take the programs off a TAP and remove their pins.
     DetachTap { ifindex: u32 },
     /// Delete a link that carries the agent's alias.
-    RemoveLink { ifindex: u32, name: String, alias: String },
+    RemoveLink {
+        ifindex: u32,
+        name: String,
+        alias: String,
+    },
     /// Remove the pin of a link whose device is gone.
     RemoveSeveredPin { name: String },
     /// Remove flows and counters that belong to no interface in force.

@@ -1,0 +1,445 @@
+//! The configuration: a file, overridden by flags and `NETAGENT_*` variables.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use ipnet::{Ipv4Net, Ipv6Net};
+use netagent_common::limit::{FLOWS_MAX, FLOWS_PER_INSTANCE};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+
+use crate::host::Attach;
+
+/// Read where no other file is named.
+pub const DEFAULT_FILE: &str = "/etc/netagent/netagent.toml";
+/// Where the API listens by default.
+pub const DEFAULT_SOCKET: &str = "/run/netagent/netagent.sock";
+
+/// Everything that can be configured. `netagent.example.toml` describes every key.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "netagent.example.toml describes every key")]
+pub struct Config {
+    pub state_dir: PathBuf,
+    pub bpf_dir: PathBuf,
+    pub uplink: Option<String>,
+    pub api: Api,
+    pub pool: Pool,
+    pub limits: Limits,
+    pub datapath: Datapath,
+    pub nat: Nat,
+}
+
+/// `[api]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "netagent.example.toml describes every key")]
+pub struct Api {
+    pub socket: PathBuf,
+    pub group: String,
+}
+
+/// `[pool]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "netagent.example.toml describes every key")]
+pub struct Pool {
+    pub subnet: Ipv4Net,
+    pub subnet6: Option<Ipv6Net>,
+    pub tap_prefix: String,
+    pub gateway: GatewayPlace,
+}
+
+/// Which of a slot's two addresses is the host's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GatewayPlace {
+    /// Host first, guest last.
+    #[default]
+    First,
+    /// Guest first, host last.
+    Last,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "netagent.example.toml describes every key")]
+pub struct Limits {
+    pub instances: u32,
+    pub flows: u32,
+}
+
+/// `[datapath]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "netagent.example.toml describes every key")]
+pub struct Datapath {
+    pub attach: Attach,
+    pub expedite_rcu: bool,
+    pub flows: u32,
+}
+
+/// `[nat]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "netagent.example.toml describes every key")]
+pub struct Nat {
+    pub ports: PortRange,
+}
+
+/// A range of ports, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// The lowest.
+    pub first: u16,
+    /// The highest.
+    pub last: u16,
+}
+
+/// Flags and variables that override the file.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Overrides {
+    /// Configuration file [default: /etc/netagent/netagent.toml, where it exists]
+    #[arg(long, env = "NETAGENT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory of the agent's own files
+    #[arg(long, env = "NETAGENT_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Directory of the pinned maps and programs
+    #[arg(long, env = "NETAGENT_BPF_DIR", value_name = "DIR")]
+    pub bpf_dir: Option<PathBuf>,
+    /// Unix socket of the API
+    #[arg(long, env = "NETAGENT_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Interface that leads to the world [default: the default route's]
+    #[arg(long, env = "NETAGENT_UPLINK", value_name = "NAME")]
+    pub uplink: Option<String>,
+}
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}: make it readable, or name another with --config", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not TOML, or holds an unknown key or a value of the wrong type.
+    #[error("{path} line {line}: {reason}: see netagent.example.toml for every key", path = path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        line: usize,
+        /// Why, naming the key.
+        reason: String,
+    },
+    /// A value that makes no sense.
+    #[error("configuration key {key}: {reason}")]
+    Value {
+        /// The key with its table.
+        key: &'static str,
+        /// What is wrong and how to mend it.
+        reason: String,
+    },
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: "/var/lib/netagent".into(),
+            bpf_dir: "/sys/fs/bpf/netagent".into(),
+            uplink: None,
+            api: Api::default(),
+            pool: Pool::default(),
+            limits: Limits::default(),
+            datapath: Datapath::default(),
+            nat: Nat::default(),
+        }
+    }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            socket: DEFAULT_SOCKET.into(),
+            group: "netagent".into(),
+        }
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            subnet: Ipv4Net::new_assert([172, 16, 0, 0].into(), 16),
+            subnet6: None,
+            tap_prefix: "tap".into(),
+            gateway: GatewayPlace::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            instances: 16_384,
+            flows: FLOWS_PER_INSTANCE,
+        }
+    }
+}
+
+impl Default for Datapath {
+    fn default() -> Self {
+        Self {
+            attach: Attach::default(),
+            expedite_rcu: true,
+            flows: FLOWS_MAX,
+        }
+    }
+}
+
+impl Default for PortRange {
+    fn default() -> Self {
+        Self {
+            first: 16_384,
+            last: 29_999,
+        }
+    }
+}
+
+impl PortRange {
+    /// Number of ports.
+    #[must_use]
+    pub const fn count(self) -> u16 {
+        self.last - self.first + 1
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl<'de> Deserialize<'de> for PortRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let ends = text.split_once('-').and_then(|(first, last)| {
+            Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
+        });
+        match ends {
+            Some((first, last)) if first > 0 && first < last => Ok(Self { first, last }),
+            _ => Err(D::Error::custom(format!(
+                "'{text}' is no port range such as \"16384-29999\""
+            ))),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file, applies flags and variables, and checks the values.
+    ///
+    /// # Errors
+    /// One line that says what is wrong and how to mend it.
+    pub fn load(overrides: &Overrides) -> Result<Self, ConfigError> {
+        let mut config = match &overrides.config {
+            Some(path) => Self::read(path)?,
+            None if Path::new(DEFAULT_FILE).exists() => Self::read(Path::new(DEFAULT_FILE))?,
+            None => Self::default(),
+        };
+        config.apply(overrides);
+        config.check()?;
+        Ok(config)
+    }
+
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start);
+            let line = 1 + text
+                .bytes()
+                .take(start)
+                .filter(|byte| *byte == b'\n')
+                .count();
+            let reason = error.message().replace('\n', " ");
+            ConfigError::Parse {
+                path: path.to_owned(),
+                line,
+                reason,
+            }
+        })
+    }
+
+    fn apply(&mut self, overrides: &Overrides) {
+        let set = |place: &mut PathBuf, value: &Option<PathBuf>| {
+            if let Some(value) = value {
+                place.clone_from(value);
+            }
+        };
+        set(&mut self.state_dir, &overrides.state_dir);
+        set(&mut self.bpf_dir, &overrides.bpf_dir);
+        set(&mut self.api.socket, &overrides.socket);
+        if overrides.uplink.is_some() {
+            self.uplink.clone_from(&overrides.uplink);
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let pool = &self.pool;
+        check("pool.subnet", pool.subnet == pool.subnet.trunc(), || {
+            format!(
+                "{} has host bits: write {}",
+                pool.subnet,
+                pool.subnet.trunc()
+            )
+        })?;
+        check(
+            "pool.subnet",
+            (14..=30).contains(&pool.subnet.prefix_len()),
+            || format!("{}: the prefix must be from /14 to /30", pool.subnet),
+        )?;
+        check(
+            "pool.subnet6",
+            pool.subnet6
+                .is_none_or(|net| net.prefix_len() == 48 && net == net.trunc()),
+            || "must be a /48 without host bits, such as fd12:3456:789a::/48".into(),
+        )?;
+        check("pool.tap_prefix", is_tap_prefix(&pool.tap_prefix), || {
+            format!(
+                "'{}' must be 1 to 9 of a-z, A-Z, 0-9, '-', '_', and must not end in a digit",
+                pool.tap_prefix
+            )
+        })?;
+        check(
+            "limits.instances",
+            (1..=65_536).contains(&self.limits.instances),
+            || format!("{} must be from 1 to 65536", self.limits.instances),
+        )?;
+        check("limits.flows", self.limits.flows > 0, || {
+            "must not be 0".into()
+        })?;
+        check(
+            "datapath.flows",
+            (1..=1 << 24).contains(&self.datapath.flows),
+            || format!("{} must be from 1 to 16777216", self.datapath.flows),
+        )?;
+        check(
+            "uplink",
+            self.uplink.as_ref().is_none_or(|name| !name.is_empty()),
+            || "is empty: name an interface, or leave it out to take the default route's".into(),
+        )
+    }
+}
+
+fn check(key: &'static str, holds: bool, reason: impl Fn() -> String) -> Result<(), ConfigError> {
+    if holds {
+        Ok(())
+    } else {
+        Err(ConfigError::Value {
+            key,
+            reason: reason(),
+        })
+    }
+}
+
+/// Six digits must fit behind it in the 15 bytes of an interface name.
+fn is_tap_prefix(prefix: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=9).contains(&prefix.len())
+        && prefix.bytes().all(allowed)
+        && !prefix.ends_with(|last: char| last.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../netagent.example.toml");
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        let config = Config::parse(text, Path::new("x.toml"))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check_refused(text: &str, expected: &str) {
+        let error = parse(text).expect_err(text).to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn the_example_holds_the_defaults() {
+        assert_eq!(parse(EXAMPLE).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_example_names_every_key() {
+        // Keys without a default are commented out: with the comment taken off they must be accepted.
+        let keys = EXAMPLE
+            .lines()
+            .map(|line| line.strip_prefix("#: ").unwrap_or(line));
+        let text: Vec<&str> = keys.collect();
+        let config = parse(&text.join("\n")).unwrap();
+        assert!(config.uplink.is_some() && config.pool.subnet6.is_some());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        check_refused("\nbogus = 1", "x.toml line 2: unknown field `bogus`");
+        check_refused("[pool]\nsubnets = 1", "unknown field `subnets`");
+    }
+
+    #[test]
+    fn a_bad_value_says_how_to_mend_it() {
+        check_refused("[pool]\nsubnet = \"172.16.0.1/16\"", "write 172.16.0.0/16");
+        check_refused("[pool]\nsubnet = \"10.0.0.0/8\"", "from /14 to /30");
+        check_refused("[pool]\nsubnet6 = \"fd00::/64\"", "must be a /48");
+        check_refused("[pool]\ntap_prefix = \"tap0\"", "must not end in a digit");
+        check_refused("[nat]\nports = \"9\"", "'9' is no port range");
+        check_refused("[nat]\nports = \"9-8\"", "no port range");
+        check_refused("[limits]\ninstances = 0", "from 1 to 65536");
+        check_refused("[datapath]\nattach = \"xdp\"", "unknown variant `xdp`");
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let mut config = parse("state_dir = \"/a\"\nuplink = \"eth0\"").unwrap();
+        let overrides = Overrides {
+            state_dir: Some("/b".into()),
+            uplink: Some("eth1".into()),
+            ..Overrides::default()
+        };
+        config.apply(&overrides);
+        assert_eq!(config.state_dir, Path::new("/b"));
+        assert_eq!(config.uplink.as_deref(), Some("eth1"));
+        assert_eq!(config.bpf_dir, Path::new("/sys/fs/bpf/netagent"));
+    }
+
+    #[test]
+    fn a_named_file_that_is_missing_is_an_error() {
+        let overrides = Overrides {
+            config: Some("/nonexistent/x.toml".into()),
+            ..Overrides::default()
+        };
+        let error = Config::load(&overrides).unwrap_err().to_string();
+        assert!(
+            error.starts_with("cannot read /nonexistent/x.toml: "),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,147 @@
+//! The border to the machine: what the agent asks of the host. A fake one stands in for it in tests.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::PathBuf;
+
+use netagent_common::drop::DropReason;
+use netagent_common::vm::Traffic;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::plan::{Observed, Step};
+
+/// The machine that the agent works on: it is looked at, and changed one step at a time.
+pub trait Host: Send + 'static {
+    /// Looks at links, addresses, routes, neighbours, pinned maps and attached programs.
+    fn observe(&mut self) -> impl Future<Output = Result<Observed, HostError>> + Send;
+
+    /// Applies one step. Applying it twice does no harm.
+    fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), HostError>> + Send;
+
+    /// Reads the counters of the interface in `slot`; all zero where nothing was counted.
+    fn counters(&mut self, slot: u32) -> impl Future<Output = Result<Counters, HostError>> + Send;
+
+    /// Waits until links, addresses or routes changed. The agent drops the future and asks again, so a
+    /// change between two calls must not be lost.
+    fn changed(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Removes every link with an alias of this store and every pin under the BPF directory.
+    fn clean(&mut self) -> impl Future<Output = Result<Cleaned, HostError>> + Send;
+
+    /// Runs one round of the flow collection pass; without a datapath, does nothing.
+    fn collect(&mut self) -> impl Future<Output = Result<(), HostError>> + Send;
+}
+
+/// What the kernel's own host needs to know from the start.
+#[derive(Clone, Debug)]
+pub struct HostOptions {
+    /// Directory of the pins, on a BPF file system.
+    pub bpf_dir: PathBuf,
+    /// Directory of the agent's own files.
+    pub state_dir: PathBuf,
+    /// Names the links that are the agent's.
+    pub store_id: Uuid,
+    /// How programs are attached.
+    pub attach: Attach,
+    /// Whether RCU is expedited while steps are applied (design, decision 15).
+    pub expedite_rcu: bool,
+    /// Flows of the host, for each family.
+    pub flows_max: u32,
+    /// Instances of the host.
+    pub instances_max: u32,
+    /// First port of the NAT range, and the number of ports.
+    pub nat_ports: (u16, u16),
+    /// Mark of redirected frames; never 0.
+    pub mark: u32,
+}
+
+/// How programs are attached to links.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attach {
+    /// tcx where the kernel has it, else clsact.
+    #[default]
+    Auto,
+    /// tcx links, from kernel 6.6 on.
+    Tcx,
+    /// Filters of a clsact qdisc.
+    Clsact,
+}
+
+/// What the programs counted for one interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets dropped, by reason; reasons that never happened may be absent.
+    pub drops: BTreeMap<DropReason, u64>,
+    /// Packets and bytes both ways.
+    pub traffic: Traffic,
+    /// Flows that the interface's instance has open. Read by `Interface::instance`, which is the slot of
+    /// the instance's first interface.
+    pub open_flows: u64,
+}
+
+/// What [`Host::clean`] removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Names of the links.
+    pub links: Vec<String>,
+    /// Number of pins.
+    pub pins: usize,
+}
+
+/// What the host refused.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// An action failed in the kernel.
+    #[error("{action}")]
+    Failed {
+        /// What was tried, with the object's name: `create TAP tap0`.
+        action: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The host lacks something that the operator can mend.
+    #[error("{what}: {remedy}")]
+    Missing {
+        /// What is missing.
+        what: String,
+        /// How to mend it.
+        remedy: String,
+    },
+}
+
+impl HostError {
+    /// An action that failed, with its cause.
+    pub fn failed(
+        action: impl Into<String>,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self::Failed {
+            action: action.into(),
+            source: source.into(),
+        }
+    }
+
+    /// Something that the operator can mend, and how.
+    pub fn missing(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Missing {
+            what: what.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+/// An error and its causes, on one line.
+#[must_use]
+pub fn one_line(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text.replace('\n', " ")
+}

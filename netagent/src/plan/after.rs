@@ -1,0 +1,148 @@
+//! What a step leaves behind: the agent keeps its last observation true with it, and so does the fake host.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netagent_common::net::GATEWAY_MAC;
+
+use crate::plan::{
+    KernelRoute, KernelRouteKind, Observed, ObservedDatapath, ObservedLink, Step, TapSpec,
+};
+
+impl Observed {
+    /// Changes the observation as `step` changes the host.
+    pub fn follow(&mut self, step: &Step) {
+        match step {
+            Step::LoadDatapath => {
+                self.datapath.get_or_insert_default();
+            }
+            Step::UnloadDatapath => self.datapath = None,
+            Step::SetLinkUp { ifindex } => self.set_up(*ifindex),
+            Step::SetLinkDown { ifindex } => self.set_down(*ifindex),
+            Step::CreateTap { tap } | Step::ConfigureTap { tap } => self.follow_tap(tap),
+            Step::AddAddress { ifindex, address } => {
+                if let Some(link) = self.links.get_mut(ifindex) {
+                    link.addresses.insert(*address);
+                }
+            }
+            Step::AddNeighbour { neighbour } => {
+                self.neighbours.insert(*neighbour);
+            }
+            Step::AddGuestRoute { ifindex, guest } => self.add_guest_route(*ifindex, *guest),
+            Step::RemoveLink { ifindex, .. } => self.remove_link(*ifindex),
+            Step::AttachUplink { .. }
+            | Step::DetachUplink { .. }
+            | Step::SetRoute { .. }
+            | Step::RemoveRoute { .. }
+            | Step::RaiseRouteGeneration
+            | Step::WriteInterface { .. }
+            | Step::AttachTap { .. }
+            | Step::ClearInterface { .. }
+            | Step::DetachTap { .. }
+            | Step::RemoveSeveredPin { .. }
+            | Step::CollectFlows => {
+                if let Some(datapath) = &mut self.datapath {
+                    datapath.follow(step);
+                }
+            }
+        }
+    }
+
+    fn set_up(&mut self, ifindex: u32) {
+        if let Some(link) = self.links.get_mut(&ifindex) {
+            link.up = true;
+        }
+    }
+
+    fn set_down(&mut self, ifindex: u32) {
+        if let Some(link) = self.links.get_mut(&ifindex) {
+            link.up = false;
+            link.carrier = false;
+            link.addresses.retain(|address| address.addr().is_ipv4());
+        }
+        self.neighbours
+            .retain(|neighbour| neighbour.ifindex != ifindex);
+        self.routes.retain(|route| route.ifindex != ifindex);
+    }
+
+    fn follow_tap(&mut self, tap: &TapSpec) {
+        let link = self
+            .links
+            .entry(tap.ifindex)
+            .or_insert_with(|| ObservedLink {
+                name: tap.name.clone(),
+                ethernet: true,
+                ..ObservedLink::default()
+            });
+        link.alias = Some(tap.alias.clone());
+        link.mac = GATEWAY_MAC;
+        link.mtu = tap.mtu;
+    }
+
+    fn add_guest_route(&mut self, ifindex: u32, guest: IpAddr) {
+        let route = KernelRoute {
+            destination: IpNet::from(guest),
+            kind: KernelRouteKind::Unicast,
+            ifindex,
+            gateway: None,
+            source: None,
+            metric: 1024,
+            mtu: None,
+        };
+        if !self.routes.contains(&route) {
+            self.routes.push(route);
+        }
+    }
+
+    fn remove_link(&mut self, ifindex: u32) {
+        self.set_down(ifindex);
+        self.links.remove(&ifindex);
+        if let Some(datapath) = &mut self.datapath {
+            datapath.attached.remove(&ifindex);
+        }
+    }
+}
+
+impl ObservedDatapath {
+    fn follow(&mut self, step: &Step) {
+        match step {
+            Step::AttachUplink { ifindex, .. } | Step::AttachTap { ifindex, .. } => {
+                self.attached.insert(*ifindex);
+            }
+            Step::DetachUplink { ifindex } | Step::DetachTap { ifindex } => {
+                self.attached.remove(ifindex);
+            }
+            Step::SetRoute {
+                destination,
+                target,
+            } => {
+                self.routes.insert(*destination, *target);
+            }
+            Step::RemoveRoute { destination } => {
+                self.routes.remove(destination);
+            }
+            Step::WriteInterface { record } => {
+                self.interfaces.insert(record.slot, **record);
+            }
+            Step::ClearInterface { slot } => {
+                self.interfaces.remove(slot);
+            }
+            Step::RemoveSeveredPin { name } => {
+                self.severed.remove(name);
+            }
+            // What concerns links is followed by the caller; the others leave nothing to see.
+            Step::RaiseRouteGeneration
+            | Step::CollectFlows
+            | Step::LoadDatapath
+            | Step::UnloadDatapath
+            | Step::CreateTap { .. }
+            | Step::ConfigureTap { .. }
+            | Step::AddAddress { .. }
+            | Step::AddNeighbour { .. }
+            | Step::SetLinkUp { .. }
+            | Step::AddGuestRoute { .. }
+            | Step::SetLinkDown { .. }
+            | Step::RemoveLink { .. } => {}
+        }
+    }
+}

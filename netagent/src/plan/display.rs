@@ -1,0 +1,84 @@
+//! What a step says in `netagent plan` and in the log.
+
+use std::fmt;
+
+use netagent_common::policy::RouteKind;
+
+use crate::plan::{RouteTarget, Step};
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LoadDatapath => write!(f, "load the programs and make their maps"),
+            Self::AttachUplink { name, ifindex } => {
+                write!(f, "attach from_uplink to {name} ({ifindex})")
+            }
+            Self::DetachUplink { ifindex } => write!(f, "detach from_uplink from device {ifindex}"),
+            Self::SetRoute {
+                destination,
+                target,
+            } => write!(f, "route {destination} {target}"),
+            Self::RemoveRoute { destination } => write!(f, "remove route {destination}"),
+            Self::RaiseRouteGeneration => write!(f, "let flows look up their way again"),
+            Self::WriteInterface { record } => write!(
+                f,
+                "write interface record {} (device {}, generation {})",
+                record.slot, record.ifindex, record.generation
+            ),
+            Self::CreateTap { tap } => write!(
+                f,
+                "create TAP {} ({}, owner {}:{}, queues {}, MTU {})",
+                tap.name, tap.ifindex, tap.owner, tap.group, tap.queues, tap.mtu
+            ),
+            Self::ConfigureTap { tap } => write!(f, "mend TAP {} (MTU {})", tap.name, tap.mtu),
+            Self::AttachTap { name, ifindex } => {
+                write!(f, "attach from_vm and to_vm to {name} ({ifindex})")
+            }
+            Self::AddAddress { ifindex, address } => {
+                write!(f, "add address {address} to device {ifindex}")
+            }
+            Self::AddNeighbour { neighbour } => {
+                write!(
+                    f,
+                    "add neighbour {} to device {}",
+                    neighbour.address, neighbour.ifindex
+                )
+            }
+            Self::SetLinkUp { ifindex } => write!(f, "set device {ifindex} up"),
+            Self::AddGuestRoute { ifindex, guest } => {
+                write!(f, "route guest {guest} to device {ifindex}")
+            }
+            Self::SetLinkDown { ifindex } => write!(f, "set device {ifindex} down"),
+            Self::ClearInterface { slot } => write!(f, "clear interface record {slot}"),
+            Self::DetachTap { ifindex } => {
+                write!(f, "detach from_vm and to_vm from device {ifindex}")
+            }
+            Self::RemoveLink { name, ifindex, .. } => write!(f, "remove TAP {name} ({ifindex})"),
+            Self::RemoveSeveredPin { name } => write!(f, "remove pin {name}, whose device is gone"),
+            Self::CollectFlows => write!(f, "remove flows and counters without an interface"),
+            Self::UnloadDatapath => write!(f, "remove every pin, and with them programs and maps"),
+        }
+    }
+}
+
+impl fmt::Display for RouteTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            RouteKind::Uplink => {
+                write!(f, "through device {}", self.ifindex)?;
+                if let Some(next_hop) = self.next_hop {
+                    write!(f, " by {next_hop}")?;
+                }
+                if let Some(source) = self.source {
+                    write!(f, " as {source}")?;
+                }
+                write!(f, ", MTU {}", self.mtu)
+            }
+            RouteKind::Host => write!(f, "denied: the host's own"),
+            RouteKind::Instance => write!(f, "denied: instances"),
+            RouteKind::AlwaysDenied => write!(f, "denied always"),
+            RouteKind::NotUplink => write!(f, "denied: not through an uplink"),
+            RouteKind::Unreachable => write!(f, "denied: unreachable"),
+        }
+    }
+}
