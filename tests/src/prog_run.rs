@@ -6,13 +6,14 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
 use netagent_common::drop::{DropKey, DropReason};
 use netagent_common::flow::Collected;
@@ -21,8 +22,10 @@ use netagent_common::policy::Route;
 use netagent_common::vm::{Interface, State, record_index};
 
 use crate::netns::NetNs;
+use crate::packet::hex;
 use crate::route::{RouteTo, v4_octets, v6_octets};
 use crate::tap::Tap;
+use crate::world::link_layer;
 
 /// The mark of redirected frames.
 pub const MARK: u32 = 0x6e65_7461;
@@ -144,10 +147,12 @@ impl Datapath {
         datapath
     }
 
-    /// Makes a device with this interface index, so that packets can be seen there.
-    pub fn add_device(&mut self, ifindex: u32) {
+    /// Makes a device with this interface index and hardware address, so that packets can be seen there.
+    pub fn add_device(&mut self, ifindex: u32, mac: [u8; 6]) {
         let name = format!("t{}", self.taps.len());
         self.taps.push(Tap::create(&self.netns, &name, ifindex));
+        self.netns
+            .ip(&format!("link set {name} address {}", link_layer(mac)));
     }
 
     /// Writes the first copy of a record and puts it in force.
@@ -201,6 +206,15 @@ impl Datapath {
     /// # Panics
     /// When the kernel cannot.
     pub fn run(&mut self, program: &str, bytes: &[u8], context: Context) -> Outcome {
+        let outcome = self.try_run(program, bytes, context);
+        outcome.unwrap_or_else(|| panic!("the kernel takes no such packet: {}", hex(bytes)))
+    }
+
+    /// Runs a program on a packet; `None` where the kernel takes no such packet: it wants whole IP headers.
+    ///
+    /// # Panics
+    /// When the kernel cannot run the program.
+    pub fn try_run(&mut self, program: &str, bytes: &[u8], context: Context) -> Option<Outcome> {
         let (ctx_in, mut ctx_out) = (context.to_bytes(), [0; SK_BUFF_LEN]);
         let mut data_out = vec![0; bytes.len() + 256];
         let options = TestRunOptions {
@@ -212,16 +226,22 @@ impl Datapath {
         };
         let netns = self.netns.clone();
         let program = &*classifier(&mut self.ebpf, program);
-        let result = netns.run(|| program.test_run(options));
-        let result =
-            result.unwrap_or_else(|error| panic!("test run of {} bytes: {error:?}", bytes.len()));
+        let result = match netns.run(|| program.test_run(options)) {
+            Ok(result) => result,
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.kind() == ErrorKind::InvalidInput =>
+            {
+                return None;
+            }
+            Err(error) => panic!("test run of {} bytes: {error:?}", bytes.len()),
+        };
         data_out.truncate(result.data_size_out as usize);
         let mark = u32::from_ne_bytes(ctx_out[8..12].try_into().expect("four bytes"));
-        Outcome {
+        Some(Outcome {
             verdict: result.return_value.cast_signed(),
             bytes: data_out,
             mark,
-        }
+        })
     }
 
     /// Runs one collection pass, and says what it did and how long it took.

@@ -28,6 +28,9 @@ pub const FLOW_LIMIT: u32 = 1_000;
 /// MTU of TAP and uplink.
 pub const MTU: u32 = 1_500;
 
+/// Hardware address of the uplink.
+pub const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
 /// The guest.
 pub const GUEST_MAC: [u8; 6] = [0xaa, 0xfc, 0, 0, 0, 6];
 /// The guest.
@@ -66,8 +69,8 @@ impl Scene {
     #[must_use]
     pub fn new(sizes: Sizes, record: &Interface) -> Self {
         let mut datapath = Datapath::load(sizes);
-        datapath.add_device(TAP);
-        datapath.add_device(UPLINK);
+        datapath.add_device(TAP, GATEWAY_MAC);
+        datapath.add_device(UPLINK, UPLINK_MAC);
         datapath.set_interface(record);
         for (prefix, kind) in prefixes() {
             let (prefix, length) = prefix.split_once('/').expect("an address and a length");
@@ -163,7 +166,7 @@ fn flow(nat_port: [u8; 2], last_seen_ns: u64) -> Flow<[u8; 4]> {
         generation: GENERATION,
         route_generation: 1,
         uplink: UPLINK,
-        state: FlowState::Established as u8,
+        state: FlowState::Opening as u8,
         nat_port,
         next_hop: ROUTER_V4.octets(),
         nat_address: HOST_V4.octets(),
@@ -272,7 +275,7 @@ pub fn back(src: impl Into<IpAddr>) -> Ends {
     };
     Ends {
         src_mac: [2, 0, 0, 0, 0, 1],
-        dst_mac: [2, 0, 0, 0, 0, 2],
+        dst_mac: UPLINK_MAC,
         src,
         dst,
         ttl: 60,
