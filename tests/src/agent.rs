@@ -180,7 +180,6 @@ impl Agent {
     ///
     /// # Panics
     /// When it fails.
-    #[must_use]
     pub fn cli(&self, word: &str, arguments: &[&str]) -> String {
         let output = self.try_cli(word, arguments);
         let complaint = String::from_utf8_lossy(&output.stderr);

@@ -10,7 +10,7 @@ use netagent_tests::tap::Header;
 use netagent_tests::world::{SILENT, World};
 
 use crate::exchange::{FlowTo, Protocol, Way};
-use crate::hostile::is_of_the_host;
+use crate::surroundings::is_of_the_host;
 
 /// Everything that reached the guest so far, the host's own discovery apart.
 fn reached(guest: &Guest) -> Vec<String> {

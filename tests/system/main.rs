@@ -6,6 +6,7 @@
 )]
 
 mod exchange;
+mod surroundings;
 
 mod gateway;
 mod masquerade;

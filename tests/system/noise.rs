@@ -11,7 +11,7 @@ use netagent_tests::random::Random;
 use netagent_tests::tap::Header;
 use netagent_tests::world::{HOST_V4, HOST_V6, SILENT, World};
 
-use crate::hostile::{is_of_the_host, received_by_stack};
+use crate::surroundings::{is_of_the_host, received_by_stack};
 
 const FRAMES: u32 = 10_000;
 /// The wire is read after so many frames, so that nothing of it is lost.
