@@ -4,6 +4,8 @@
 pub mod config;
 pub mod ipam;
 
+pub mod spec;
+
 pub mod plan;
 
 pub mod apply;
