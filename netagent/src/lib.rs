@@ -10,3 +10,5 @@ pub mod plan;
 
 pub mod apply;
 pub mod host;
+
+pub mod agent;

@@ -35,8 +35,14 @@ impl Name {
         if name.len() <= NAME_MAX {
             Self(name)
         } else {
-            Self(format!("eth-{random:08x}"))
+            Self::for_suffix(random)
         }
+    }
+
+    /// A name for an interface that does not name its instance.
+    #[must_use]
+    pub fn for_suffix(random: u32) -> Self {
+        Self(format!("eth-{random:08x}"))
     }
 
     /// As text.
