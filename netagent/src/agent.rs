@@ -51,8 +51,10 @@ pub struct Agent<H> {
     next_generation: u32,
     /// Route changes were applied whose generation was not raised.
     raise_owed: bool,
-    /// Why the last round could not do the host's part.
+    /// What is wrong with the host's part.
     host_trouble: Option<String>,
+    /// The step of the host's part that failed, without which no instance can start.
+    host_blocked: Option<String>,
     requests: mpsc::Receiver<Request>,
 }
 

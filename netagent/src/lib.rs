@@ -12,3 +12,5 @@ pub mod apply;
 pub mod host;
 
 pub mod agent;
+
+pub mod api;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::agent::instance::{Instance, InstanceState, Interface, Life};
 use crate::agent::store_id::random;
 use crate::agent::{Agent, RequestError};
-use crate::host::Host;
+use crate::host::{Host, one_line};
 use crate::ipam::Reservation;
 use crate::plan::{self, Owner, alias_prefix};
 use crate::spec::name::Name;
@@ -104,7 +104,7 @@ impl<H: Host> Agent<H> {
         instance.life = Life::Stopped;
         let failure = self.take_down(index).await;
         if let Some(instance) = self.instances.get_mut(index) {
-            instance.record(failure);
+            instance.note(failure);
             tracing::info!(instance = instance.name.as_str(), "stopped");
         }
         self.state_of(index)
@@ -155,24 +155,32 @@ impl<H: Host> Agent<H> {
             }
         }
         let number = instance.number();
-        let failure = match &self.host_trouble {
+        let failure = match &self.host_blocked {
             Some(reason) => Some(reason.clone()),
             None => {
                 let wanted = self.wanted(self.instances.get(index).into_iter());
                 let plan = plan::plan_start(&wanted, &self.observed);
                 self.apply(plan, &BTreeSet::new())
                     .await
+                    .failures
                     .remove(&Owner::Instance(number))
             }
         };
         if let Some(instance) = self.instances.get_mut(index) {
-            instance.record(failure);
+            instance.note(failure);
             tracing::info!(instance = instance.name.as_str(), "started");
         }
     }
 
     /// Removes what an instance has on the host; why not, where that failed.
     async fn take_down(&mut self, index: usize) -> Option<String> {
+        if self.instances.get(index)?.trouble.is_some() {
+            // A step that failed may have done a part: what is known of this instance may be wrong.
+            match self.host.observe().await {
+                Ok(observed) => self.observed = observed,
+                Err(error) => return Some(one_line(&error)),
+            }
+        }
         let instance = self.instances.get(index)?;
         let aliases = instance
             .interfaces
@@ -187,6 +195,7 @@ impl<H: Host> Agent<H> {
         let plan = plan::plan_stop(&aliases, &slots, &self.observed);
         self.apply(plan, &BTreeSet::new())
             .await
+            .failures
             .remove(&Owner::Leftover)
     }
 

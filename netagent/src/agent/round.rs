@@ -14,8 +14,14 @@ use crate::plan::{self, Group, Owner, Plan, Step, Wanted, WantedDatapath};
 /// The longest wait before a failed instance is tried again.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// What failed, by owner; the reason of the first step or problem of each.
-pub(crate) type Failures = BTreeMap<Owner, String>;
+/// How a plan came out.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// The reason of the first problem or failed step of each owner.
+    pub(crate) failures: BTreeMap<Owner, String>,
+    /// The step of the host's part that failed, so that no instance had its turn.
+    pub(crate) blocked: Option<String>,
+}
 
 impl<H: Host> Agent<H> {
     /// A full round: everything that is wanted, everything that is there.
@@ -26,45 +32,26 @@ impl<H: Host> Agent<H> {
         let mut plan = plan::plan(&wanted, &self.observed);
         self.pay_route_generation(&mut plan);
         let waiting = self.waiting(Instant::now());
-        let failures = self.apply(plan, &waiting).await;
-        self.host_trouble = failures.get(&Owner::Host).cloned();
-        if !failures.contains_key(&Owner::Leftover) {
+        let outcome = self.apply(plan, &waiting).await;
+        self.host_trouble = outcome.failures.get(&Owner::Host).cloned();
+        self.host_blocked.clone_from(&outcome.blocked);
+        if !outcome.failures.contains_key(&Owner::Leftover) {
             for reservation in std::mem::take(&mut self.doomed) {
                 self.reservations.release(&reservation);
             }
         }
-        let left = failures.get(&Owner::Leftover).cloned();
-        for index in 0..self.instances.len() {
-            self.judge(index, &failures, &waiting, left.as_ref());
+        for instance in &mut self.instances {
+            if !waiting.contains(&instance.number()) {
+                let failure = outcome.failure_of(instance).cloned();
+                instance.note(failure);
+            }
         }
         Ok(())
     }
 
-    /// Records how an instance came out of a round.
-    fn judge(
-        &mut self,
-        index: usize,
-        failures: &Failures,
-        waiting: &BTreeSet<u32>,
-        left: Option<&String>,
-    ) {
-        let Some(instance) = self.instances.get_mut(index) else {
-            return;
-        };
-        let failure = match instance.life {
-            Life::Running if waiting.contains(&instance.number()) => return,
-            Life::Running => failures
-                .get(&Owner::Instance(instance.number()))
-                .or_else(|| failures.get(&Owner::Host)),
-            // One that should be gone has only what is left of it to fail by.
-            Life::Pending | Life::Stopped => left.filter(|_| instance.trouble.is_some()),
-        };
-        instance.record(failure.cloned());
-    }
-
     /// Applies a plan: a step that fails ends its group; the host's group ends the plan.
-    pub(crate) async fn apply(&mut self, plan: Plan, waiting: &BTreeSet<u32>) -> Failures {
-        let mut failures = Failures::new();
+    pub(crate) async fn apply(&mut self, plan: Plan, waiting: &BTreeSet<u32>) -> Outcome {
+        let mut outcome = Outcome::default();
         for problem in &plan.problems {
             let reason = problem.to_string();
             tracing::warn!(
@@ -72,13 +59,11 @@ impl<H: Host> Agent<H> {
                 reason,
                 "cannot be mended"
             );
-            failures.entry(problem.owner()).or_insert(reason);
+            outcome.failures.entry(problem.owner()).or_insert(reason);
         }
-        // A problem of the host's part does not stop its steps, nor anybody else's.
-        let mut blocked = false;
         for group in plan.groups {
             let skipped = match group.owner {
-                Owner::Instance(number) => blocked || waiting.contains(&number),
+                Owner::Instance(number) => outcome.blocked.is_some() || waiting.contains(&number),
                 Owner::Host | Owner::Leftover => false,
             };
             if skipped {
@@ -87,12 +72,14 @@ impl<H: Host> Agent<H> {
             if let Err((step, error)) = self.apply_group(&group).await {
                 let reason = format!("{step}: {}", one_line(&error));
                 tracing::warn!(instance = self.name_of(group.owner), reason, "step failed");
-                blocked |= group.owner == Owner::Host;
                 self.raise_owed |= group.steps.contains(&Step::RaiseRouteGeneration);
-                failures.insert(group.owner, reason);
+                if group.owner == Owner::Host {
+                    outcome.blocked = Some(reason.clone());
+                }
+                outcome.failures.insert(group.owner, reason);
             }
         }
-        failures
+        outcome
     }
 
     async fn apply_group(&mut self, group: &Group) -> Result<(), (Step, HostError)> {
@@ -215,9 +202,25 @@ impl<H: Host> Agent<H> {
     }
 }
 
+impl Outcome {
+    fn failure_of(&self, instance: &Instance) -> Option<&String> {
+        match instance.life {
+            Life::Running => self
+                .failures
+                .get(&Owner::Instance(instance.number()))
+                .or(self.blocked.as_ref()),
+            // One that should be gone has only what is left of it to fail by.
+            Life::Pending | Life::Stopped => self
+                .failures
+                .get(&Owner::Leftover)
+                .filter(|_| instance.trouble.is_some()),
+        }
+    }
+}
+
 impl Instance {
     /// Records what an attempt met: nothing, or a reason that doubles the wait.
-    pub(crate) fn record(&mut self, failure: Option<String>) {
+    pub(crate) fn note(&mut self, failure: Option<String>) {
         let failures = self.trouble.as_ref().map_or(0, |trouble| trouble.failures);
         self.trouble = failure.map(|reason| {
             let wait = Duration::from_secs(1 << failures.min(6)).min(RETRY_MAX);

@@ -89,6 +89,7 @@ pub async fn start<H: Host>(
         next_generation: 1,
         raise_owed: false,
         host_trouble: None,
+        host_blocked: None,
         requests,
     };
     for route in uplink::check_pools(&agent.pools(), uplink, &agent.observed)? {
@@ -100,7 +101,7 @@ pub async fn start<H: Host>(
         tracing::warn!(route = %route.destination, device, "the pool overlaps this route: its addresses are out of reach for guests");
     }
     agent.round().await?;
-    match agent.host_trouble.take() {
+    match agent.host_blocked.take() {
         Some(reason) => Err(StartError::Datapath(reason)),
         None => Ok((agent, AgentHandle { requests: sender })),
     }
