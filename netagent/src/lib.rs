@@ -14,3 +14,4 @@ pub mod host;
 pub mod agent;
 
 pub mod api;
+pub mod cli;
