@@ -7,6 +7,7 @@ pub mod links;
 pub mod maps;
 pub mod pins;
 pub mod programs;
+pub mod skb_layout;
 pub mod tap;
 
 use std::collections::BTreeMap;
