@@ -119,68 +119,70 @@ fn a_user_without_rights_is_told_so() {
     assert_eq!(world.host.links(), ["lo", UPLINK]);
 }
 
+/// A body, the status and a part of the text that refuse it.
+const BODIES: [(&str, u16, &str); 18] = [
+    ("{", 400, ""),
+    ("[]", 400, ""),
+    (r#"{"name": 1}"#, 400, "name"),
+    (r#"{"name": "a", "name": "b"}"#, 400, "name"),
+    (r#"{"name": "Upper"}"#, 400, "Upper"),
+    (r#"{"colour": "red"}"#, 400, "Unknown member 'colour'"),
+    (
+        r#"{"network_interfaces": [{"colour": "red"}]}"#,
+        400,
+        "Unknown member 'colour'",
+    ),
+    (r#"{"network_interfaces": []}"#, 400, ""),
+    (r#"{"network_interfaces": [{}, {}, {}, {}, {}]}"#, 400, ""),
+    (
+        r#"{"network_interfaces": [{"ip": "10.0.0.2/24"}]}"#,
+        400,
+        "must specify an IP address",
+    ),
+    (
+        r#"{"network_interfaces": [{"tap_owner": "nobody-of-this-name"}]}"#,
+        400,
+        "nobody-of-this-name",
+    ),
+    (
+        r#"{"network_policy": "deny-all"}"#,
+        501,
+        "Not supported yet: network_policy",
+    ),
+    (
+        r#"{"publish": ["8080:80"]}"#,
+        501,
+        "Not supported yet: publish",
+    ),
+    (
+        r#"{"allowed_cidrs": ["0.0.0.0/0"]}"#,
+        501,
+        "Not supported yet: allowed_cidrs",
+    ),
+    (
+        r#"{"allowed_cidrs": []}"#,
+        501,
+        "Not supported yet: allowed_cidrs",
+    ),
+    (r#"{"bandwidth": 10}"#, 501, "Not supported yet: bandwidth"),
+    (
+        r#"{"network_interfaces": [{"mode": "bridge"}]}"#,
+        501,
+        "Not supported yet: mode",
+    ),
+    (
+        r#"{"network_interfaces": [{"relay": {"name": "x"}}]}"#,
+        501,
+        "Not supported yet: relay",
+    ),
+];
+
 #[test]
 fn bad_requests_are_refused_with_their_reason_and_leave_nothing() {
     let world = World::new();
     let agent = world.agent("");
-    let table = [
-        ("{", 400, ""),
-        ("[]", 400, ""),
-        (r#"{"name": 1}"#, 400, "name"),
-        (r#"{"name": "a", "name": "b"}"#, 400, "name"),
-        (r#"{"name": "Upper"}"#, 400, "Upper"),
-        (r#"{"colour": "red"}"#, 400, "Unknown member 'colour'"),
-        (
-            r#"{"network_interfaces": [{"colour": "red"}]}"#,
-            400,
-            "Unknown member 'colour'",
-        ),
-        (r#"{"network_interfaces": []}"#, 400, ""),
-        (r#"{"network_interfaces": [{}, {}, {}, {}, {}]}"#, 400, ""),
-        (
-            r#"{"network_interfaces": [{"ip": "10.0.0.2/24"}]}"#,
-            400,
-            "must specify an IP address",
-        ),
-        (
-            r#"{"network_interfaces": [{"tap_owner": "nobody-of-this-name"}]}"#,
-            400,
-            "nobody-of-this-name",
-        ),
-        (
-            r#"{"network_policy": "deny-all"}"#,
-            501,
-            "Not supported yet: network_policy",
-        ),
-        (
-            r#"{"publish": ["8080:80"]}"#,
-            501,
-            "Not supported yet: publish",
-        ),
-        (
-            r#"{"allowed_cidrs": ["0.0.0.0/0"]}"#,
-            501,
-            "Not supported yet: allowed_cidrs",
-        ),
-        (
-            r#"{"allowed_cidrs": []}"#,
-            501,
-            "Not supported yet: allowed_cidrs",
-        ),
-        (r#"{"bandwidth": 10}"#, 501, "Not supported yet: bandwidth"),
-        (
-            r#"{"network_interfaces": [{"mode": "bridge"}]}"#,
-            501,
-            "Not supported yet: mode",
-        ),
-        (
-            r#"{"network_interfaces": [{"relay": {"name": "x"}}]}"#,
-            501,
-            "Not supported yet: relay",
-        ),
-    ];
     let links = world.host.links();
-    for (body, status, text) in table {
+    for (body, status, text) in BODIES {
         let answer = agent.api("POST", "/v1/instances", body);
         assert_eq!(answer.status, status, "{body}: {answer:?}");
         assert!(answer.message().contains(text), "{body}: {answer:?}");
