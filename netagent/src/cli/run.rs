@@ -55,10 +55,9 @@ async fn serve(config: Config) -> Result<()> {
     let (end, mut ended) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let (id, mut locks) = store_id::open(&config.state_dir)?;
+    let (id, locks) = store_id::open(&config.state_dir)?;
     let socket = socket::bind(&config.api)?;
     let host = KernelHost::open(host_options(&config, &id)).map_err(agent::StartError::from)?;
-    locks.add_bpf_dir(&config.bpf_dir)?;
     let (agent, handle) = agent::start(host, config, &id).await?;
     let listener = UnixListener::from_std(socket.listener)?;
     let mut api_end = ended.clone();
