@@ -434,3 +434,6 @@ pub enum Step {
     /// Remove every pin, and with them programs and maps.
     UnloadDatapath,
 }
+
+#[cfg(test)]
+mod tests;
