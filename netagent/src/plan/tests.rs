@@ -203,7 +203,11 @@ fn what_others_changed_is_mended() {
         edit(|host| host.routes.retain(|route| route.ifindex != 65_536)),
         &one,
     );
-    check(&one, edit(|host| host.links.retain(|index, _| *index != 65_536)), &one);
+    check(
+        &one,
+        edit(|host| host.links.retain(|index, _| *index != 65_536)),
+        &one,
+    );
     assert_eq!(tap, 65_536);
 }
 
