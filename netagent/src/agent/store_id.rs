@@ -159,16 +159,16 @@ impl Locks {
 }
 
 fn lock(file: File, path: &Path, flag: &'static str) -> Result<Flock<File>, StoreError> {
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => StoreError::Locked {
-            path: path.to_owned(),
-            flag,
-        },
-        errno => StoreError::Use {
-            path: path.to_owned(),
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        let path = path.to_owned();
+        if errno == Errno::EWOULDBLOCK {
+            return StoreError::Locked { path, flag };
+        }
+        StoreError::Use {
+            path,
             flag,
             source: errno.into(),
-        },
+        }
     })
 }
 

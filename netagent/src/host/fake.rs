@@ -127,18 +127,17 @@ impl FakeHost {
             ));
         }
         state.until_fault = state.until_fault.map(|left| left - 1);
-        let taken = match step {
-            Step::CreateTap { tap } => {
-                let others = state
-                    .observed
-                    .links
-                    .iter()
-                    .filter(|(index, _)| **index != tap.ifindex);
-                others
-                    .map(|(_, link)| &link.name)
-                    .any(|name| *name == tap.name)
-            }
-            _ => false,
+        let taken = if let Step::CreateTap { tap } = step {
+            let others = state
+                .observed
+                .links
+                .iter()
+                .filter(|(index, _)| **index != tap.ifindex);
+            others
+                .map(|(_, link)| &link.name)
+                .any(|name| *name == tap.name)
+        } else {
+            false
         };
         if taken {
             return Err(HostError::failed(
