@@ -8,8 +8,11 @@ pub mod spec;
 
 pub mod plan;
 
-pub mod apply;
 pub mod host;
+
+pub mod apply;
+pub mod netlink;
+pub mod observe;
 
 pub mod agent;
 

@@ -146,13 +146,18 @@ impl<H: Host> Agent<H> {
         };
         let running = instance.life == Life::Running;
         instance.life = Life::Running;
+        let generation = self.next_generation;
+        let mut used = false;
         for interface in &mut instance.interfaces {
             // One that failed half way keeps what it has, so that its TAP is not made a second time.
             if !running || interface.started.is_none() {
                 let ifindex = self.reservations.next_ifindex(interface.reservation.slot);
-                interface.started = Some((ifindex, self.next_generation));
-                self.next_generation = self.next_generation.wrapping_add(1).max(1);
+                interface.started = Some((ifindex, generation));
+                used = true;
             }
+        }
+        if used {
+            self.next_generation = generation.wrapping_add(1).max(1);
         }
         let number = instance.number();
         let failure = match &self.host_blocked {

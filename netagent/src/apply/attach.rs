@@ -1,0 +1,363 @@
+//! Attaches programs to links, by tcx through aya or by filters. What aya knows of attaching is in this file
+//! alone (design, decision 15).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use aya::programs::links::{FdLink, LinkError as BpfLinkError, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use netagent_common::names::{FROM_UPLINK, FROM_VM, TO_VM};
+use nix::net::if_::if_nametoindex;
+
+use crate::apply::clsact::{BlockPrograms, Clsact, ClsactError};
+use crate::apply::pins::Pins;
+use crate::apply::programs::Programs;
+use crate::host::Attach;
+use crate::netlink::Netlink;
+
+/// Why programs could not be attached, detached or found.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The kernel refused the program on this device.
+    #[error("tcx")]
+    Tcx(#[from] ProgramError),
+    /// A pinned link cannot be opened or asked.
+    #[error("open the pinned link")]
+    PinnedLink(#[from] BpfLinkError),
+    /// A link cannot be pinned.
+    #[error("pin the link")]
+    Pin(#[from] aya::pin::PinError),
+    /// A pin cannot be removed, or the directory not be read.
+    #[error("change the pins")]
+    Pins(#[from] io::Error),
+    /// Filters could not be set.
+    #[error("clsact")]
+    Clsact(#[from] ClsactError),
+    /// The name leads to another device than the index.
+    #[error("'{name}' is no longer the device with index {ifindex}")]
+    Renamed {
+        /// Name of the device.
+        name: String,
+        /// Index that it had.
+        ifindex: u32,
+    },
+}
+
+/// How programs are attached here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// tcx links, pinned.
+    Tcx,
+    /// Filters: in shared blocks for TAPs, in the uplink's own clsact qdisc.
+    Clsact,
+}
+
+impl Mode {
+    /// What was asked for; for `auto`, tcx where the kernel knows it (6.6 and later).
+    #[must_use]
+    pub fn choose(attach: Attach) -> Self {
+        match attach {
+            Attach::Tcx => Self::Tcx,
+            Attach::Clsact => Self::Clsact,
+            Attach::Auto if SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok() => {
+                Self::Tcx
+            }
+            Attach::Auto => Self::Clsact,
+        }
+    }
+}
+
+/// What is attached where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attached {
+    /// Devices that have all programs that they need.
+    pub devices: BTreeSet<u32>,
+    /// Pins of links whose device is gone.
+    pub severed: BTreeSet<String>,
+}
+
+/// Attaches, by one way or the other.
+#[derive(Debug)]
+pub struct Attacher {
+    mode: Mode,
+    clsact: Clsact,
+}
+
+impl Attacher {
+    /// `idle_alias` marks the idle device of the filters as this agent's.
+    #[must_use]
+    pub fn new(attach: Attach, netlink: Netlink, idle_alias: String) -> Self {
+        Self {
+            mode: Mode::choose(attach),
+            clsact: Clsact::new(netlink, idle_alias),
+        }
+    }
+
+    /// How programs are attached.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Gives programs that were loaded anew to what is attached already, without a packet lost.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub async fn renew(&self, pins: &Pins, programs: &mut Programs) -> Result<(), AttachError> {
+        for pin in pins.link_names()? {
+            let Some((ifindex, program)) = Pins::parse_link_name(&pin) else {
+                continue;
+            };
+            let Some(hook) = Hook::of(program) else {
+                continue;
+            };
+            let link = PinnedLink::from_pin(pins.link(ifindex, program))?;
+            match replace(hook.program(programs), link) {
+                // A severed link has nothing to renew; the next plan removes it.
+                Err(AttachError::Tcx(ProgramError::SyscallError(error)))
+                    if error.io_error.raw_os_error() == Some(nix::libc::ENOLINK) => {}
+                result => result?,
+            }
+        }
+        match self.mode {
+            Mode::Tcx => Ok(()),
+            Mode::Clsact => Ok(self.clsact.fill_blocks(block_programs(programs)?).await?),
+        }
+    }
+
+    /// Attaches `from_vm` and `to_vm`.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub async fn attach_tap(
+        &self,
+        pins: &Pins,
+        programs: &mut Programs,
+        ifindex: u32,
+        name: &str,
+    ) -> Result<(), AttachError> {
+        check_name(ifindex, name)?;
+        match self.mode {
+            Mode::Tcx => {
+                Hook::FromVm.attach(pins, programs, ifindex, name)?;
+                Hook::ToVm.attach(pins, programs, ifindex, name)
+            }
+            Mode::Clsact => {
+                self.clsact.fill_blocks(block_programs(programs)?).await?;
+                Ok(self.clsact.bind_tap(ifindex).await?)
+            }
+        }
+    }
+
+    /// Attaches `from_uplink`.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub async fn attach_uplink(
+        &self,
+        pins: &Pins,
+        programs: &mut Programs,
+        ifindex: u32,
+        name: &str,
+    ) -> Result<(), AttachError> {
+        check_name(ifindex, name)?;
+        match self.mode {
+            Mode::Tcx => Hook::FromUplink.attach(pins, programs, ifindex, name),
+            Mode::Clsact => {
+                let from_uplink = programs.from_uplink.fd()?.as_fd();
+                Ok(self.clsact.attach_uplink(ifindex, from_uplink).await?)
+            }
+        }
+    }
+
+    /// Takes every program of ours off a device, by whichever way it came.
+    ///
+    /// # Errors
+    /// Where the kernel refuses; a device that is gone has none.
+    pub async fn detach(&self, pins: &Pins, ifindex: u32) -> Result<(), AttachError> {
+        for hook in Hook::ALL {
+            remove_link(&pins.link(ifindex, hook.name()))?;
+        }
+        Ok(self.clsact.detach(ifindex).await?)
+    }
+
+    /// Takes every program of ours off every device, the idle one's blocks apart, and says how many pins
+    /// were removed.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub async fn detach_all(&self, pins: &Pins) -> Result<usize, AttachError> {
+        let mut removed = 0;
+        for pin in pins.link_names()? {
+            if let Some((ifindex, program)) = Pins::parse_link_name(&pin) {
+                removed += usize::from(remove_link(&pins.link(ifindex, program))?);
+            }
+        }
+        for ifindex in self.clsact.attached().await? {
+            self.clsact.detach(ifindex).await?;
+        }
+        Ok(removed)
+    }
+
+    /// Looks what is attached; `names` are the devices that exist.
+    ///
+    /// # Errors
+    /// Where a pin cannot be opened, or netlink refuses.
+    pub async fn observe(
+        &self,
+        pins: &Pins,
+        names: &BTreeMap<u32, String>,
+    ) -> Result<Attached, AttachError> {
+        let mut attached = Attached::default();
+        let mut live: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+        for pin in pins.link_names()? {
+            let Some((ifindex, program)) = Pins::parse_link_name(&pin) else {
+                continue;
+            };
+            let Some(hook) = Hook::of(program) else {
+                continue;
+            };
+            let is_live = match names.get(&ifindex) {
+                Some(name) => live_program(&pins.link(ifindex, program), hook, name)?.is_some(),
+                None => false,
+            };
+            if is_live {
+                live.entry(ifindex).or_default().insert(program.to_owned());
+            } else {
+                attached.severed.insert(pin);
+            }
+        }
+        for (ifindex, programs) in live {
+            let tap = programs.contains(FROM_VM) && programs.contains(TO_VM);
+            if tap || programs.contains(FROM_UPLINK) {
+                attached.devices.insert(ifindex);
+            }
+        }
+        if self.mode == Mode::Clsact {
+            attached.devices.extend(self.clsact.attached().await?);
+        }
+        Ok(attached)
+    }
+}
+
+/// A program and the side of a device on which it sees packets.
+#[derive(Clone, Copy, Debug)]
+enum Hook {
+    FromVm,
+    ToVm,
+    FromUplink,
+}
+
+impl Hook {
+    const ALL: [Self; 3] = [Self::FromVm, Self::ToVm, Self::FromUplink];
+
+    fn of(program: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|hook| hook.name() == program)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::FromVm => FROM_VM,
+            Self::ToVm => TO_VM,
+            Self::FromUplink => FROM_UPLINK,
+        }
+    }
+
+    fn direction(self) -> TcAttachType {
+        match self {
+            Self::FromVm | Self::FromUplink => TcAttachType::Ingress,
+            Self::ToVm => TcAttachType::Egress,
+        }
+    }
+
+    fn program(self, programs: &mut Programs) -> &mut SchedClassifier {
+        match self {
+            Self::FromVm => &mut programs.from_vm,
+            Self::ToVm => &mut programs.to_vm,
+            Self::FromUplink => &mut programs.from_uplink,
+        }
+    }
+
+    /// Attaches by tcx and pins the link; a pin that is there is used where its device is alive.
+    fn attach(
+        self,
+        pins: &Pins,
+        programs: &mut Programs,
+        ifindex: u32,
+        name: &str,
+    ) -> Result<(), AttachError> {
+        let program = self.program(programs);
+        let pin = pins.link(ifindex, self.name());
+        if fs::symlink_metadata(&pin).is_ok() {
+            if let Some(running) = live_program(&pin, self, name)? {
+                if running == program.info()?.id() {
+                    return Ok(());
+                }
+                return replace(program, PinnedLink::from_pin(&pin)?);
+            }
+            // Its device is gone, and a later one of the same name or index is not attached.
+            fs::remove_file(&pin)?;
+        }
+        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let attached = program.attach_with_options(name, self.direction(), order)?;
+        let link: FdLink = program.take_link(attached)?.try_into()?;
+        link.pin(&pin)?;
+        Ok(())
+    }
+}
+
+/// The program behind a pinned link, as long as it runs on the device of this name: a link outlives its
+/// device, and aya does not say so.
+fn live_program(pin: &Path, hook: Hook, name: &str) -> Result<Option<u32>, AttachError> {
+    let program = FdLink::from(PinnedLink::from_pin(pin)?)
+        .info()?
+        .program_id();
+    let Ok((_, running)) = SchedClassifier::query_tcx(name, hook.direction()) else {
+        return Ok(None);
+    };
+    Ok(running
+        .iter()
+        .any(|info| info.id() == program)
+        .then_some(program))
+}
+
+/// Puts another program behind a link, without a packet lost.
+fn replace(program: &mut SchedClassifier, link: PinnedLink) -> Result<(), AttachError> {
+    let link: SchedClassifierLink = FdLink::from(link).try_into()?;
+    let replaced = program.attach_to_link(link)?;
+    // The pin keeps it; the agent needs no descriptor.
+    drop(program.take_link(replaced)?);
+    Ok(())
+}
+
+/// Removes a pin and waits until its program is off; says whether there was one.
+fn remove_link(pin: &Path) -> Result<bool, AttachError> {
+    if fs::symlink_metadata(pin).is_err() {
+        return Ok(false);
+    }
+    // Removing the file alone detaches later, from a work queue; closing the last descriptor does it now.
+    let link = PinnedLink::from_pin(pin)?.unpin()?;
+    drop(link);
+    Ok(true)
+}
+
+fn block_programs(programs: &Programs) -> Result<BlockPrograms<'_>, ProgramError> {
+    Ok(BlockPrograms {
+        from_vm: programs.from_vm.fd()?.as_fd(),
+        to_vm: programs.to_vm.fd()?.as_fd(),
+    })
+}
+
+fn check_name(ifindex: u32, name: &str) -> Result<(), AttachError> {
+    match if_nametoindex(name) {
+        Ok(found) if found == ifindex => Ok(()),
+        Ok(_) | Err(_) => Err(AttachError::Renamed {
+            name: name.to_owned(),
+            ifindex,
+        }),
+    }
+}

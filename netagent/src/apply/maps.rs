@@ -1,0 +1,399 @@
+//! Reads and writes the pinned maps: interface records, routes, counters, generations.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::IpAddr;
+
+use aya::Pod;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{
+    Array, HashMap as BpfHash, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues,
+};
+use aya::util::nr_cpus;
+use bytemuck::Zeroable;
+use ipnet::IpNet;
+use netagent_common::drop::{DropKey, DropReason, NO_SLOT};
+use netagent_common::flow::Collected;
+use netagent_common::names::{ABI_VERSION, map};
+use netagent_common::policy::{Route, RouteKind};
+use netagent_common::vm::{Interface, SLOTS_MAX, State, Traffic, record_index};
+
+use crate::apply::pins::Pins;
+use crate::host::Counters;
+use crate::plan::RouteTarget;
+
+/// Why a map could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum MapsError {
+    /// The kernel refused.
+    #[error("map {0}")]
+    Map(&'static str, #[source] MapError),
+    /// The number of processors is unknown.
+    #[error("count processors by {0}")]
+    Processors(&'static str, #[source] std::io::Error),
+    /// A route whose next hop or source is of the other family.
+    #[error("route to {0}: next hop or source of the other family")]
+    MixedFamilies(IpNet),
+}
+
+fn failed(name: &'static str) -> impl Fn(MapError) -> MapsError {
+    move |source| MapsError::Map(name, source)
+}
+
+type Records = Array<MapData, Interface>;
+type Routes<A> = LpmTrie<MapData, A, Route<A>>;
+
+/// The maps, opened from their pins.
+pub struct Maps {
+    state: Array<MapData, State>,
+    active: Array<MapData, u32>,
+    records: Records,
+    open_flows: Array<MapData, u64>,
+    routes_v4: Routes<[u8; 4]>,
+    routes_v6: Routes<[u8; 16]>,
+    drops: BpfHash<MapData, DropKey, u64>,
+    traffic: PerCpuArray<MapData, Traffic>,
+    collected: Array<MapData, Collected>,
+    /// Slots in force. Only this process writes them, so one look at all of them at the start is enough.
+    in_force: BTreeSet<u32>,
+}
+
+impl Maps {
+    /// Opens the pinned maps; `None` where one is missing or they are another version's.
+    ///
+    /// # Errors
+    /// Where a pin is there but cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Option<Self>, MapsError> {
+        if !map::ALL
+            .iter()
+            .all(|name| fs::symlink_metadata(pins.map(name)).is_ok())
+        {
+            return Ok(None);
+        }
+        let mut maps = Self {
+            state: open(pins, map::STATE)?,
+            active: open(pins, map::ACTIVE)?,
+            records: open(pins, map::INTERFACES)?,
+            open_flows: open(pins, map::OPEN_FLOWS)?,
+            routes_v4: open(pins, map::ROUTES_V4)?,
+            routes_v6: open(pins, map::ROUTES_V6)?,
+            drops: open(pins, map::DROPS)?,
+            traffic: open(pins, map::TRAFFIC)?,
+            collected: open(pins, map::COLLECTED)?,
+            in_force: BTreeSet::new(),
+        };
+        let state = maps.state()?;
+        if state.abi != ABI_VERSION || state.mark == 0 {
+            return Ok(None);
+        }
+        for slot in 0..SLOTS_MAX {
+            if maps.active(slot)? != 0 {
+                maps.in_force.insert(slot);
+            }
+        }
+        Ok(Some(maps))
+    }
+
+    /// The records in force, by slot.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn interfaces(&self) -> Result<BTreeMap<u32, Interface>, MapsError> {
+        let mut records = BTreeMap::new();
+        for slot in &self.in_force {
+            if let Some(record) = self.record_in_force(*slot)? {
+                records.insert(*slot, record);
+            }
+        }
+        Ok(records)
+    }
+
+    /// Puts a record in force: first the copy that nobody reads, then the number that names it. A slot that
+    /// was not in force starts with counters at zero (S-5).
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn write_interface(&mut self, record: &Interface) -> Result<(), MapsError> {
+        let slot = record.slot;
+        if self.record_in_force(slot)? == Some(*record) {
+            return Ok(());
+        }
+        let active = self.active(slot)?;
+        if active == 0 {
+            self.reset_counters(slot)?;
+            // Flows of the slot's earlier life are of another generation and leave this count alone.
+            self.open_flows
+                .set(slot, 0, 0)
+                .map_err(failed(map::OPEN_FLOWS))?;
+        }
+        let next = if active == 1 { 2 } else { 1 };
+        self.records
+            .set(record_index(slot, next), record, 0)
+            .map_err(failed(map::INTERFACES))?;
+        self.active
+            .set(slot, next, 0)
+            .map_err(failed(map::ACTIVE))?;
+        self.in_force.insert(slot);
+        Ok(())
+    }
+
+    /// Puts a slot out of force.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn clear_interface(&mut self, slot: u32) -> Result<(), MapsError> {
+        self.active.set(slot, 0, 0).map_err(failed(map::ACTIVE))?;
+        self.in_force.remove(&slot);
+        Ok(())
+    }
+
+    /// Removes the counters of every slot that is not in force.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn forget_counters(&mut self) -> Result<(), MapsError> {
+        let mut stale = BTreeSet::new();
+        for key in self.drops.keys() {
+            let slot = key.map_err(failed(map::DROPS))?.slot;
+            if slot != NO_SLOT && !self.in_force.contains(&slot) {
+                stale.insert(slot);
+            }
+        }
+        for slot in stale {
+            self.reset_counters(slot)?;
+        }
+        Ok(())
+    }
+
+    /// What was counted for a slot.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn counters(&self, slot: u32) -> Result<Counters, MapsError> {
+        let mut drops = BTreeMap::new();
+        for reason in DropReason::ALL {
+            let key = DropKey {
+                slot,
+                reason: *reason as u32,
+            };
+            if let Some(count) = present(self.drops.get(&key, 0)).map_err(failed(map::DROPS))? {
+                drops.insert(*reason, count);
+            }
+        }
+        let mut traffic = Traffic::zeroed();
+        for part in self
+            .traffic
+            .get(&slot, 0)
+            .map_err(failed(map::TRAFFIC))?
+            .iter()
+        {
+            traffic.from_vm_packets += part.from_vm_packets;
+            traffic.from_vm_bytes += part.from_vm_bytes;
+            traffic.to_vm_packets += part.to_vm_packets;
+            traffic.to_vm_bytes += part.to_vm_bytes;
+        }
+        let instance = self
+            .record_in_force(slot)?
+            .map_or(slot, |record| record.instance);
+        let open_flows = self
+            .open_flows
+            .get(&instance, 0)
+            .map_err(failed(map::OPEN_FLOWS))?;
+        Ok(Counters {
+            drops,
+            traffic,
+            open_flows,
+        })
+    }
+
+    /// The route map.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn routes(&self) -> Result<BTreeMap<IpNet, RouteTarget>, MapsError> {
+        let mut routes = read_routes(&self.routes_v4).map_err(failed(map::ROUTES_V4))?;
+        routes.extend(read_routes(&self.routes_v6).map_err(failed(map::ROUTES_V6))?);
+        Ok(routes)
+    }
+
+    /// Writes an entry of the route map.
+    ///
+    /// # Errors
+    /// Where the kernel refuses: the map may be full.
+    pub fn set_route(&mut self, destination: IpNet, target: &RouteTarget) -> Result<(), MapsError> {
+        let mixed = || MapsError::MixedFamilies(destination);
+        match destination {
+            IpNet::V4(net) => {
+                let route = route(target, |address| octets_v4(address).ok_or_else(mixed))?;
+                let key = Key::new(net.prefix_len().into(), net.network().octets());
+                self.routes_v4
+                    .insert(&key, route, 0)
+                    .map_err(failed(map::ROUTES_V4))
+            }
+            IpNet::V6(net) => {
+                let route = route(target, |address| octets_v6(address).ok_or_else(mixed))?;
+                let key = Key::new(net.prefix_len().into(), net.network().octets());
+                self.routes_v6
+                    .insert(&key, route, 0)
+                    .map_err(failed(map::ROUTES_V6))
+            }
+        }
+    }
+
+    /// Removes an entry of the route map; one that is not there is removed.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn remove_route(&mut self, destination: IpNet) -> Result<(), MapsError> {
+        match destination {
+            IpNet::V4(net) => {
+                let key = Key::new(net.prefix_len().into(), net.network().octets());
+                gone(self.routes_v4.remove(&key)).map_err(failed(map::ROUTES_V4))
+            }
+            IpNet::V6(net) => {
+                let key = Key::new(net.prefix_len().into(), net.network().octets());
+                gone(self.routes_v6.remove(&key)).map_err(failed(map::ROUTES_V6))
+            }
+        }
+    }
+
+    /// Makes flows look up their way again.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn raise_route_generation(&mut self) -> Result<(), MapsError> {
+        let mut state = self.state()?;
+        state.route_generation = state.route_generation.wrapping_add(1);
+        self.state.set(0, state, 0).map_err(failed(map::STATE))
+    }
+
+    /// What the last collection pass did.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn collected(&self) -> Result<Collected, MapsError> {
+        self.collected.get(&0, 0).map_err(failed(map::COLLECTED))
+    }
+
+    fn state(&self) -> Result<State, MapsError> {
+        self.state.get(&0, 0).map_err(failed(map::STATE))
+    }
+
+    fn active(&self, slot: u32) -> Result<u32, MapsError> {
+        self.active.get(&slot, 0).map_err(failed(map::ACTIVE))
+    }
+
+    fn record_in_force(&self, slot: u32) -> Result<Option<Interface>, MapsError> {
+        let active = self.active(slot)?;
+        if active == 0 {
+            return Ok(None);
+        }
+        self.records
+            .get(&record_index(slot, active), 0)
+            .map(Some)
+            .map_err(failed(map::INTERFACES))
+    }
+
+    fn reset_counters(&mut self, slot: u32) -> Result<(), MapsError> {
+        for reason in DropReason::ALL {
+            let key = DropKey {
+                slot,
+                reason: *reason as u32,
+            };
+            gone(self.drops.remove(&key)).map_err(failed(map::DROPS))?;
+        }
+        let processors = nr_cpus().map_err(|(path, error)| MapsError::Processors(path, error))?;
+        let zero =
+            PerCpuValues::try_from(vec![Traffic::zeroed(); processors]).map_err(MapError::IoError);
+        zero.and_then(|zero| self.traffic.set(slot, zero, 0))
+            .map_err(failed(map::TRAFFIC))
+    }
+}
+
+fn open<M: TryFrom<Map, Error = MapError>>(
+    pins: &Pins,
+    name: &'static str,
+) -> Result<M, MapsError> {
+    let open = || M::try_from(Map::from_map_data(MapData::from_pin(pins.map(name))?)?);
+    open().map_err(failed(name))
+}
+
+/// A value, or nothing where the map has none.
+fn present<V>(value: Result<V, MapError>) -> Result<Option<V>, MapError> {
+    match value {
+        Err(MapError::KeyNotFound) => Ok(None),
+        value => value.map(Some),
+    }
+}
+
+/// The result of a removal; what was not there is gone.
+fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        removed => removed,
+    }
+}
+
+fn route<A: Zeroable>(
+    target: &RouteTarget,
+    octets: impl Fn(IpAddr) -> Result<A, MapsError>,
+) -> Result<Route<A>, MapsError> {
+    let or_zero = |address: Option<IpAddr>| address.map_or_else(|| Ok(A::zeroed()), &octets);
+    Ok(Route {
+        kind: target.kind as u32,
+        ifindex: target.ifindex,
+        mtu: target.mtu,
+        next_hop: or_zero(target.next_hop)?,
+        source: or_zero(target.source)?,
+    })
+}
+
+fn read_routes<A>(routes: &Routes<A>) -> Result<BTreeMap<IpNet, RouteTarget>, MapError>
+where
+    A: Pod + Into<IpAddr>,
+    Route<A>: Pod,
+{
+    let address =
+        |octets: A| Some(octets.into()).filter(|address: &IpAddr| !address.is_unspecified());
+    let mut found = BTreeMap::new();
+    for entry in routes.iter() {
+        let (key, route) = entry?;
+        // A prefix longer than its family cannot be in the map: the kernel refuses it.
+        let Ok(destination) = IpNet::new(
+            key.data().into(),
+            u8::try_from(key.prefix_len()).unwrap_or(u8::MAX),
+        ) else {
+            continue;
+        };
+        let target = RouteTarget {
+            kind: RouteKind::from_number(route.kind),
+            ifindex: route.ifindex,
+            mtu: route.mtu,
+            next_hop: address(route.next_hop),
+            source: address(route.source),
+        };
+        found.insert(destination, target);
+    }
+    Ok(found)
+}
+
+fn octets_v4(address: IpAddr) -> Option<[u8; 4]> {
+    if let IpAddr::V4(address) = address {
+        Some(address.octets())
+    } else {
+        None
+    }
+}
+
+fn octets_v6(address: IpAddr) -> Option<[u8; 16]> {
+    if let IpAddr::V6(address) = address {
+        Some(address.octets())
+    } else {
+        None
+    }
+}

@@ -1,0 +1,212 @@
+//! Where maps, programs and links are pinned, and the BPF file system below them.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use netagent_common::names::{ABI_VERSION, LINKS_DIR, PROGRAMS_DIR};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use crate::host::HostError;
+
+/// Where a BPF file system is mounted by custom.
+const MOUNT_POINT: &str = "/sys/fs/bpf";
+
+/// The pins of one agent. While it lives, no other agent may use the directory.
+#[derive(Debug)]
+pub struct Pins {
+    root: PathBuf,
+    /// Held for its lock.
+    _lock: Flock<File>,
+}
+
+impl Pins {
+    /// Mounts a BPF file system where there is none, makes the directory and locks it.
+    ///
+    /// # Errors
+    /// Where the rights are missing, or another agent uses the directory.
+    pub fn open(root: &Path) -> Result<Self, HostError> {
+        let failed =
+            |error: io::Error| HostError::failed(format!("prepare {}", root.display()), error);
+        if !on_bpf_file_system(root).map_err(failed)? {
+            mount_below(root)?;
+        }
+        make_directory(root).map_err(failed)?;
+        let directory = File::open(root).map_err(failed)?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self {
+                root: root.to_owned(),
+                _lock: lock,
+            }),
+            Err((_, Errno::EWOULDBLOCK)) => Err(HostError::missing(
+                format!("another agent uses {}", root.display()),
+                "stop it, or give this one another --bpf-dir",
+            )),
+            Err((_, errno)) => Err(failed(errno.into())),
+        }
+    }
+
+    /// Makes the directories of this version.
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub fn make_directories(&self) -> io::Result<()> {
+        make_directory(&self.version())?;
+        make_directory(&self.version().join(PROGRAMS_DIR))?;
+        make_directory(&self.links())
+    }
+
+    /// Pin of a map.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.version().join(name)
+    }
+
+    /// Pin of a program.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.version().join(PROGRAMS_DIR).join(name)
+    }
+
+    /// Name of the pin of a link.
+    #[must_use]
+    pub fn link_name(ifindex: u32, program: &str) -> String {
+        format!("{ifindex}-{program}")
+    }
+
+    /// Interface index and program of a link's pin; `None` where the name is not one of ours.
+    #[must_use]
+    pub fn parse_link_name(name: &str) -> Option<(u32, &str)> {
+        let (ifindex, program) = name.split_once('-')?;
+        Some((ifindex.parse().ok()?, program))
+    }
+
+    /// Pin of a link.
+    #[must_use]
+    pub fn link(&self, ifindex: u32, program: &str) -> PathBuf {
+        self.links().join(Self::link_name(ifindex, program))
+    }
+
+    /// Names of the pinned links, in order.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read; one that is absent holds none.
+    pub fn link_names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in entries(&self.links())? {
+            names.extend(entry.file_name().to_str().map(ToOwned::to_owned));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Removes every pin of every version, links first, and says how many there were.
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub fn remove_all(&self) -> io::Result<usize> {
+        let mut removed = 0;
+        for entry in entries(&self.root)? {
+            removed += remove_tree(&entry.path().join(LINKS_DIR))?;
+            removed += remove_tree(&entry.path())?;
+        }
+        Ok(removed)
+    }
+
+    fn version(&self) -> PathBuf {
+        self.root.join(format!("v{ABI_VERSION}"))
+    }
+
+    fn links(&self) -> PathBuf {
+        self.version().join(LINKS_DIR)
+    }
+}
+
+/// Removes a file, or a directory with what is in it; counts files.
+fn remove_tree(path: &Path) -> io::Result<usize> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+        Ok(metadata) if metadata.is_dir() => {
+            let mut removed = 0;
+            for entry in entries(path)? {
+                removed += remove_tree(&entry.path())?;
+            }
+            fs::remove_dir(path)?;
+            Ok(removed)
+        }
+        Ok(_) => fs::remove_file(path).map(|()| 1),
+    }
+}
+
+fn entries(directory: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+        Ok(entries) => entries.collect(),
+    }
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+}
+
+fn on_bpf_file_system(path: &Path) -> io::Result<bool> {
+    let Some(existing) = path.ancestors().find(|ancestor| ancestor.exists()) else {
+        return Ok(false);
+    };
+    Ok(statfs(existing)?.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// At the usual mount point where `root` lies below it, else at `root` itself.
+fn mount_below(root: &Path) -> Result<(), HostError> {
+    let point = if root.starts_with(MOUNT_POINT) {
+        Path::new(MOUNT_POINT)
+    } else {
+        root
+    };
+    let mounted = fs::create_dir_all(point).and_then(|()| {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("bpf"), point, Some("bpf"), flags, Some("mode=0700")).map_err(io::Error::from)
+    });
+    mounted.map_err(|error| {
+        HostError::failed(
+            format!("mount a BPF file system on {}", point.display()),
+            error,
+        )
+    })?;
+    tracing::info!(mount_point = %point.display(), "BPF file system mounted");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_link_round_trips() {
+        let name = Pins::link_name(65_536, "from_vm");
+        assert_eq!(name, "65536-from_vm");
+        assert_eq!(Pins::parse_link_name(&name), Some((65_536, "from_vm")));
+        assert_eq!(Pins::parse_link_name("from_vm"), None);
+        assert_eq!(Pins::parse_link_name("x-from_vm"), None);
+    }
+
+    #[test]
+    fn removing_a_tree_counts_its_files_and_an_absent_one_counts_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("v1");
+        fs::create_dir_all(root.join("links")).unwrap();
+        fs::write(root.join("STATE"), "").unwrap();
+        fs::write(root.join("links/2-from_uplink"), "").unwrap();
+        assert_eq!(remove_tree(&root).unwrap(), 2);
+        assert_eq!(remove_tree(&root).unwrap(), 0);
+    }
+}

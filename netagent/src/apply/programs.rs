@@ -1,0 +1,332 @@
+//! Loads the eBPF object, all or nothing, and pins its maps and programs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, Map, MapData, MapError, MapInfo};
+use aya::pin::PinError;
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya_obj::{Object, ParseError};
+use netagent_common::names::{
+    ABI_VERSION, COLLECT_FLOWS, COLLECT_ORPHANS, FROM_UPLINK, FROM_VM, TO_VM, global, map,
+};
+use netagent_common::vm::State;
+
+use crate::apply::pins::Pins;
+use crate::apply::skb_layout::{KERNEL_BTF, SkbLayout, SkbLayoutError};
+use crate::host::HostOptions;
+
+/// The programs, compiled by the build script.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netagent-ebpf"));
+
+/// Every program of the object.
+const PROGRAMS: [&str; 5] = [FROM_VM, TO_VM, FROM_UPLINK, COLLECT_FLOWS, COLLECT_ORPHANS];
+
+/// Why the datapath is not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The object in this binary cannot be read.
+    #[error("read the eBPF object")]
+    Parse(#[from] ParseError),
+    /// The kernel or the loader refused maps or relocations.
+    #[error("load the eBPF object")]
+    Load(#[from] EbpfError),
+    /// It is not known where the kernel keeps partial checksums.
+    #[error(transparent)]
+    Layout(#[from] SkbLayoutError),
+    /// The object lacks something that the agent needs.
+    #[error("the eBPF object has no {0}")]
+    Absent(&'static str),
+    /// The verifier refused a program.
+    #[error("load program {name}")]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// The verifier's words.
+        #[source]
+        source: ProgramError,
+    },
+    /// A map cannot be opened, written or asked.
+    #[error("map {name}")]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: MapError,
+    },
+    /// A pinned map is not what the programs expect.
+    #[error("pinned map {name} has {what} {found}, the programs need {wanted}")]
+    Unfit {
+        /// The map.
+        name: &'static str,
+        /// What is different.
+        what: &'static str,
+        /// What the pinned map has.
+        found: u32,
+        /// What the object declares.
+        wanted: u32,
+    },
+    /// A pin cannot be made.
+    #[error("pin {0}")]
+    Pin(PathBuf, #[source] PinError),
+    /// A directory or an old pin is in the way.
+    #[error("prepare {0}")]
+    Prepare(PathBuf, #[source] io::Error),
+}
+
+impl LoadError {
+    fn map(name: &'static str) -> impl FnOnce(MapError) -> Self {
+        move |source| Self::Map { name, source }
+    }
+}
+
+/// The programs in the kernel, opened from their pins.
+#[derive(Debug)]
+pub struct Programs {
+    /// On what a guest sends.
+    pub from_vm: SchedClassifier,
+    /// On what is sent to a guest.
+    pub to_vm: SchedClassifier,
+    /// On what arrives on an uplink.
+    pub from_uplink: SchedClassifier,
+    /// Removes flows.
+    pub collect_flows: SchedClassifier,
+    /// Removes reverse entries without a flow.
+    pub collect_orphans: SchedClassifier,
+}
+
+impl Programs {
+    /// Opens the pinned programs; `None` where one is missing.
+    ///
+    /// # Errors
+    /// Where a pin is there but cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Option<Self>, LoadError> {
+        if !PROGRAMS.iter().all(|name| exists(&pins.program(name))) {
+            return Ok(None);
+        }
+        let open = |name: &'static str| {
+            SchedClassifier::from_pin(pins.program(name))
+                .map_err(|source| LoadError::Program { name, source })
+        };
+        Ok(Some(Self {
+            from_vm: open(FROM_VM)?,
+            to_vm: open(TO_VM)?,
+            from_uplink: open(FROM_UPLINK)?,
+            collect_flows: open(COLLECT_FLOWS)?,
+            collect_orphans: open(COLLECT_ORPHANS)?,
+        }))
+    }
+}
+
+/// Loads programs and maps and pins them. Maps that are pinned already are used where they fit; programs are
+/// always loaded anew. Where anything fails, no new pin is left.
+///
+/// # Errors
+/// Where a pinned map does not fit, or the kernel refuses a map or a program.
+pub fn load(pins: &Pins, options: &HostOptions) -> Result<(), LoadError> {
+    pins.make_directories()
+        .map_err(|source| LoadError::Prepare(pins.map(""), source))?;
+    let sizes = sizes(options);
+    let pinned: BTreeSet<&'static str> = map::ALL
+        .into_iter()
+        .filter(|name| exists(&pins.map(name)))
+        .collect();
+    check_pinned(pins, &pinned, &sizes)?;
+    let state = if pinned.contains(map::STATE) {
+        read_state(&pins.map(map::STATE))?
+    } else {
+        None
+    };
+    let mark = state.map_or(options.mark, |state| state.mark);
+
+    let skb = SkbLayout::read(Path::new(KERNEL_BTF))?;
+    let mut loader = EbpfLoader::new();
+    // The loader parses the kernel's type information first thing; we relocate nothing against it.
+    loader.btf(None);
+    let (first, count) = options.nat_ports;
+    loader
+        .override_global(global::MARK, &mark, true)
+        .override_global(global::NAT_PORT_FIRST, &first, true)
+        .override_global(global::NAT_PORT_COUNT, &count, true)
+        .override_global(global::SKB_IP_SUMMED_BIT, &skb.ip_summed_bit, true)
+        .override_global(global::SKB_CSUM_START, &skb.csum_start, true)
+        .override_global(global::SKB_NETWORK_HEADER, &skb.network_header, true);
+    for (name, size) in &sizes {
+        loader.map_max_entries(name, *size);
+    }
+    for name in &pinned {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let mut object = loader.load(OBJECT)?;
+    for name in PROGRAMS {
+        program(&mut object, name)?
+            .load()
+            .map_err(|source| LoadError::Program { name, source })?;
+    }
+    if state.is_none() {
+        write_state(&mut object, mark)?;
+    }
+    let mut made = NewPins::default();
+    pin_maps(&mut object, pins, &pinned, &mut made)?;
+    pin_programs(&mut object, pins, &mut made)?;
+    made.keep();
+    Ok(())
+}
+
+/// Maps whose size the configuration decides.
+fn sizes(options: &HostOptions) -> BTreeMap<&'static str, u32> {
+    [
+        map::FLOWS_V4,
+        map::FLOWS_V6,
+        map::REVERSE_V4,
+        map::REVERSE_V6,
+    ]
+    .into_iter()
+    .map(|name| (name, options.flows_max))
+    .collect()
+}
+
+/// aya takes whatever lies at the pin of a map; a map of another layout would be read as ours.
+fn check_pinned(
+    pins: &Pins,
+    pinned: &BTreeSet<&'static str>,
+    sizes: &BTreeMap<&'static str, u32>,
+) -> Result<(), LoadError> {
+    let object = Object::parse(OBJECT)?;
+    for name in map::ALL {
+        let declared = object.maps.get(name).ok_or(LoadError::Absent(name))?;
+        if !pinned.contains(name) {
+            continue;
+        }
+        let found = MapInfo::from_pin(pins.map(name)).map_err(LoadError::map(name))?;
+        let kind = found.map_type().map_err(LoadError::map(name))? as u32;
+        let entries = sizes.get(name).copied().unwrap_or(declared.max_entries());
+        for (what, found, wanted) in [
+            ("type", kind, declared.map_type()),
+            ("key size", found.key_size(), declared.key_size()),
+            ("value size", found.value_size(), declared.value_size()),
+            ("size", found.max_entries(), entries),
+            ("flags", found.map_flags(), declared.map_flags()),
+        ] {
+            if found != wanted {
+                return Err(LoadError::Unfit {
+                    name,
+                    what,
+                    found,
+                    wanted,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The state, where it was written by this version.
+fn read_state(pin: &Path) -> Result<Option<State>, LoadError> {
+    let open =
+        || Array::<_, State>::try_from(Map::from_map_data(MapData::from_pin(pin)?)?)?.get(&0, 0);
+    let state: State = open().map_err(LoadError::map(map::STATE))?;
+    Ok((state.abi == ABI_VERSION && state.mark != 0).then_some(state))
+}
+
+fn write_state(object: &mut Ebpf, mark: u32) -> Result<(), LoadError> {
+    let map = object
+        .map_mut(map::STATE)
+        .ok_or(LoadError::Absent(map::STATE))?;
+    let state = State {
+        abi: ABI_VERSION,
+        mark,
+        route_generation: 1,
+        reserved: 0,
+    };
+    Array::try_from(map)
+        .and_then(|mut map| map.set(0, state, 0))
+        .map_err(LoadError::map(map::STATE))
+}
+
+fn pin_maps(
+    object: &mut Ebpf,
+    pins: &Pins,
+    pinned: &BTreeSet<&'static str>,
+    made: &mut NewPins,
+) -> Result<(), LoadError> {
+    for name in map::ALL.into_iter().filter(|name| !pinned.contains(name)) {
+        let path = pins.map(name);
+        let map = object.map_mut(name).ok_or(LoadError::Absent(name))?;
+        map.pin(&path)
+            .map_err(|source| LoadError::Pin(path.clone(), source))?;
+        made.add(path);
+    }
+    Ok(())
+}
+
+/// Pins under another name and renames, so that at every instant there is a program at the pin.
+fn pin_programs(object: &mut Ebpf, pins: &Pins, made: &mut NewPins) -> Result<(), LoadError> {
+    for name in PROGRAMS {
+        let path = pins.program(name);
+        let fresh = pins.program(&format!("{name}-new"));
+        remove_if_there(&fresh)?;
+        program(object, name)?
+            .pin(&fresh)
+            .map_err(|source| LoadError::Pin(fresh.clone(), source))?;
+        let replaced = exists(&path);
+        fs::rename(&fresh, &path).map_err(|source| LoadError::Prepare(path.clone(), source))?;
+        if !replaced {
+            made.add(path);
+        }
+    }
+    Ok(())
+}
+
+fn program<'a>(
+    object: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, LoadError> {
+    let program = object.program_mut(name).ok_or(LoadError::Absent(name))?;
+    program
+        .try_into()
+        .map_err(|source| LoadError::Program { name, source })
+}
+
+fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+fn remove_if_there(path: &Path) -> Result<(), LoadError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(LoadError::Prepare(path.to_owned(), error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Pins made by a load; removed again where it does not come to its end.
+#[derive(Debug, Default)]
+struct NewPins {
+    paths: Vec<PathBuf>,
+}
+
+impl NewPins {
+    fn add(&mut self, path: PathBuf) {
+        self.paths.push(path);
+    }
+
+    fn keep(mut self) {
+        self.paths.clear();
+    }
+}
+
+impl Drop for NewPins {
+    fn drop(&mut self) {
+        for path in &self.paths {
+            if let Err(error) = fs::remove_file(path) {
+                tracing::warn!(%error, pin = %path.display(), "a pin of a failed load is left");
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Looks at the host: what links, routes, neighbours and events say.
+
+pub mod events;
+pub mod links;
+pub mod routes;

@@ -1,0 +1,122 @@
+//! A guest VM under QEMU: Debian's cloud kernel, a busybox initramfs, one or more network cards on TAPs.
+
+pub mod initramfs;
+pub mod modules;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::guest::initramfs::Initramfs;
+use crate::paths;
+
+/// The modules that a guest's network card needs; `modules/order` lists them with what they depend on.
+pub const NETWORK_CARD: [&str; 2] = ["virtio_pci", "virtio_net"];
+
+/// A network card on a TAP.
+#[derive(Clone, Debug)]
+pub struct NetworkCard {
+    /// The TAP's name in the namespace that QEMU runs in.
+    pub tap: String,
+    /// The card's address, as `02:00:00:00:00:01`.
+    pub mac: String,
+}
+
+/// A VM to boot.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// The kernel image.
+    pub kernel: PathBuf,
+    /// Its root file system, whose `/init` runs.
+    pub initramfs: Initramfs,
+    /// Words for the kernel's command line; the init script reads `na.<name>=<value>` with `argument <name>`.
+    pub arguments: Vec<String>,
+    /// Its network cards: `eth0`, `eth1` and so on.
+    pub cards: Vec<NetworkCard>,
+    /// Its memory.
+    pub memory_mib: u32,
+    /// The network namespace that the TAPs are in, as `/run/netns/<name>`; the caller's where there is none.
+    pub namespace: Option<PathBuf>,
+    /// When it is ended if it has not ended by itself; never where there is none.
+    pub deadline_s: Option<u32>,
+}
+
+impl Guest {
+    /// A guest with setup's kernel and no network card.
+    pub fn new(initramfs: Initramfs) -> Result<Self> {
+        let kernel = paths::guest_kernel();
+        ensure!(
+            kernel.exists(),
+            "there is no guest kernel: run `cargo xtask setup`"
+        );
+        Ok(Self {
+            kernel,
+            initramfs,
+            arguments: Vec::new(),
+            cards: Vec::new(),
+            memory_mib: 128,
+            namespace: None,
+            deadline_s: None,
+        })
+    }
+
+    /// Writes the initramfs to the file `initrd` and says how to start the VM. Its console is the command's
+    /// standard input and output, and the command ends when the guest powers off or panics.
+    ///
+    /// The processor is emulated: `/dev/kvm` may exist and fail.
+    pub fn command(&self, initrd: &Path) -> Result<Command> {
+        std::fs::write(initrd, self.initramfs.to_bytes())
+            .with_context(|| format!("cannot write {}", initrd.display()))?;
+        let qemu = paths::find_program("qemu-system-x86_64")
+            .context("there is no qemu-system-x86_64: run `cargo xtask setup`")?;
+        let mut words = Vec::new();
+        if let Some(deadline_s) = self.deadline_s {
+            words.extend([
+                "timeout".into(),
+                "--foreground".into(),
+                deadline_s.to_string(),
+            ]);
+        }
+        if let Some(namespace) = &self.namespace {
+            // Not `ip netns exec`: it mounts a /sys of its own, which hides bpffs.
+            words.extend(["nsenter".into(), format!("--net={}", namespace.display())]);
+        }
+        words.push(qemu.to_string_lossy().into_owned());
+        let (program, arguments) = words.split_first().context("an empty command")?;
+        let mut command = Command::new(program);
+        command.args(arguments);
+        let append = ["console=ttyS0", "quiet", "panic=-1"].map(str::to_owned);
+        command
+            .args([
+                "-M",
+                "q35,accel=tcg",
+                "-cpu",
+                "max",
+                "-m",
+                &self.memory_mib.to_string(),
+            ])
+            .args([
+                "-nodefaults",
+                "-display",
+                "none",
+                "-serial",
+                "stdio",
+                "-no-reboot",
+            ])
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .arg("-initrd")
+            .arg(initrd)
+            .args([
+                "-append",
+                &[&append, self.arguments.as_slice()].concat().join(" "),
+            ]);
+        for (index, NetworkCard { tap, mac }) in self.cards.iter().enumerate() {
+            let netdev = format!("tap,id=n{index},ifname={tap},script=no,downscript=no");
+            let device = format!("virtio-net-pci,netdev=n{index},mac={mac},romfile=");
+            command.args(["-netdev", &netdev, "-device", &device]);
+        }
+        Ok(command)
+    }
+}
