@@ -107,12 +107,6 @@ impl Attacher {
         }
     }
 
-    /// How programs are attached.
-    #[must_use]
-    pub fn mode(&self) -> Mode {
-        self.mode
-    }
-
     /// Gives programs that were loaded anew to what is attached already, without a packet lost.
     ///
     /// # Errors
@@ -236,13 +230,13 @@ impl Attacher {
             let Some(hook) = Hook::of(program) else {
                 continue;
             };
-            let name = links.get(&ifindex).map(|link| &link.name);
-            let Some(name) = name.filter(|name| self.is_live(pins, &pin, hook, name)) else {
+            let name = links.get(&ifindex).map(|link| link.name.as_str());
+            if !self.is_live(pins, &pin, hook, name)? {
                 attached.severed.insert(pin);
                 continue;
-            };
+            }
             live.entry(ifindex).or_default().insert(hook.name());
-            verified.insert(pin, name.clone());
+            verified.insert(pin, name.unwrap_or_default().to_owned());
         }
         // What has vanished is forgotten: a later device of the same index is asked for.
         self.verified = verified;
@@ -261,17 +255,24 @@ impl Attacher {
         Ok(attached)
     }
 
-    fn is_live(&self, pins: &Pins, pin: &str, hook: Hook, name: &str) -> bool {
-        let Some((ifindex, program)) = Pins::parse_link_name(pin) else {
-            return false;
+    fn is_live(
+        &self,
+        pins: &Pins,
+        pin: &str,
+        hook: Hook,
+        name: Option<&str>,
+    ) -> Result<bool, AttachError> {
+        let Some((name, (ifindex, program))) = name.zip(Pins::parse_link_name(pin)) else {
+            return Ok(false);
         };
-        self.verified
+        if self
+            .verified
             .get(pin)
             .is_some_and(|verified| verified == name)
-            || matches!(
-                live_program(&pins.link(ifindex, program), hook, name),
-                Ok(Some(_))
-            )
+        {
+            return Ok(true);
+        }
+        Ok(live_program(&pins.link(ifindex, program), hook, name)?.is_some())
     }
 }
 
@@ -347,8 +348,10 @@ fn live_program(pin: &Path, hook: Hook, name: &str) -> Result<Option<u32>, Attac
     let program = FdLink::from(PinnedLink::from_pin(pin)?)
         .info()?
         .program_id();
-    let Ok((_, running)) = SchedClassifier::query_tcx(name, hook.direction()) else {
-        return Ok(None);
+    let running = match SchedClassifier::query_tcx(name, hook.direction()) {
+        Ok((_, running)) => running,
+        Err(_) if if_nametoindex(name).is_err() => return Ok(None),
+        Err(error) => return Err(error.into()),
     };
     Ok(running
         .iter()
