@@ -4,6 +4,8 @@
 pub mod config;
 pub mod ipam;
 
+pub mod spec;
+
 pub mod plan;
 
 pub mod host;
@@ -11,3 +13,8 @@ pub mod host;
 pub mod apply;
 pub mod netlink;
 pub mod observe;
+
+pub mod agent;
+
+pub mod api;
+pub mod cli;

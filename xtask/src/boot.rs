@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -129,12 +129,21 @@ fn arguments(instance: &Value, options: &GuestOptions) -> Result<Vec<String>> {
 
 /// Shows the console until the guest powers off; whether the guest said that it reached everything.
 fn watch(command: &mut Command) -> Result<bool> {
-    let mut child = command
+    let mut machine = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start QEMU")?;
-    let console = child.stdout.take().context("QEMU has no console")?;
+    let console = machine.stdout.take().context("QEMU has no console")?;
+    let success = show(console);
+    if success.is_err() {
+        machine.kill()?;
+    }
+    machine.wait()?;
+    success
+}
+
+fn show(console: ChildStdout) -> Result<bool> {
     let mut success = false;
     let mut shown = std::io::stdout();
     for line in BufReader::new(console).split(b'\n') {
@@ -143,6 +152,5 @@ fn watch(command: &mut Command) -> Result<bool> {
         success |= text.trim_end() == SUCCESS;
         writeln!(shown, "{}", text.trim_end())?;
     }
-    child.wait()?;
     Ok(success)
 }

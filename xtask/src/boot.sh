@@ -26,7 +26,7 @@ fi
 try "ping $gw4" ping -q -c 2 -W 2 "$gw4"
 [ -z "$ip6" ] || try "ping $gw6" ping6 -q -c 2 -W 2 "$gw6%eth0"
 for url in $(argument fetch); do
-    try "fetch $url" wget -q -T 5 -O - "$url"
+    try "fetch $url" fetch "$url"
 done
 [ "$failed" = 1 ] || echo "guest: everything was reached"
 if [ -n "$(argument shell)" ]; then

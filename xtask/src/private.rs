@@ -6,15 +6,18 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::Pid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
 use xtask::paths;
 
 use crate::shell::{self, say};
@@ -28,23 +31,18 @@ const PATIENCE_TICKS: u32 = 300;
 
 /// Runs until a signal comes or the agent ends, and leaves nothing behind.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    // Before anything is made, so that no signal can end us in the middle. Children start with an empty mask.
-    let mut asked_to_end = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        asked_to_end.add(signal);
+    // Before anything is made, so that no signal can end us in the middle. Children get the default back.
+    let end = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        flag::register(signal, Arc::clone(&end))?;
     }
-    asked_to_end.thread_block()?;
-    let signals = SignalFd::with_flags(
-        &asked_to_end,
-        SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
-    )?;
 
     mount_bpffs()?;
     let mut agent = PrivateAgent::prepare()?;
     let world = World::make(&format!("netagent-{}", std::process::id()), &agent.dir)?;
     let result = agent
         .start(&world, arguments)
-        .and_then(|()| agent.attend(&world, &signals));
+        .and_then(|()| agent.attend(&world, &end));
     agent.stop(&world, arguments);
     say("the private agent and its namespaces are gone");
     result
@@ -133,14 +131,14 @@ impl PrivateAgent {
     }
 
     /// Says what to type next when the agent answers; returns when a signal comes, or when the agent ends.
-    fn attend(&mut self, world: &World, signals: &SignalFd) -> Result<()> {
+    fn attend(&mut self, world: &World, end: &AtomicBool) -> Result<()> {
         let mut ticks = 0;
         let mut answered = false;
         loop {
             if let Some(status) = self.ended()? {
                 bail!("the agent ended by itself ({status})");
             }
-            if signals.read_signal()?.is_some() {
+            if end.load(Ordering::Relaxed) {
                 return Ok(());
             }
             if !answered {
@@ -204,7 +202,8 @@ Ctrl-C here ends the agent and removes all of it.
         if let Err(error) = self.end() {
             say(&format!("cannot end the agent: {error:#}"));
         }
-        if let Err(error) = shell::read(&mut self.command(world, "down", arguments)) {
+        let mut down = self.command(world, "down", arguments);
+        if let Err(error) = shell::read(down.process_group(0)) {
             say(&format!("{error:#}"));
         }
     }

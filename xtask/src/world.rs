@@ -146,6 +146,7 @@ pub(crate) fn enter(namespace: &Path, program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// In a process group of its own: a second Ctrl-C must not end it while things are removed.
 fn ip(arguments: &[&str]) -> Result<()> {
-    shell::read(Command::new("ip").args(arguments)).map(drop)
+    shell::read(Command::new("ip").args(arguments).process_group(0)).map(drop)
 }

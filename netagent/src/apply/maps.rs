@@ -121,6 +121,10 @@ impl Maps {
         let active = self.active(slot)?;
         if active == 0 {
             self.reset_counters(slot)?;
+            // Flows of the slot's earlier life are of another generation and leave this count alone.
+            self.open_flows
+                .set(slot, 0, 0)
+                .map_err(failed(map::OPEN_FLOWS))?;
         }
         let next = if active == 1 { 2 } else { 1 };
         self.records

@@ -2,6 +2,7 @@
 
 pub mod pins;
 pub mod programs;
+pub mod skb_layout;
 
 pub mod attach;
 pub mod clsact;

@@ -16,6 +16,7 @@ use netagent_common::names::{
 use netagent_common::vm::State;
 
 use crate::apply::pins::Pins;
+use crate::apply::skb_layout::{KERNEL_BTF, SkbLayout, SkbLayoutError};
 use crate::host::HostOptions;
 
 /// The programs, compiled by the build script.
@@ -33,6 +34,9 @@ pub enum LoadError {
     /// The kernel or the loader refused maps or relocations.
     #[error("load the eBPF object")]
     Load(#[from] EbpfError),
+    /// It is not known where the kernel keeps partial checksums.
+    #[error(transparent)]
+    Layout(#[from] SkbLayoutError),
     /// The object lacks something that the agent needs.
     #[error("the eBPF object has no {0}")]
     Absent(&'static str),
@@ -139,6 +143,7 @@ pub fn load(pins: &Pins, options: &HostOptions) -> Result<(), LoadError> {
     };
     let mark = state.map_or(options.mark, |state| state.mark);
 
+    let skb = SkbLayout::read(Path::new(KERNEL_BTF))?;
     let mut loader = EbpfLoader::new();
     // The loader parses the kernel's type information first thing; we relocate nothing against it.
     loader.btf(None);
@@ -146,7 +151,10 @@ pub fn load(pins: &Pins, options: &HostOptions) -> Result<(), LoadError> {
     loader
         .override_global(global::MARK, &mark, true)
         .override_global(global::NAT_PORT_FIRST, &first, true)
-        .override_global(global::NAT_PORT_COUNT, &count, true);
+        .override_global(global::NAT_PORT_COUNT, &count, true)
+        .override_global(global::SKB_IP_SUMMED_BIT, &skb.ip_summed_bit, true)
+        .override_global(global::SKB_CSUM_START, &skb.csum_start, true)
+        .override_global(global::SKB_NETWORK_HEADER, &skb.network_header, true);
     for (name, size) in &sizes {
         loader.map_max_entries(name, *size);
     }

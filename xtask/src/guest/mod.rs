@@ -38,6 +38,8 @@ pub struct Guest {
     pub memory_mib: u32,
     /// The network namespace that the TAPs are in, as `/run/netns/<name>`; the caller's where there is none.
     pub namespace: Option<PathBuf>,
+    /// When it is ended if it has not ended by itself; never where there is none.
+    pub deadline_s: Option<u32>,
 }
 
 impl Guest {
@@ -55,6 +57,7 @@ impl Guest {
             cards: Vec::new(),
             memory_mib: 128,
             namespace: None,
+            deadline_s: None,
         })
     }
 
@@ -67,17 +70,22 @@ impl Guest {
             .with_context(|| format!("cannot write {}", initrd.display()))?;
         let qemu = paths::find_program("qemu-system-x86_64")
             .context("there is no qemu-system-x86_64: run `cargo xtask setup`")?;
-        let mut command = match &self.namespace {
+        let mut words = Vec::new();
+        if let Some(deadline_s) = self.deadline_s {
+            words.extend([
+                "timeout".into(),
+                "--foreground".into(),
+                deadline_s.to_string(),
+            ]);
+        }
+        if let Some(namespace) = &self.namespace {
             // Not `ip netns exec`: it mounts a /sys of its own, which hides bpffs.
-            Some(namespace) => {
-                let mut command = Command::new("nsenter");
-                command
-                    .arg(format!("--net={}", namespace.display()))
-                    .arg(qemu);
-                command
-            }
-            None => Command::new(qemu),
-        };
+            words.extend(["nsenter".into(), format!("--net={}", namespace.display())]);
+        }
+        words.push(qemu.to_string_lossy().into_owned());
+        let (program, arguments) = words.split_first().context("an empty command")?;
+        let mut command = Command::new(program);
+        command.args(arguments);
         let append = ["console=ttyS0", "quiet", "panic=-1"].map(str::to_owned);
         command
             .args([
@@ -90,7 +98,8 @@ impl Guest {
             ])
             .args([
                 "-nodefaults",
-                "-nographic",
+                "-display",
+                "none",
                 "-serial",
                 "stdio",
                 "-no-reboot",

@@ -14,3 +14,22 @@ argument() {
         case "$word" in "na.$1="*) echo "${word#*=}" ;; esac
     done
 }
+
+# Prints the page at http://<host>[:<port>][/<path>], an IPv6 host in brackets; fails unless it is answered with 200
+# in ten seconds. Not wget: a static busybox has none of the C library's name services, and its wget crashes.
+fetch() {
+    location=${1#http://}
+    authority=${location%%/*} path=/
+    case "$location" in */*) path=/${location#*/} ;; esac
+    port=80
+    case "$authority" in
+    *]:* | [!\[]*:*) port=${authority##*:} authority=${authority%:*} ;;
+    esac
+    host=${authority#\[}
+    host=${host%\]}
+    reply=$(printf 'GET %s HTTP/1.0\r\nHost: %s\r\n\r\n' "$path" "$authority" | timeout 10 nc "$host" "$port" | tr -d '\r')
+    case "$reply" in
+    HTTP/1.?" 200 "*) echo "$reply" | sed '1,/^$/d' ;;
+    *) return 1 ;;
+    esac
+}

@@ -1,0 +1,123 @@
+//! The start: clean up, look, check, and the first round.
+
+use ipnet::IpNet;
+use tokio::sync::mpsc;
+
+use crate::agent::store_id::{StoreError, StoreId};
+use crate::agent::uplink::{self, UplinkError};
+use crate::agent::{Agent, AgentHandle, REQUESTS_MAX};
+use crate::config::Config;
+use crate::host::{Cleaned, Host, HostError, HostOptions};
+use crate::ipam::{Pool, Reservations};
+use crate::plan::Observed;
+
+/// Why the agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state directory or its lock.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No usable uplink, or the pool stands in its way.
+    #[error(transparent)]
+    Uplink(#[from] UplinkError),
+    /// The host cannot be worked on.
+    #[error("{}: `netagent doctor` says what is missing", crate::host::one_line(.0))]
+    Host(#[from] HostError),
+    /// A step of the host's part failed.
+    #[error("{0}: `netagent doctor` says what is missing")]
+    Datapath(String),
+}
+
+/// What the kernel's host needs, from configuration and store.
+#[must_use]
+pub fn host_options(config: &Config, id: &StoreId) -> HostOptions {
+    HostOptions {
+        bpf_dir: config.bpf_dir.clone(),
+        state_dir: config.state_dir.clone(),
+        store_id: id.store_id,
+        attach: config.datapath.attach,
+        expedite_rcu: config.datapath.expedite_rcu,
+        flows_max: config.datapath.flows,
+        instances_max: config.limits.instances,
+        nat_ports: (config.nat.ports.first, config.nat.ports.count()),
+        mark: id.mark,
+    }
+}
+
+/// Removes what an earlier agent left, and says so.
+///
+/// # Errors
+/// Where something cannot be removed.
+pub async fn clean_host<H: Host>(host: &mut H) -> Result<Cleaned, HostError> {
+    let cleaned = host.clean().await?;
+    if !cleaned.links.is_empty() || cleaned.pins > 0 {
+        let links = cleaned.links.join(" ");
+        tracing::info!(
+            links,
+            pins = cleaned.pins,
+            "removed what an earlier agent left"
+        );
+    }
+    Ok(cleaned)
+}
+
+/// Cleans the host, finds the uplink, and does the first round.
+///
+/// # Errors
+/// One line that says what is wrong and how to mend it.
+pub async fn start<H: Host>(
+    mut host: H,
+    config: Config,
+    id: &StoreId,
+) -> Result<(Agent<H>, AgentHandle), StartError> {
+    clean_host(&mut host).await?;
+    let observed = host.observe().await?;
+    let uplink = uplink::choose(config.uplink.as_deref(), &observed)?;
+    let pool = pool(&config, id, &observed);
+    let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+    let mut agent = Agent {
+        host,
+        config,
+        store_id: id.store_id,
+        pool,
+        reservations: Reservations::default(),
+        doomed: Vec::new(),
+        instances: Vec::new(),
+        observed,
+        uplink: None,
+        mtu: 0,
+        next_generation: 1,
+        raise_owed: false,
+        host_trouble: None,
+        host_blocked: None,
+        requests,
+    };
+    for route in uplink::check_pools(&agent.pools(), uplink, &agent.observed)? {
+        let device = agent
+            .observed
+            .links
+            .get(&route.ifindex)
+            .map(|link| link.name.as_str());
+        tracing::warn!(route = %route.destination, device, "the pool overlaps this route: its addresses are out of reach for guests");
+    }
+    agent.round().await?;
+    match agent.host_blocked.take() {
+        Some(reason) => Err(StartError::Datapath(reason)),
+        None => Ok((agent, AgentHandle { requests: sender })),
+    }
+}
+
+fn pool(config: &Config, id: &StoreId, observed: &Observed) -> Pool {
+    let v6 = uplink::has_v6(observed);
+    if !v6 {
+        tracing::info!("the host has no IPv6: guests get none");
+    }
+    let subnet6 = config.pool.subnet6.unwrap_or(id.subnet6);
+    tracing::info!(subnet = %IpNet::V4(config.pool.subnet), subnet6 = v6.then(|| subnet6.to_string()), "pool");
+    Pool {
+        subnet: config.pool.subnet,
+        subnet6: v6.then_some(subnet6),
+        gateway: config.pool.gateway,
+        tap_prefix: config.pool.tap_prefix.clone(),
+    }
+}

@@ -1,0 +1,73 @@
+//! An error as the API shows it: `{"status":"error","message":"<text>"}`.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::agent::RequestError;
+use crate::spec::SpecError;
+
+/// An error with its status.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    message: String,
+}
+
+impl ApiError {
+    /// An error with this status and text.
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = json!({ "status": "error", "message": self.message });
+        (self.status, Json(body)).into_response()
+    }
+}
+
+impl From<SpecError> for ApiError {
+    fn from(error: SpecError) -> Self {
+        let status = match error {
+            SpecError::NotSupported(_) => StatusCode::NOT_IMPLEMENTED,
+            SpecError::Json(_)
+            | SpecError::UnknownMember(_)
+            | SpecError::WrongType { .. }
+            | SpecError::NotAnObject
+            | SpecError::InterfaceCount(_)
+            | SpecError::Name(_)
+            | SpecError::IpWithoutTap
+            | SpecError::TapName(_)
+            | SpecError::Mac(_)
+            | SpecError::MulticastMac
+            | SpecError::Value { .. }
+            | SpecError::DenyAllWithLists
+            | SpecError::CustomWithoutLists => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<RequestError> for ApiError {
+    fn from(error: RequestError) -> Self {
+        let status = match error {
+            RequestError::NotFound(_) => StatusCode::NOT_FOUND,
+            RequestError::NameTaken(_) | RequestError::InterfaceNameTaken(_) => {
+                StatusCode::CONFLICT
+            }
+            RequestError::UnknownUser(_) | RequestError::UnknownGroup(_) => StatusCode::BAD_REQUEST,
+            RequestError::Exhausted(_) | RequestError::InstanceLimit(_) => {
+                StatusCode::INSUFFICIENT_STORAGE
+            }
+            RequestError::Host(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            RequestError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string())
+    }
+}

@@ -1,0 +1,333 @@
+//! `netagent doctor`: whether this host can run the agent, and how to mend what is missing (O-4).
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+use nix::sys::statfs::{FsType, statfs};
+use nix::sys::utsname::uname;
+use serde_json::{Value, json};
+
+use crate::cli::table::{print, print_json, table};
+use crate::config::{Config, Overrides, PortRange};
+
+/// The oldest kernel (design, decision 11).
+const KERNEL_FLOOR: (u32, u32) = (6, 1);
+/// The first kernel with tcx.
+const KERNEL_TCX: (u32, u32) = (6, 6);
+/// Type of the BPF file system (`BPF_FS_MAGIC`).
+const BPF_FS: FsType = FsType(0xcafe_4a11);
+/// Capabilities that the agent needs, with their numbers.
+const CAPABILITIES: [(u32, &str); 4] = [
+    (12, "CAP_NET_ADMIN"),
+    (21, "CAP_SYS_ADMIN"),
+    (38, "CAP_PERFMON"),
+    (39, "CAP_BPF"),
+];
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+const TUN: &str = "/dev/net/tun";
+
+/// What one look at the host found.
+struct Check {
+    name: &'static str,
+    verdict: Verdict,
+    found: String,
+    /// How to mend it; empty where nothing is to be done.
+    fix: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    /// Worth knowing.
+    Note,
+    /// The agent cannot run.
+    Bad,
+}
+
+pub(super) fn doctor(overrides: &Overrides, json: bool) -> Result<ExitCode> {
+    let config = Config::load(overrides)?;
+    let checks = examine(&config);
+    if json {
+        print_json(&Value::Array(checks.iter().map(Check::json).collect()))?;
+    } else {
+        let rows: Vec<Vec<String>> = checks.iter().map(Check::row).collect();
+        print(&table(&["CHECK", "RESULT", "FOUND", "FIX"], &rows))?;
+    }
+    let bad = checks.iter().any(|check| check.verdict == Verdict::Bad);
+    Ok(if bad {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// What keeps the agent from running, and how to mend it.
+pub(super) fn first_obstacle(config: &Config) -> Option<(String, &'static str)> {
+    let bad = required(config)
+        .into_iter()
+        .find(|check| check.verdict == Verdict::Bad)?;
+    Some((bad.found, bad.fix))
+}
+
+fn examine(config: &Config) -> Vec<Check> {
+    let mut checks = required(config);
+    checks.push(bpffs(&config.bpf_dir));
+    checks.push(attaching());
+    checks.push(ip_forward());
+    checks.push(firewalls());
+    checks.push(port_range(config.nat.ports));
+    checks.push(expedited());
+    checks
+}
+
+fn required(_config: &Config) -> Vec<Check> {
+    vec![
+        kernel(),
+        capabilities(&read("/proc/self/status")),
+        exists(
+            "btf",
+            BTF,
+            "the kernel's types",
+            "boot a kernel with CONFIG_DEBUG_INFO_BTF=y",
+        ),
+        exists("tun", TUN, "the TAP driver", "run `modprobe tun`"),
+    ]
+}
+
+impl Check {
+    const fn good(name: &'static str, found: String) -> Self {
+        Self {
+            name,
+            verdict: Verdict::Good,
+            found,
+            fix: "",
+        }
+    }
+
+    const fn verdict(&self) -> &'static str {
+        match self.verdict {
+            Verdict::Good => "ok",
+            Verdict::Note => "note",
+            Verdict::Bad => "MISSING",
+        }
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.name.into(),
+            self.verdict().into(),
+            self.found.clone(),
+            self.fix.into(),
+        ]
+    }
+
+    fn json(&self) -> Value {
+        json!({ "check": self.name, "result": self.verdict(), "found": self.found, "fix": self.fix })
+    }
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+fn release() -> (String, (u32, u32)) {
+    let release = uname().map_or_else(
+        |_| String::new(),
+        |name| name.release().to_string_lossy().into_owned(),
+    );
+    let version = version(&release);
+    (release, version)
+}
+
+/// Major and minor number at the start of a kernel's release.
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+fn kernel() -> Check {
+    let (release, version) = release();
+    let verdict = if version >= KERNEL_FLOOR {
+        Verdict::Good
+    } else {
+        Verdict::Bad
+    };
+    Check {
+        name: "kernel",
+        verdict,
+        found: format!("Linux {release}"),
+        fix: "boot Linux 6.1 or newer",
+    }
+    .without_fix_if_good()
+}
+
+fn capabilities(status: &str) -> Check {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = line
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    let missing: Vec<&str> = CAPABILITIES
+        .iter()
+        .filter(|(number, _)| effective >> number & 1 == 0)
+        .map(|(_, name)| *name)
+        .collect();
+    if missing.is_empty() {
+        return Check::good("rights", "all capabilities".into());
+    }
+    let found = format!("no {}", missing.join(", "));
+    Check {
+        name: "rights",
+        verdict: Verdict::Bad,
+        found,
+        fix: "run as root",
+    }
+}
+
+fn exists(name: &'static str, path: &str, what: &str, fix: &'static str) -> Check {
+    let there = Path::new(path).exists();
+    let found = if there {
+        path.to_owned()
+    } else {
+        format!("no {path}: {what} are missing")
+    };
+    let verdict = if there { Verdict::Good } else { Verdict::Bad };
+    Check {
+        name,
+        verdict,
+        found,
+        fix,
+    }
+    .without_fix_if_good()
+}
+
+impl Check {
+    fn without_fix_if_good(self) -> Self {
+        let fix = if self.verdict == Verdict::Good {
+            ""
+        } else {
+            self.fix
+        };
+        Self { fix, ..self }
+    }
+}
+
+fn bpffs(dir: &Path) -> Check {
+    let there = dir.ancestors().find(|ancestor| ancestor.exists());
+    let mounted = there
+        .and_then(|dir| statfs(dir).ok())
+        .is_some_and(|fs| fs.filesystem_type() == BPF_FS);
+    let found = if mounted {
+        "mounted"
+    } else {
+        "not mounted: the agent mounts it"
+    };
+    Check::good("bpffs", format!("{}: {found}", dir.display()))
+}
+
+fn attaching() -> Check {
+    let (_, version) = release();
+    let how = if version >= KERNEL_TCX {
+        "tcx"
+    } else {
+        "clsact, since tcx needs Linux 6.6"
+    };
+    Check::good("attaching", how.into())
+}
+
+fn ip_forward() -> Check {
+    let value = read("/proc/sys/net/ipv4/ip_forward");
+    Check::good(
+        "ip_forward",
+        format!("{value}: netagent neither needs nor changes it"),
+    )
+}
+
+/// Other firewalls do not see what netagent forwards.
+fn firewalls() -> Check {
+    let output = Command::new("nft").args(["list", "tables"]).output();
+    let nft = output.map_or_else(
+        |_| String::new(),
+        |out| String::from_utf8_lossy(&out.stdout).into_owned(),
+    );
+    let mut names: Vec<String> = nft
+        .lines()
+        .map(|line| format!("nft {}", line.trim_start_matches("table ").trim()))
+        .collect();
+    for (file, word) in [
+        ("ip_tables_names", "iptables"),
+        ("ip6_tables_names", "ip6tables"),
+    ] {
+        let tables = read(&format!("/proc/net/{file}"));
+        names.extend(tables.lines().map(|table| format!("{word} {table}")));
+    }
+    if names.is_empty() {
+        return Check::good("firewalls", "none seen".into());
+    }
+    Check {
+        name: "firewalls",
+        verdict: Verdict::Note,
+        found: names.join(", "),
+        fix: "their FORWARD and NAT rules do not see guests' traffic: write what guests may do into netagent",
+    }
+}
+
+/// A port that the host picks for itself must not be one that stands for a guest (N-5).
+fn port_range(nat: PortRange) -> Check {
+    let text = read("/proc/sys/net/ipv4/ip_local_port_range");
+    let mut ends = text
+        .split_whitespace()
+        .map(|end| end.parse().unwrap_or(0_u16));
+    let (first, last) = (ends.next().unwrap_or(0), ends.next().unwrap_or(0));
+    let found = format!("NAT {nat}, the host's own {first}-{last}");
+    if nat.last < first || last < nat.first {
+        return Check::good("ports", found);
+    }
+    let fix = "set nat.ports outside net.ipv4.ip_local_port_range, or the other way round";
+    Check {
+        name: "ports",
+        verdict: Verdict::Note,
+        found,
+        fix,
+    }
+}
+
+fn expedited() -> Check {
+    let value = read("/sys/kernel/rcu_expedited");
+    Check::good(
+        "rcu_expedited",
+        format!("{value}: the agent raises it while it makes and removes TAPs"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_begins_with_its_version() {
+        assert_eq!(version("6.1.0-18-amd64"), (6, 1));
+        assert_eq!(version("6.18.44"), (6, 18));
+        assert_eq!(version(""), (0, 0));
+        assert!(version("5.15.0") < KERNEL_FLOOR && version("6.1.0") >= KERNEL_FLOOR);
+    }
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        let none = capabilities("CapEff:\t0000000000000000");
+        assert!(
+            none.verdict == Verdict::Bad && none.found.contains("CAP_NET_ADMIN, CAP_SYS_ADMIN")
+        );
+        assert!(capabilities("CapEff:\t000001ffffffffff").verdict == Verdict::Good);
+        assert_eq!(
+            capabilities("CapEff:\t000001ffffffefff").found,
+            "no CAP_NET_ADMIN"
+        );
+    }
+}

@@ -1,0 +1,282 @@
+//! `create`, `ls`, `inspect`, `start`, `stop`, `rm`, `plan`.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use hyper::Method;
+use serde_json::{Map, Value, json};
+
+use crate::cli::client::{call, instance_path};
+use crate::cli::table::{cell, print, print_json, table};
+use crate::cli::{Client, CreateArgs, OneInstance};
+
+pub(super) fn create(args: &CreateArgs) -> Result<ExitCode> {
+    let body = match &args.file {
+        Some(path) => read(path)?,
+        None => spec(args).to_string().into_bytes(),
+    };
+    let made = call(&args.client.socket, Method::POST, "/v1/instances", body)?;
+    if args.client.json {
+        print_json(&made)?;
+    } else {
+        print(&instance_table(std::slice::from_ref(&made)))?;
+    }
+    warn_of_error(&made);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn ls(client: &Client) -> Result<ExitCode> {
+    let list = call(&client.socket, Method::GET, "/v1/instances", Vec::new())?;
+    if client.json {
+        print_json(&list)?;
+    } else {
+        print(&instance_table(
+            list.as_array().map(Vec::as_slice).unwrap_or_default(),
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn inspect(one: &OneInstance) -> Result<ExitCode> {
+    let path = instance_path(&one.instance)?;
+    let instance = call(&one.client.socket, Method::GET, &path, Vec::new())?;
+    if one.client.json {
+        print_json(&instance)?;
+    } else {
+        print(&description(&instance))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn change(one: &OneInstance, action: &str) -> Result<ExitCode> {
+    let path = format!("{}/{action}", instance_path(&one.instance)?);
+    let instance = call(&one.client.socket, Method::PUT, &path, Vec::new())?;
+    if one.client.json {
+        print_json(&instance)?;
+    } else {
+        print(&instance_table(std::slice::from_ref(&instance)))?;
+    }
+    warn_of_error(&instance);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn rm(one: &OneInstance) -> Result<ExitCode> {
+    call(
+        &one.client.socket,
+        Method::DELETE,
+        &instance_path(&one.instance)?,
+        Vec::new(),
+    )?;
+    if one.client.json {
+        print_json(&json!({ "deleted": one.instance }))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn plan(client: &Client) -> Result<ExitCode> {
+    let plan = call(&client.socket, Method::GET, "/v1/plan", Vec::new())?;
+    if client.json {
+        print_json(&plan)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lines = |member: &str, text: &str| -> Vec<String> {
+        let list = plan
+            .get(member)
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        list.iter()
+            .map(|entry| format!("{}: {}", owner(entry), cell(entry, text)))
+            .collect()
+    };
+    let mut all = lines("steps", "step");
+    all.extend(
+        lines("problems", "problem")
+            .into_iter()
+            .map(|line| format!("cannot be mended: {line}")),
+    );
+    print(
+        if all.is_empty() {
+            "nothing to do".to_owned()
+        } else {
+            all.join("\n")
+        }
+        .as_str(),
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn owner(entry: &Value) -> String {
+    entry
+        .get("instance")
+        .and_then(Value::as_str)
+        .unwrap_or("host")
+        .to_owned()
+}
+
+fn warn_of_error(instance: &Value) {
+    if let Some(reason) = instance.get("reason").and_then(Value::as_str) {
+        eprintln!(
+            "netagent: {}: {reason}: it is tried again",
+            cell(instance, "name")
+        );
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    if path == Path::new("-") {
+        io::stdin()
+            .read_to_end(&mut body)
+            .context("cannot read standard input")?;
+        return Ok(body);
+    }
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn spec(args: &CreateArgs) -> Value {
+    let mut interface = Map::new();
+    let principal = |text: &String| {
+        text.parse::<u32>()
+            .map_or_else(|_| json!(text), |id| json!(id))
+    };
+    let members = [
+        ("tap_owner", args.tap_owner.as_ref().map(principal)),
+        ("tap_group", args.tap_group.as_ref().map(principal)),
+        ("queues", args.queues.map(Value::from)),
+    ];
+    for (name, value) in members {
+        if let Some(value) = value {
+            interface.insert(name.into(), value);
+        }
+    }
+    let mut spec = Map::new();
+    if let Some(name) = &args.name {
+        spec.insert("name".into(), json!(name));
+    }
+    if let Some(autostart) = args.autostart {
+        spec.insert("autostart".into(), json!(autostart));
+    }
+    spec.insert("network_interfaces".into(), json!([interface]));
+    Value::Object(spec)
+}
+
+fn instance_table(instances: &[Value]) -> String {
+    let rows: Vec<Vec<String>> = instances
+        .iter()
+        .map(|instance| {
+            let first = instance
+                .get("network_interfaces")
+                .and_then(|list| list.get(0));
+            let ip6 = first.map_or_else(|| "-".into(), |first| cell(first, "ip6"));
+            let members = [
+                "name",
+                "status",
+                "tap_device",
+                "guest_ip",
+                "gateway",
+                "guest_mac",
+            ];
+            members
+                .iter()
+                .map(|member| cell(instance, member))
+                .chain([ip6])
+                .collect()
+        })
+        .collect();
+    table(
+        &[
+            "NAME",
+            "STATUS",
+            "TAP",
+            "GUEST IP",
+            "GATEWAY",
+            "GUEST MAC",
+            "GUEST IP6",
+        ],
+        &rows,
+    )
+}
+
+/// One instance, member by member, then its interfaces, then its drops.
+fn description(instance: &Value) -> String {
+    let mut text = String::new();
+    for member in [
+        "id",
+        "name",
+        "status",
+        "reason",
+        "gateway",
+        "nameserver",
+        "open_flows",
+    ] {
+        if instance.get(member).is_some() {
+            text.push_str(&format!("{member:<12}{}\n", cell(instance, member)));
+        }
+    }
+    let interfaces = instance
+        .get("network_interfaces")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice);
+    let interfaces = interfaces.unwrap_or_default();
+    let members = ["name", "tap_name", "ip", "ip6", "mac", "mtu", "attached"];
+    let rows: Vec<Vec<String>> = interfaces
+        .iter()
+        .map(|interface| {
+            members
+                .iter()
+                .map(|member| cell(interface, member))
+                .collect()
+        })
+        .collect();
+    text.push('\n');
+    text.push_str(&table(
+        &["INTERFACE", "TAP", "IP", "IP6", "MAC", "MTU", "ATTACHED"],
+        &rows,
+    ));
+    let traffic: Vec<Vec<String>> = interfaces.iter().map(traffic_row).collect();
+    text.push_str("\n\n");
+    text.push_str(&table(
+        &[
+            "INTERFACE",
+            "SENT PACKETS",
+            "BYTES",
+            "RECEIVED PACKETS",
+            "BYTES",
+        ],
+        &traffic,
+    ));
+    let drops: Vec<Vec<String>> = interfaces.iter().flat_map(drop_rows).collect();
+    if !drops.is_empty() {
+        text.push_str("\n\n");
+        text.push_str(&table(&["INTERFACE", "DROPPED BECAUSE", "PACKETS"], &drops));
+    }
+    text
+}
+
+fn traffic_row(interface: &Value) -> Vec<String> {
+    let traffic = interface.get("traffic").unwrap_or(&Value::Null);
+    let members = [
+        "from_vm_packets",
+        "from_vm_bytes",
+        "to_vm_packets",
+        "to_vm_bytes",
+    ];
+    let counts = members.iter().map(|member| cell(traffic, member));
+    std::iter::once(cell(interface, "name"))
+        .chain(counts)
+        .collect()
+}
+
+fn drop_rows(interface: &Value) -> Vec<Vec<String>> {
+    let drops = interface.get("drops").and_then(Value::as_object);
+    let name = cell(interface, "name");
+    drops
+        .into_iter()
+        .flatten()
+        .map(|(reason, count)| vec![name.clone(), reason.clone(), count.to_string()])
+        .collect()
+}

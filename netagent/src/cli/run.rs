@@ -1,0 +1,87 @@
+//! `netagent run`: the agent, until a signal ends it.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use crate::agent::{self, host_options, store_id};
+use crate::api::{routes, socket};
+use crate::apply::KernelHost;
+use crate::cli::{LogFormat, doctor};
+use crate::config::{Config, Overrides};
+
+/// Threads of the runtime: one for the agent's task, one for the API.
+const THREADS: usize = 2;
+/// How long open connections may keep the end waiting.
+const GRACE: Duration = Duration::from_secs(5);
+
+pub(super) fn run(overrides: &Overrides, format: LogFormat) -> Result<ExitCode> {
+    start_log(format);
+    let config = Config::load(overrides)?;
+    if let Some((what, fix)) = doctor::first_obstacle(&config) {
+        bail!("{what}: {fix}");
+    }
+    runtime()?.block_on(serve(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_all()
+        .build()
+        .context("cannot start threads")
+}
+
+/// Log lines go to standard error; `RUST_LOG` sets what is logged.
+pub(super) fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter);
+    match format {
+        LogFormat::Text => log.with_target(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let (end, mut ended) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (id, mut locks) = store_id::open(&config.state_dir)?;
+    let socket = socket::bind(&config.api)?;
+    let host = KernelHost::open(host_options(&config, &id)).map_err(agent::StartError::from)?;
+    locks.add_bpf_dir(&config.bpf_dir)?;
+    let (agent, handle) = agent::start(host, config, &id).await?;
+    let listener = UnixListener::from_std(socket.listener)?;
+    let mut api_end = ended.clone();
+    let api = axum::serve(listener, routes::router(handle)).with_graceful_shutdown(async move {
+        // An error means that the sender is gone, which is the end as well.
+        api_end.wait_for(|end| *end).await.ok();
+    });
+    let api = tokio::spawn(api.into_future());
+    let agent = tokio::spawn(agent.run(async move {
+        ended.wait_for(|end| *end).await.ok();
+    }));
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("ending; the datapath stays");
+    end.send_replace(true);
+    agent.await.context("the agent's task failed")?;
+    if let Ok(served) = tokio::time::timeout(GRACE, api).await {
+        served.context("the API's task failed")??;
+    }
+    drop(socket.guard);
+    drop(locks);
+    Ok(())
+}

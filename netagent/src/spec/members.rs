@@ -1,0 +1,256 @@
+//! Which members a request may have, of which type, and which of them are built (I-1, I-3).
+//!
+//! A member that moves from "not supported yet" to built changes one line here.
+
+use serde_json::{Map, Value};
+
+use crate::spec::SpecError;
+
+type Object = Map<String, Value>;
+
+/// One member of an object.
+pub(crate) struct Member {
+    name: &'static str,
+    shape: Shape,
+    built: Built,
+}
+
+/// Type of a value.
+enum Shape {
+    Text,
+    Number,
+    Boolean,
+    NumberOrText,
+    Texts,
+    Numbers,
+    /// A list of texts or of objects with these members.
+    TextsOrObjects(&'static [Member]),
+    Object(&'static [Member]),
+    Objects(&'static [Member]),
+    /// An object with any members.
+    AnyObject,
+    Any,
+}
+
+/// Whether a member has an effect yet.
+enum Built {
+    Now,
+    /// Only its default is accepted: absent or null.
+    NotYet,
+    /// Only its default is accepted: absent, null, or an empty list or object.
+    NotYetUnlessEmpty,
+    /// Only its default is accepted: absent, null, or this text.
+    NotYetUnlessText(&'static str),
+    /// Only its default is accepted: absent, null, or this.
+    NotYetUnless(bool),
+}
+
+const fn member(name: &'static str, shape: Shape, built: Built) -> Member {
+    Member { name, shape, built }
+}
+
+use Built::{NotYet, NotYetUnless, NotYetUnlessEmpty, NotYetUnlessText, Now};
+use Shape::{
+    Any, AnyObject, Boolean, Number, NumberOrText, Numbers, Object as ObjectOf, Objects, Text,
+    Texts, TextsOrObjects,
+};
+
+/// The members of an instance.
+pub(crate) const INSTANCE: &[Member] = &[
+    member("name", Text, Now),
+    member("network_interfaces", Objects(INTERFACE), Now),
+    member("gateway", Text, NotYet),
+    member("nameserver", Text, NotYet),
+    member("exposed_ports", Numbers, NotYetUnlessEmpty),
+    member("publish", TextsOrObjects(PUBLISH), NotYetUnlessEmpty),
+    member("network_policy", Text, NotYetUnlessText("allow-all")),
+    member("allowed_domains", Texts, NotYet),
+    member("allowed_cidrs", Texts, NotYet),
+    member("denied_cidrs", Texts, NotYet),
+    member("bandwidth", NumberOrText, NotYet),
+    member("bandwidth_in", NumberOrText, NotYet),
+    member("limits", ObjectOf(LIMITS), NotYetUnlessEmpty),
+    member("audit", Boolean, NotYetUnless(false)),
+    member("snat_address", Text, NotYet),
+    member("mtu", Number, NotYet),
+    member("autostart", Boolean, Now),
+    member("annotations", AnyObject, NotYetUnlessEmpty),
+    member("image", Any, Now),
+    member("vcpu_count", Any, Now),
+    member("mem_size_mib", Any, Now),
+    member("kernel_image_path", Any, Now),
+    member("rootfs_path", Any, Now),
+    member("tags", Any, Now),
+];
+
+/// Those that describe the VM: stored and returned, not read.
+pub(crate) const MACHINE: [&str; 6] = [
+    "image",
+    "vcpu_count",
+    "mem_size_mib",
+    "kernel_image_path",
+    "rootfs_path",
+    "tags",
+];
+
+const INTERFACE: &[Member] = &[
+    member("name", Text, Now),
+    member("ip", Text, NotYet),
+    member("ip6", Text, NotYet),
+    member("tap_name", Text, NotYet),
+    member("tap_owner", NumberOrText, Now),
+    member("tap_group", NumberOrText, Now),
+    member("queues", Number, Now),
+    member("model", Text, Now),
+    member("mac", Text, NotYet),
+    member("autoconfig", Boolean, NotYetUnless(true)),
+    member("relay", ObjectOf(RELAY), NotYet),
+    member("mode", Text, NotYetUnlessText("nat")),
+    member("bridge", Text, NotYet),
+    member("device", Text, NotYet),
+    member("promiscuous", Boolean, NotYetUnless(false)),
+    member("socket", Text, NotYet),
+    member("vfkit", Boolean, NotYetUnless(false)),
+    member("cgroup", Text, NotYet),
+    member("mtu", Number, NotYet),
+    member("guest_ip", Text, NotYet),
+    member("guest_mac", Text, NotYet),
+    member("guest_gateway", Text, NotYet),
+];
+
+const RELAY: &[Member] = &[member("name", Text, Now), member("relay_dns", Boolean, Now)];
+
+const PUBLISH: &[Member] = &[
+    member("host_port", Number, Now),
+    member("guest_port", Number, Now),
+    member("proto", Text, Now),
+    member("address", Text, Now),
+    member("allow_from", Any, Now),
+];
+
+const LIMITS: &[Member] = &[
+    member("pps", Number, NotYet),
+    member("flows", Number, NotYet),
+];
+
+/// The members of `object` with what the table says of them, null ones left out.
+fn present<'a>(
+    object: &'a Object,
+    table: &'static [Member],
+) -> impl Iterator<Item = (&'static Member, &'a Value)> {
+    table.iter().filter_map(|member| {
+        let value = object.get(member.name).filter(|value| !value.is_null())?;
+        Some((member, value))
+    })
+}
+
+impl Shape {
+    /// The members of the objects that this type holds.
+    const fn members(&self) -> Option<&'static [Member]> {
+        match self {
+            ObjectOf(table) | Objects(table) | TextsOrObjects(table) => Some(table),
+            Text | Number | Boolean | NumberOrText | Texts | Numbers | AnyObject | Any => None,
+        }
+    }
+
+    const fn description(&self) -> &'static str {
+        match self {
+            Text => "a text",
+            Number => "a whole number",
+            Boolean => "true or false",
+            NumberOrText => "a whole number or a text",
+            Texts => "a list of texts",
+            Numbers => "a list of whole numbers",
+            TextsOrObjects(_) => "a list of texts or objects",
+            ObjectOf(_) | AnyObject => "an object",
+            Objects(_) => "a list of objects",
+            Any => "anything",
+        }
+    }
+
+    fn fits(&self, value: &Value) -> bool {
+        let all =
+            |fits: fn(&Value) -> bool| value.as_array().is_some_and(|list| list.iter().all(fits));
+        match self {
+            Text => value.is_string(),
+            Number => value.is_u64(),
+            Boolean => value.is_boolean(),
+            NumberOrText => value.is_u64() || value.is_string(),
+            Texts => all(Value::is_string),
+            Numbers => all(Value::is_u64),
+            TextsOrObjects(_) => all(|item| item.is_string() || item.is_object()),
+            ObjectOf(_) | AnyObject => value.is_object(),
+            Objects(_) => all(Value::is_object),
+            Any => true,
+        }
+    }
+}
+
+/// The objects inside a value: itself, or those of a list.
+fn objects(value: &Value) -> impl Iterator<Item = &Object> {
+    let list = value
+        .as_array()
+        .map_or(std::slice::from_ref(value), Vec::as_slice);
+    list.iter().filter_map(Value::as_object)
+}
+
+/// Refuses members that the tables do not name, at any depth.
+pub(crate) fn check_unknown(object: &Object, table: &'static [Member]) -> Result<(), SpecError> {
+    let known = |name: &String| table.iter().any(|member| member.name == name);
+    if let Some(name) = object.keys().find(|name| !known(name)) {
+        return Err(SpecError::UnknownMember(name.clone()));
+    }
+    for_each_inner(object, table, check_unknown)
+}
+
+/// Refuses values of the wrong type, at any depth.
+pub(crate) fn check_types(object: &Object, table: &'static [Member]) -> Result<(), SpecError> {
+    for (member, value) in present(object, table) {
+        if !member.shape.fits(value) {
+            let expected = member.shape.description();
+            return Err(SpecError::WrongType {
+                member: member.name,
+                expected,
+            });
+        }
+    }
+    for_each_inner(object, table, check_types)
+}
+
+/// Refuses members that are not built yet, unless they hold their default.
+pub(crate) fn check_supported(object: &Object, table: &'static [Member]) -> Result<(), SpecError> {
+    for (member, value) in present(object, table) {
+        let default = match member.built {
+            Now => continue,
+            NotYet => false,
+            NotYetUnlessEmpty => is_empty(value),
+            NotYetUnlessText(text) => value.as_str() == Some(text),
+            NotYetUnless(default) => value.as_bool() == Some(default),
+        };
+        if !default {
+            return Err(SpecError::NotSupported(member.name));
+        }
+    }
+    for_each_inner(object, table, check_supported)
+}
+
+fn for_each_inner(
+    object: &Object,
+    table: &'static [Member],
+    check: fn(&Object, &'static [Member]) -> Result<(), SpecError>,
+) -> Result<(), SpecError> {
+    for (member, value) in present(object, table) {
+        if let Some(inner) = member.shape.members() {
+            objects(value).try_for_each(|object| check(object, inner))?;
+        }
+    }
+    Ok(())
+}
+
+/// An empty list or object, or an object whose members are all null.
+fn is_empty(value: &Value) -> bool {
+    let list = value.as_array().is_some_and(Vec::is_empty);
+    list || value
+        .as_object()
+        .is_some_and(|object| object.values().all(Value::is_null))
+}
