@@ -36,7 +36,10 @@ pub fn difference<const N: usize>(old: &[u8; N], new: &[u8; N]) -> u32 {
     let mut total = 0;
     for (old, new) in old.chunks_exact(4).zip(new.chunks_exact(4)) {
         if let (Ok(old), Ok(new)) = (old.try_into(), new.try_into()) {
-            total = add(total, add(!u32::from_ne_bytes(old), u32::from_ne_bytes(new)));
+            total = add(
+                total,
+                add(!u32::from_ne_bytes(old), u32::from_ne_bytes(new)),
+            );
         }
     }
     total
@@ -62,8 +65,8 @@ mod tests {
     #[test]
     fn a_correct_ipv4_header_sums_to_all_ones() {
         let header = [
-            0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8, 0x00, 0x01,
-            0xc0, 0xa8, 0x00, 0xc7,
+            0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8,
+            0x00, 0x01, 0xc0, 0xa8, 0x00, 0xc7,
         ];
         assert_eq!(fold(sum(&header)), 0xffff);
     }

@@ -105,6 +105,8 @@ drop_reasons! {
     HelperFailed = 33, "helper_failed";
     /// A router solicitation, which is not answered.
     RouterSolicit = 34, "router_solicit";
+    /// The VMM asks for a checksum at a place where the packet has none: it would overwrite what was judged.
+    PartialChecksum = 35, "partial_checksum";
 }
 
 wire! {
@@ -129,7 +131,9 @@ mod tests {
         for (position, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(DropReason::from_number(*reason as u32), Some(*reason));
             assert_eq!(*reason as usize, position + 1);
-            let same_name = DropReason::ALL.iter().filter(|other| other.name() == reason.name());
+            let same_name = DropReason::ALL
+                .iter()
+                .filter(|other| other.name() == reason.name());
             assert_eq!(same_name.count(), 1, "{}", reason.name());
         }
         assert_eq!(DropReason::from_number(0), None);

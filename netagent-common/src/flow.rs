@@ -17,15 +17,13 @@ wire! {
         /// The other end's port; of an echo reply, its identifier.
         pub remote_port: [u8; 2],
         /// Protocol number.
-        pub protocol: u8,
-        /// Always 0.
-        pub reserved: [u8; 3],
+        pub protocol: u32,
     }
 }
 
 wire! {
     /// State of a flow and everything that is done to its packets.
-    pub struct Flow<A> = 40 or 64 bytes {
+    pub struct Flow<A> = 48 or 72 bytes {
         /// Time of the last packet, ns of the monotonic clock, at most a second old under traffic.
         pub last_seen_ns: u64,
         /// Slot of the interface that opened the flow: replies go there.
@@ -38,6 +36,10 @@ wire! {
         pub route_generation: u32,
         /// Interface index of the way out; 0 for a flow with the host itself.
         pub uplink: u32,
+        /// MTU of the way out, bytes.
+        pub mtu: u32,
+        /// What replacing the guest's address by `nat_address` does to a checksum.
+        pub address_difference: u32,
         /// A [`FlowState`] as a number.
         pub state: u8,
         /// Unused.
@@ -188,34 +190,72 @@ mod tests {
     use FlowState::{Closed, Established, Opening, Reset, VmClosed, WorldClosed};
 
     fn check(start: FlowState, segments: &[(Sender, u8)], expected: FlowState) {
-        let end = segments.iter().fold(start, |state, (sender, flags)| state.after_segment(*sender, *flags));
+        let end = segments.iter().fold(start, |state, (sender, flags)| {
+            state.after_segment(*sender, *flags)
+        });
         assert_eq!(end, expected, "{start:?} {segments:?}");
     }
 
     #[test]
     fn a_handshake_establishes() {
         check(Opening, &[(Sender::Vm, SYN)], Opening);
-        check(Opening, &[(Sender::Vm, SYN), (Sender::World, SYN | ACK), (Sender::Vm, ACK)], Established);
+        check(
+            Opening,
+            &[
+                (Sender::Vm, SYN),
+                (Sender::World, SYN | ACK),
+                (Sender::Vm, ACK),
+            ],
+            Established,
+        );
     }
 
     #[test]
     fn a_flow_picked_up_in_the_middle_establishes_with_the_first_answer() {
         check(Opening, &[(Sender::Vm, ACK)], Opening);
-        check(Opening, &[(Sender::Vm, ACK), (Sender::World, ACK)], Established);
+        check(
+            Opening,
+            &[(Sender::Vm, ACK), (Sender::World, ACK)],
+            Established,
+        );
     }
 
     #[test]
     fn only_two_fins_close() {
-        check(Established, &[(Sender::Vm, FIN | ACK), (Sender::Vm, FIN | ACK)], VmClosed);
-        check(Established, &[(Sender::World, FIN | ACK), (Sender::Vm, ACK)], WorldClosed);
-        check(Established, &[(Sender::Vm, FIN | ACK), (Sender::World, FIN | ACK), (Sender::Vm, ACK)], Closed);
+        check(
+            Established,
+            &[(Sender::Vm, FIN | ACK), (Sender::Vm, FIN | ACK)],
+            VmClosed,
+        );
+        check(
+            Established,
+            &[(Sender::World, FIN | ACK), (Sender::Vm, ACK)],
+            WorldClosed,
+        );
+        check(
+            Established,
+            &[
+                (Sender::Vm, FIN | ACK),
+                (Sender::World, FIN | ACK),
+                (Sender::Vm, ACK),
+            ],
+            Closed,
+        );
     }
 
     #[test]
     fn a_reset_that_the_guest_ignores_does_not_cut_the_flow() {
         check(Established, &[(Sender::World, RST)], Reset);
-        check(Established, &[(Sender::World, RST), (Sender::World, ACK)], Reset);
-        check(Established, &[(Sender::World, RST), (Sender::Vm, ACK)], Established);
+        check(
+            Established,
+            &[(Sender::World, RST), (Sender::World, ACK)],
+            Reset,
+        );
+        check(
+            Established,
+            &[(Sender::World, RST), (Sender::Vm, ACK)],
+            Established,
+        );
     }
 
     #[test]

@@ -46,8 +46,8 @@ pub mod map {
 
     /// All of them.
     pub const ALL: [&str; 13] = [
-        STATE, ACTIVE, INTERFACES, OPEN_FLOWS, ROUTES_V4, ROUTES_V6, FLOWS_V4, FLOWS_V6, REVERSE_V4,
-        REVERSE_V6, DROPS, TRAFFIC, COLLECTED,
+        STATE, ACTIVE, INTERFACES, OPEN_FLOWS, ROUTES_V4, ROUTES_V6, FLOWS_V4, FLOWS_V6,
+        REVERSE_V4, REVERSE_V6, DROPS, TRAFFIC, COLLECTED,
     ];
 }
 
@@ -59,6 +59,13 @@ pub mod global {
     pub const NAT_PORT_FIRST: &str = "NAT_PORT_FIRST";
     /// `u16`: number of ports in the NAT range; not 0.
     pub const NAT_PORT_COUNT: &str = "NAT_PORT_COUNT";
+    /// `u16`: offset of `ip_summed` in the kernel's `struct sk_buff`, bits; 0 where partial checksums are not
+    /// checked, which only tests do.
+    pub const SKB_IP_SUMMED_BIT: &str = "SKB_IP_SUMMED_BIT";
+    /// `u16`: offset of `csum_start`, bytes; `csum_offset` lies behind it.
+    pub const SKB_CSUM_START: &str = "SKB_CSUM_START";
+    /// `u16`: offset of `network_header`, bytes.
+    pub const SKB_NETWORK_HEADER: &str = "SKB_NETWORK_HEADER";
 }
 
 /// Pin of a map: `<bpf-dir>/v1/<map>`; of a program: `<bpf-dir>/v1/programs/<program>`; of a tcx link:

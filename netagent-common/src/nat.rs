@@ -14,9 +14,7 @@ wire! {
         /// The port that stands for the guest's.
         pub nat_port: [u8; 2],
         /// Protocol number.
-        pub protocol: u8,
-        /// Always 0.
-        pub reserved: [u8; 3],
+        pub protocol: u32,
     }
 }
 
@@ -54,11 +52,9 @@ pub const fn candidate(own: u16, seed: u32, attempt: u32, (first, count): (u16, 
     }
     // The high half of the product spreads a 32-bit seed over the range without a division.
     let start = ((seed as u64 * count as u64) >> 32) as u32;
-    let mut offset = start + attempt;
-    if offset >= count as u32 {
-        offset -= count as u32;
-    }
-    first + (offset % count as u32) as u16
+    // A range without ports cannot be configured; said here so that the division needs no panic.
+    let count = if count == 0 { 1 } else { count as u32 };
+    first + ((start + attempt) % count) as u16
 }
 
 #[cfg(test)]

@@ -37,7 +37,8 @@ wire! {
         pub slot: u32,
         /// [`crate::names::ABI_VERSION`] of the writer.
         pub abi: u32,
-        /// Unlike every other interface's, ever. Flows carry it.
+        /// Counts the starts of instances: the same for all interfaces of one instance, unlike that of every
+        /// other start. Flows carry it, so a reused slot inherits none (S-5).
         pub generation: u32,
         /// Number of the instance: the slot of its first interface.
         pub instance: u32,
@@ -105,7 +106,10 @@ mod tests {
         for (slot_number, uses) in [(0, 0), (65_535, 0), (7, 0x7ffe), (7, u32::MAX)] {
             let index = ifindex(slot_number, uses);
             assert_eq!(slot(index), slot_number);
-            assert!(i32::try_from(index).is_ok_and(|index| index >= 0x1_0000), "{index:#x}");
+            assert!(
+                i32::try_from(index).is_ok_and(|index| index >= 0x1_0000),
+                "{index:#x}"
+            );
         }
         assert_ne!(ifindex(1, 1), ifindex(1, 2));
     }

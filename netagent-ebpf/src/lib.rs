@@ -1,2 +1,25 @@
-//! x
+//! The datapath: everything that the programs of `main.rs` decide. It compiles for the host too, where the
+//! compiler and its lints see it; what needs no kernel lies in `netagent-common` and is tested there.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![deny(unsafe_code)]
+
+pub mod verdict;
+
+pub mod from_uplink;
+pub mod from_vm;
+pub mod to_vm;
+
+pub mod arp;
+pub mod collect;
+pub mod conntrack;
+pub mod echo;
+pub mod family;
+pub mod nat;
+pub mod neighbour;
+pub mod parse;
+pub mod spoof;
+
+pub mod kernel;
+pub mod maps;
+pub mod packet;

@@ -1,2 +1,72 @@
-//! x
+//! Entry points: each turns the verdict of its direction into the kernel's action, and nothing else.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}
+
+#[cfg(target_arch = "bpf")]
+mod entry {
+    use aya_ebpf::bindings::__sk_buff;
+    use netagent_ebpf::kernel::Skb;
+    use netagent_ebpf::verdict::{Action, Dropped};
+    use netagent_ebpf::{collect, from_uplink, from_vm, maps, to_vm};
+
+    /// The next program, and where there is none, the kernel: the same for tcx and for clsact.
+    const NEXT: i32 = -1;
+    const SHOT: i32 = 2;
+
+    fn code(verdict: Result<Action, Dropped>) -> i32 {
+        match verdict {
+            Ok(Action::Next) => NEXT,
+            Ok(Action::Redirect(code)) => code,
+            Err(dropped) => {
+                maps::count_drop(dropped);
+                SHOT
+            }
+        }
+    }
+
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "classifier/from_vm")]
+    extern "C" fn from_vm(context: *mut __sk_buff) -> i32 {
+        // SAFETY: the kernel calls this with the program's context.
+        code(from_vm::judge(unsafe { Skb::new(context) }))
+    }
+
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "classifier/to_vm")]
+    extern "C" fn to_vm(context: *mut __sk_buff) -> i32 {
+        // SAFETY: as in `from_vm`.
+        code(to_vm::judge(unsafe { Skb::new(context) }))
+    }
+
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "classifier/from_uplink")]
+    extern "C" fn from_uplink(context: *mut __sk_buff) -> i32 {
+        // SAFETY: as in `from_vm`.
+        code(from_uplink::judge(unsafe { Skb::new(context) }))
+    }
+
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "classifier/collect_flows")]
+    extern "C" fn collect_flows(_context: *mut __sk_buff) -> i32 {
+        collect::flows();
+        0
+    }
+
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "classifier/collect_orphans")]
+    extern "C" fn collect_orphans(_context: *mut __sk_buff) -> i32 {
+        collect::orphans();
+        0
+    }
+
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "license")]
+    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+    #[panic_handler]
+    fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+        loop {}
+    }
+}

@@ -1,0 +1,48 @@
+//! ARP (RFC 826): questions for the gateway are answered, everything else ends here.
+
+use netagent_common::drop::DropReason;
+use netagent_common::net::{ETHERNET_LEN, GATEWAY_MAC};
+use netagent_common::vm::Interface;
+
+use crate::family::Family;
+use crate::kernel::Skb;
+use crate::maps;
+use crate::verdict::Action;
+
+const REQUEST: [u8; 2] = [0, 1];
+const REPLY: [u8; 2] = [0, 2];
+
+/// Answers a question for the gateway.
+///
+/// # Errors
+/// The reason why there is no answer.
+#[inline(always)]
+pub fn from_vm(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
+    let arp = skb.window::<28>(ETHERNET_LEN)?;
+    // Ethernet, IPv4, and the lengths of their addresses.
+    if arp.four::<0>() != [0, 1, 8, 0] || arp.two::<4>() != [6, 4] {
+        return Err(DropReason::Malformed);
+    }
+    let (sender_mac, sender, target) = (arp.six::<8, 12>(), arp.four::<14>(), arp.four::<24>());
+    let is_probe = sender == [0; 4];
+    let is_own = <[u8; 4]>::is_own(interface, sender);
+    if sender_mac != interface.guest_mac || !(is_own || is_probe) {
+        return Err(DropReason::SpoofedArp);
+    }
+    if arp.two::<6>() != REQUEST || target != interface.gateway_v4 {
+        return Err(DropReason::ArpUnanswered);
+    }
+    let frame = skb.window::<42>(0)?;
+    frame.set_macs(interface.guest_mac, GATEWAY_MAC);
+    frame.set_two::<20>(REPLY);
+    let [a, b, c, d, e, f] = GATEWAY_MAC;
+    frame.set_four::<22>([a, b, c, d]);
+    frame.set_two::<26>([e, f]);
+    frame.set_four::<28>(target);
+    let [a, b, c, d, e, f] = interface.guest_mac;
+    frame.set_four::<32>([a, b, c, d]);
+    frame.set_two::<36>([e, f]);
+    frame.set_four::<38>(sender);
+    skb.set_mark(maps::mark());
+    Ok(Action::Redirect(skb.redirect(interface.ifindex)))
+}

@@ -1,0 +1,139 @@
+//! Collection passes, run by the agent: flows that timed out, and what belongs to no interface any more.
+#![allow(unsafe_code, reason = "the kernel calls back with raw pointers")]
+
+use core::ffi::c_void;
+
+use netagent_common::flow::{Collected, Flow, FlowKey, FlowState, REMOVED_MAX, timeout_ns};
+use netagent_common::nat::{ORPHAN_AGE_S, Reverse, ReverseKey};
+
+use crate::family::Family;
+use crate::{kernel, maps, nat};
+
+/// What a pass carries from element to element.
+#[repr(C)]
+struct Pass {
+    now_ns: u64,
+    collected: Collected,
+}
+
+const GO_ON: i64 = 0;
+const STOP: i64 = 1;
+
+/// Removes flows that timed out and those whose interface is gone, with their ports.
+#[inline(always)]
+pub fn flows() {
+    let mut pass = Pass::new();
+    maps::for_each_flow::<[u8; 4], _>(expire::<[u8; 4]>, &mut pass);
+    if pass.collected.more == 0 {
+        maps::for_each_flow::<[u8; 16], _>(expire::<[u8; 16]>, &mut pass);
+    }
+    maps::set_collected(&pass.collected);
+}
+
+/// Removes reverse entries without a flow.
+#[inline(always)]
+pub fn orphans() {
+    let mut pass = Pass::new();
+    maps::for_each_reverse::<[u8; 4], _>(expire_reverse::<[u8; 4]>, &mut pass);
+    if pass.collected.more == 0 {
+        maps::for_each_reverse::<[u8; 16], _>(expire_reverse::<[u8; 16]>, &mut pass);
+    }
+    maps::set_collected(&pass.collected);
+}
+
+impl Pass {
+    #[inline(always)]
+    fn new() -> Self {
+        Self {
+            now_ns: kernel::now_ns(),
+            collected: Collected {
+                seen: 0,
+                removed: 0,
+                more: 0,
+                failed: 0,
+            },
+        }
+    }
+
+    /// Notes a removal and says whether to go on.
+    #[inline(always)]
+    fn removed(&mut self, done: bool) -> i64 {
+        if !done {
+            self.collected.failed += 1;
+            return GO_ON;
+        }
+        self.collected.removed += 1;
+        if self.collected.removed < REMOVED_MAX {
+            return GO_ON;
+        }
+        self.collected.more = 1;
+        STOP
+    }
+}
+
+unsafe extern "C" fn expire<A: Family>(
+    _map: *mut c_void,
+    key: *mut c_void,
+    value: *mut c_void,
+    context: *mut c_void,
+) -> i64 {
+    // SAFETY: the kernel passes the context that `flows` gave, a `Pass` that outlives the call.
+    let pass = unsafe { &mut *context.cast::<Pass>() };
+    // SAFETY: the kernel passes a value of the map, which holds flows of this family.
+    let flow = unsafe { &*value.cast::<Flow<A>>() };
+    pass.collected.seen += 1;
+    // SAFETY: as for the value. The key is part of the element, which goes with the removal: copy it.
+    let key = unsafe { key.cast::<FlowKey<A>>().read() };
+    let lives = maps::record(flow.slot).is_ok_and(|record| record.generation == flow.generation);
+    let timeout = timeout_ns(key.protocol as u8, FlowState::from_number(flow.state));
+    // The clock of another CPU may be a tick ahead.
+    let idle = pass.now_ns.saturating_sub(flow.last_seen_ns);
+    if lives && idle < timeout {
+        return GO_ON;
+    }
+    let (reverse, has_port) = (nat::reverse_key(&key, flow), flow.uplink != 0);
+    if !maps::remove_flow(&key) {
+        return pass.removed(false);
+    }
+    if lives {
+        maps::count_removed(key.instance);
+    }
+    if has_port {
+        maps::remove_reverse(&reverse);
+    }
+    pass.removed(true)
+}
+
+unsafe extern "C" fn expire_reverse<A: Family>(
+    _map: *mut c_void,
+    key: *mut c_void,
+    value: *mut c_void,
+    context: *mut c_void,
+) -> i64 {
+    // SAFETY: as in `expire`, from `orphans`.
+    let pass = unsafe { &mut *context.cast::<Pass>() };
+    // SAFETY: as in `expire`; this map holds reverse entries.
+    let reverse = unsafe { &*value.cast::<Reverse<A>>() };
+    pass.collected.seen += 1;
+    let now_s = (pass.now_ns / 1_000_000_000) as u32;
+    if now_s.saturating_sub(reverse.created_s) < ORPHAN_AGE_S {
+        return GO_ON;
+    }
+    // SAFETY: as in `expire`.
+    let key = unsafe { key.cast::<ReverseKey<A>>().read() };
+    let flow_key = FlowKey {
+        instance: reverse.instance,
+        guest: reverse.guest,
+        remote: key.remote,
+        guest_port: reverse.guest_port,
+        remote_port: key.remote_port,
+        protocol: key.protocol,
+    };
+    if maps::flow(&flow_key)
+        .is_some_and(|flow| flow.nat_port == key.nat_port && flow.nat_address == key.nat_address)
+    {
+        return GO_ON;
+    }
+    let done = maps::remove_reverse(&key);
+    pass.removed(done)
+}

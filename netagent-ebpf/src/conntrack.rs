@@ -1,0 +1,212 @@
+//! Flows: found, opened, kept alive.
+
+use netagent_common::drop::DropReason;
+use netagent_common::flow::{Flow, FlowKey, FlowState, LAST_SEEN_STEP_NS, Sender};
+use netagent_common::policy::{Route, RouteKind};
+use netagent_common::vm::Interface;
+
+use crate::family::Family;
+use crate::kernel::{self, Skb};
+use crate::maps::{self, InsertError};
+use crate::nat;
+use crate::parse::{self, Header, Kind, Transport};
+
+/// Notes a packet: the flow's state follows it, and its life starts anew.
+#[inline(always)]
+pub fn touch<A>(flow: &mut Flow<A>, sender: Sender, kind: Kind) {
+    let state = FlowState::from_number(flow.state);
+    let next = match kind {
+        Kind::Segment(flags) => state.after_segment(sender, flags),
+        Kind::Datagram | Kind::EchoRequest | Kind::EchoReply => state.after_datagram(sender),
+    } as u8;
+    if next != flow.state {
+        flow.state = next;
+    }
+    let now = kernel::now_ns();
+    if now.wrapping_sub(flow.last_seen_ns) > LAST_SEEN_STEP_NS {
+        flow.last_seen_ns = now;
+    }
+}
+
+/// The key of the flow to which a packet of the guest belongs.
+#[inline(always)]
+pub fn key_from_vm<A: Copy>(
+    interface: &Interface,
+    header: &Header<A>,
+    transport: &Transport,
+) -> FlowKey<A> {
+    FlowKey {
+        instance: interface.instance,
+        guest: header.source,
+        remote: header.destination,
+        guest_port: transport.source,
+        remote_port: transport.destination,
+        protocol: header.protocol.into(),
+    }
+}
+
+/// Whether the flow stands as it is: opened in this life of the instance, under the policy and the routes in
+/// force.
+#[inline(always)]
+pub fn is_current<A>(flow: &Flow<A>, interface: &Interface) -> bool {
+    flow.generation == interface.generation
+        && flow.policy_generation == interface.policy_generation
+        && flow.route_generation == maps::route_generation()
+}
+
+/// Opens the flow of a packet of the guest that [`crate::from_vm`] found well-formed and not spoofed, or judges
+/// one anew that was opened under another policy or other routes.
+///
+/// # Errors
+/// The reason why the guest may not have it.
+#[inline(never)]
+pub fn open<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
+    let header = A::header(skb)?;
+    let transport = parse::transport(skb, &header)?;
+    let key = &key_from_vm(interface, &header, &transport);
+    // Read before the routes: if they change meanwhile, the flow is looked at again.
+    let route_generation = maps::route_generation();
+    if let Some(flow) = maps::flow(key) {
+        if flow.generation == interface.generation && flow.uplink == 0 {
+            flow.policy_generation = interface.policy_generation;
+            flow.route_generation = route_generation;
+            return Ok(());
+        }
+        if flow.generation == interface.generation
+            && let Ok(route) = uplink_route(key.remote)
+            && route.source == flow.nat_address
+        {
+            flow.uplink = route.ifindex;
+            flow.mtu = route.mtu;
+            flow.next_hop = route.next_hop;
+            flow.policy_generation = interface.policy_generation;
+            flow.route_generation = route_generation;
+            return Ok(());
+        }
+        forget(key, flow, interface);
+    }
+    // A reply to nothing that the host asked opens nothing.
+    if transport.kind == Kind::EchoReply {
+        return Err(DropReason::UnknownProtocol);
+    }
+    let route = uplink_route(key.remote)?;
+    if maps::open_flows(interface.instance) >= interface.flow_limit.into() {
+        return Err(DropReason::FlowLimit);
+    }
+    insert(interface, key, route, route_generation)
+}
+
+/// The way to an address, where guests may go there.
+#[inline(always)]
+fn uplink_route<A: Family>(remote: A) -> Result<&'static Route<A>, DropReason> {
+    let route = maps::route(remote).ok_or(DropReason::NoRoute)?;
+    RouteKind::from_number(route.kind).judge()?;
+    Ok(route)
+}
+
+/// Claims a port, and then writes the flow: a reverse entry without a flow is the only thing that a race or a
+/// full table can leave, and the collection pass finds it.
+///
+/// Claiming and writing are functions of their own so that their stacks lie in the same place.
+#[inline(always)]
+fn insert<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    route: &Route<A>,
+    route_generation: u32,
+) -> Result<(), DropReason> {
+    let nat_port = nat::claim(key, &route.source)?;
+    write(interface, key, route, (route_generation, nat_port))
+}
+
+#[inline(never)]
+fn write<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    route: &Route<A>,
+    (route_generation, nat_port): (u32, u16),
+) -> Result<(), DropReason> {
+    let flow = Flow {
+        last_seen_ns: kernel::now_ns(),
+        slot: interface.slot,
+        generation: interface.generation,
+        policy_generation: interface.policy_generation,
+        route_generation,
+        uplink: route.ifindex,
+        mtu: route.mtu,
+        address_difference: A::difference(key.guest, route.source),
+        state: FlowState::Opening as u8,
+        reserved: 0,
+        nat_port: nat_port.to_be_bytes(),
+        next_hop: route.next_hop,
+        nat_address: route.source,
+    };
+    let inserted = maps::insert_flow(key, &flow);
+    if inserted.is_ok() {
+        maps::count_opened(interface.instance);
+        return Ok(());
+    }
+    maps::remove_reverse(&nat::reverse_key(key, &flow));
+    match inserted {
+        // Another CPU opened the same flow: its port is the one in use.
+        Ok(()) | Err(InsertError::Exists) => Ok(()),
+        Err(InsertError::Full) => Err(DropReason::FlowTableFull),
+    }
+}
+
+/// Opens a flow that the host itself started towards the guest (P-7): it has no way out and no other address.
+#[inline(always)]
+pub fn open_from_host<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+) -> Result<(), DropReason> {
+    if let Some(flow) = maps::flow(key) {
+        if flow.generation == interface.generation && flow.uplink == 0 {
+            touch(flow, Sender::World, Kind::EchoRequest);
+            return Ok(());
+        }
+        forget(key, flow, interface);
+    }
+    if maps::open_flows(interface.instance) >= interface.flow_limit.into() {
+        return Err(DropReason::FlowLimit);
+    }
+    let flow = Flow {
+        last_seen_ns: kernel::now_ns(),
+        slot: interface.slot,
+        generation: interface.generation,
+        policy_generation: interface.policy_generation,
+        route_generation: maps::route_generation(),
+        uplink: 0,
+        mtu: interface.mtu,
+        address_difference: 0,
+        state: FlowState::Established as u8,
+        reserved: 0,
+        nat_port: [0; 2],
+        next_hop: A::ZERO,
+        nat_address: A::ZERO,
+    };
+    match maps::insert_flow(key, &flow) {
+        Ok(()) => {
+            maps::count_opened(interface.instance);
+            Ok(())
+        }
+        Err(InsertError::Exists) => Ok(()),
+        Err(InsertError::Full) => Err(DropReason::FlowTableFull),
+    }
+}
+
+/// Removes a flow and its port. One of an earlier life of the slot is not in this one's count.
+#[inline(always)]
+fn forget<A: Family>(key: &FlowKey<A>, flow: &Flow<A>, interface: &Interface) {
+    let reverse = nat::reverse_key(key, flow);
+    let (counted, has_port) = (flow.generation == interface.generation, flow.uplink != 0);
+    if !maps::remove_flow(key) {
+        return;
+    }
+    if counted {
+        maps::count_removed(interface.instance);
+    }
+    if has_port {
+        maps::remove_reverse(&reverse);
+    }
+}

@@ -1,0 +1,329 @@
+//! The kernel's socket buffer and the helpers in use, each behind a safe function.
+#![allow(unsafe_code, reason = "the one place where helpers are called")]
+
+use aya_ebpf::bindings::{__sk_buff, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh};
+use aya_ebpf::helpers;
+use netagent_common::drop::DropReason;
+
+use crate::maps::SkbLayout;
+
+/// Flag of `bpf_l4_csum_replace`: the change is one of the pseudo header.
+const PSEUDO_HEADER: u64 = 1 << 4;
+/// Flag of `bpf_l4_csum_replace`: UDP, where a checksum of 0 means that there is none.
+const MARK_MANGLED_0: u64 = 1 << 5;
+/// Flag of `bpf_skb_store_bytes`: keep `skb->csum` right.
+const RECOMPUTE_CSUM: u64 = 1;
+
+/// A packet in the hands of a tc program.
+#[derive(Clone, Copy)]
+pub struct Skb {
+    raw: *mut __sk_buff,
+}
+
+/// How a change of the layer-4 checksum is to be understood.
+#[derive(Clone, Copy)]
+pub struct ChecksumField {
+    /// Offset of the field from the start of the frame.
+    pub offset: u32,
+    /// UDP: 0 means that there is no checksum.
+    pub zero_is_none: bool,
+}
+
+impl Skb {
+    /// Wraps the context of a tc program.
+    ///
+    /// # Safety
+    /// `raw` is the context that the kernel passed to the running program.
+    #[inline(always)]
+    pub const unsafe fn new(raw: *mut __sk_buff) -> Self {
+        Self { raw }
+    }
+
+    /// Length of the frame, bytes.
+    #[inline(always)]
+    pub fn len(self) -> u32 {
+        // SAFETY: `raw` is the program's context, by the contract of `new`.
+        unsafe { (*self.raw).len }
+    }
+
+    /// Whether the frame has no bytes; the kernel hands none over.
+    #[inline(always)]
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// Interface that the program is attached to.
+    #[inline(always)]
+    pub fn ifindex(self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { (*self.raw).ifindex }
+    }
+
+    /// Interface that the frame came in by; 0 where the host made it.
+    #[inline(always)]
+    pub fn ingress_ifindex(self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { (*self.raw).ingress_ifindex }
+    }
+
+    /// Whether the frame carries a VLAN tag, which is not in its bytes.
+    #[inline(always)]
+    pub fn vlan_present(self) -> bool {
+        // SAFETY: as in `len`.
+        unsafe { (*self.raw).vlan_present != 0 }
+    }
+
+    /// Payload of each segment of a super-frame; 0 where it is none.
+    #[inline(always)]
+    pub fn gso_size(self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { (*self.raw).gso_size }
+    }
+
+    /// Whether the frame's destination address is this host's (`PACKET_HOST`).
+    #[inline(always)]
+    pub fn is_for_host(self) -> bool {
+        // SAFETY: as in `len`.
+        unsafe { (*self.raw).pkt_type == 0 }
+    }
+
+    /// The mark.
+    #[inline(always)]
+    pub fn mark(self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { (*self.raw).mark }
+    }
+
+    /// Sets the mark.
+    #[inline(always)]
+    pub fn set_mark(self, mark: u32) {
+        // SAFETY: as in `len`; the kernel lets tc programs write the mark.
+        unsafe { (*self.raw).mark = mark }
+    }
+
+    /// First byte that can be read directly.
+    #[inline(always)]
+    pub(crate) fn data(self) -> usize {
+        // SAFETY: as in `len`.
+        unsafe { (*self.raw).data as usize }
+    }
+
+    /// End of the bytes that can be read directly.
+    #[inline(always)]
+    pub(crate) fn data_end(self) -> usize {
+        // SAFETY: as in `len`.
+        unsafe { (*self.raw).data_end as usize }
+    }
+
+    /// Makes the first `len` bytes readable directly. Windows taken before are void.
+    #[inline(always)]
+    pub(crate) fn pull(self, len: u32) {
+        // SAFETY: `raw` is the program's context. A failure shows as a window that does not fit.
+        unsafe { helpers::bpf_skb_pull_data(self.raw.cast(), len) };
+    }
+
+    /// Corrects the checksum of an IPv4 header by a [`netagent_common::checksum::difference`].
+    #[inline(always)]
+    pub fn correct_l3_checksum(self, offset: u32, difference: u32) -> Result<(), DropReason> {
+        // SAFETY: `raw` is the program's context; the helper checks the offset.
+        let code = unsafe {
+            helpers::bpf_l3_csum_replace(self.raw.cast(), offset, 0, difference.into(), 0)
+        };
+        refused(code)
+    }
+
+    /// Corrects a layer-4 checksum for a changed address. It is right for full, partial and complete
+    /// checksums alike (`BPF_F_PSEUDO_HDR`).
+    #[inline(always)]
+    pub fn correct_l4_checksum_for_address(
+        self,
+        field: ChecksumField,
+        difference: u32,
+    ) -> Result<(), DropReason> {
+        let flags = PSEUDO_HEADER | field.flags();
+        let (raw, difference) = (self.raw.cast(), u64::from(difference));
+        // SAFETY: `raw` is the program's context; the helper checks the offset.
+        let code = unsafe { helpers::bpf_l4_csum_replace(raw, field.offset, 0, difference, flags) };
+        refused(code)
+    }
+
+    /// Corrects a layer-4 checksum for a changed word of the layer-4 header.
+    #[inline(always)]
+    pub fn correct_l4_checksum_for_word(
+        self,
+        field: ChecksumField,
+        old: [u8; 2],
+        new: [u8; 2],
+    ) -> Result<(), DropReason> {
+        let (old, new) = (
+            u16::from_ne_bytes(old).into(),
+            u16::from_ne_bytes(new).into(),
+        );
+        let flags = 2 | field.flags();
+        // SAFETY: `raw` is the program's context; the helper checks the offset.
+        let code =
+            unsafe { helpers::bpf_l4_csum_replace(self.raw.cast(), field.offset, old, new, flags) };
+        refused(code)
+    }
+
+    /// Writes bytes and keeps the device's own checksum of the whole packet right.
+    #[inline(always)]
+    pub fn store<const N: usize>(self, offset: u32, bytes: &[u8; N]) -> Result<(), DropReason> {
+        let from = bytes.as_ptr().cast();
+        // SAFETY: `from` is readable for `N` bytes; the helper checks the offset.
+        let code = unsafe {
+            helpers::bpf_skb_store_bytes(self.raw.cast(), offset, from, N as u32, RECOMPUTE_CSUM)
+        };
+        refused(code)
+    }
+
+    /// Makes the frame one of `len` bytes with finished checksums, to be written anew from its start. Whatever
+    /// it was before, a super-frame or one with a partial checksum, it is none afterwards: pulling eighty bytes
+    /// off behind the Ethernet header passes every place where a partial checksum may start.
+    #[inline(always)]
+    pub fn become_plain(self, len: u32) -> Result<(), DropReason> {
+        const SHED: u32 = 80;
+        // SAFETY: `raw` is the program's context.
+        refused(unsafe { helpers::bpf_skb_change_tail(self.raw.cast(), len + SHED, 0) })?;
+        let mode = BPF_ADJ_ROOM_MAC;
+        // SAFETY: as above.
+        refused(unsafe { helpers::bpf_skb_adjust_room(self.raw.cast(), -(SHED as i32), mode, 0) })?;
+        self.pull(len);
+        Ok(())
+    }
+
+    /// Sends the frame out of an interface when the program returns the answer.
+    #[inline(always)]
+    pub fn redirect(self, ifindex: u32) -> i32 {
+        // SAFETY: takes numbers only.
+        unsafe { helpers::bpf_redirect(ifindex, 0) as i32 }
+    }
+
+    /// Sends the packet to an IPv4 neighbour when the program returns the answer; the kernel resolves it.
+    #[inline(always)]
+    pub fn redirect_neighbour_v4(self, ifindex: u32, next_hop: [u8; 4]) -> i32 {
+        const AF_INET: u32 = 2;
+        // Only the first word counts; filling the others alike spares a loop that clears them.
+        redirect_neighbour(ifindex, AF_INET, [u32::from_ne_bytes(next_hop); 4])
+    }
+
+    /// Sends the packet to an IPv6 neighbour when the program returns the answer; the kernel resolves it.
+    #[inline(always)]
+    pub fn redirect_neighbour_v6(self, ifindex: u32, next_hop: [u8; 16]) -> i32 {
+        const AF_INET6: u32 = 10;
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = next_hop;
+        let words = [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]];
+        redirect_neighbour(ifindex, AF_INET6, words.map(u32::from_ne_bytes))
+    }
+}
+
+/// A checksum that the kernel or the card computes when the packet leaves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PartialChecksum {
+    /// From where, bytes behind the start of the network header.
+    pub start: u16,
+    /// Where it goes, bytes behind `start`.
+    pub offset: u16,
+}
+
+impl Skb {
+    /// The partial checksum, which the context does not show: it is read from the kernel's own structure.
+    #[inline(always)]
+    pub fn partial_checksum(self, layout: SkbLayout) -> Option<PartialChecksum> {
+        const CHECKSUM_PARTIAL: u8 = 3;
+        let (summed_byte, summed_shift) = (layout.ip_summed_bit / 8, layout.ip_summed_bit % 8);
+        let summed = self
+            .kernel_bytes::<1>(summed_byte)
+            .map_or(u8::MAX, |[byte]| byte);
+        if (summed >> summed_shift) & 3 != CHECKSUM_PARTIAL {
+            return None;
+        }
+        let [a, b, c, d] = self
+            .kernel_bytes::<4>(layout.csum_start)
+            .unwrap_or([0xff; 4]);
+        let network_header = self
+            .kernel_bytes::<2>(layout.network_header)
+            .unwrap_or([0; 2]);
+        let start = u16::from_ne_bytes([a, b]).wrapping_sub(u16::from_ne_bytes(network_header));
+        Some(PartialChecksum {
+            start,
+            offset: u16::from_ne_bytes([c, d]),
+        })
+    }
+
+    /// Bytes of the kernel's `struct sk_buff`. In the running program the context is its address.
+    #[inline(always)]
+    fn kernel_bytes<const N: usize>(self, offset: u16) -> Option<[u8; N]> {
+        let mut bytes = [0_u8; N];
+        let from = self.raw.cast::<u8>().wrapping_add(offset.into());
+        // SAFETY: writes `N` bytes into `bytes`; the helper survives any address.
+        let code = unsafe {
+            helpers::generated::bpf_probe_read_kernel(
+                bytes.as_mut_ptr().cast(),
+                N as u32,
+                from.cast(),
+            )
+        };
+        (code == 0).then_some(bytes)
+    }
+}
+
+impl ChecksumField {
+    #[inline(always)]
+    fn flags(self) -> u64 {
+        if self.zero_is_none { MARK_MANGLED_0 } else { 0 }
+    }
+}
+
+/// Time of the monotonic clock, ns, at most one tick old.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: takes nothing.
+    unsafe { helpers::bpf_ktime_get_coarse_ns() }
+}
+
+/// A random number.
+#[inline(always)]
+pub fn random() -> u32 {
+    // SAFETY: takes nothing.
+    unsafe { helpers::bpf_get_prandom_u32() }
+}
+
+/// Adds to a counter that other CPUs add to as well.
+///
+/// # Safety
+/// `counter` is valid and aligned, and everybody else who writes it does so atomically.
+#[inline(always)]
+pub(crate) unsafe fn atomic_add(counter: *mut u64, value: u64) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: one atomic addition to a valid, aligned counter, by the contract above.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({counter} + 0) += {value}", counter = in(reg) counter, value = in(reg) value);
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        // SAFETY: by the contract above.
+        let counter = unsafe { core::sync::atomic::AtomicU64::from_ptr(counter) };
+        counter.fetch_add(value, core::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[inline(always)]
+fn redirect_neighbour(ifindex: u32, family: u32, next_hop: [u32; 4]) -> i32 {
+    let mut params = bpf_redir_neigh {
+        nh_family: family,
+        __bindgen_anon_1: aya_ebpf::bindings::bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: next_hop },
+    };
+    let size = size_of::<bpf_redir_neigh>() as i32;
+    // SAFETY: `params` is initialised and `size` bytes long.
+    unsafe { helpers::bpf_redirect_neigh(ifindex, &raw mut params, size, 0) as i32 }
+}
+
+#[inline(always)]
+fn refused(code: aya_ebpf::cty::c_long) -> Result<(), DropReason> {
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(DropReason::HelperFailed)
+    }
+}

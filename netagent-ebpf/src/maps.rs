@@ -1,0 +1,370 @@
+//! Every map, behind functions. No other file names one.
+#![allow(
+    unsafe_code,
+    reason = "the one place where map values are dereferenced"
+)]
+
+use core::ffi::c_void;
+
+use aya_ebpf::Global;
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use netagent_common::drop::{DropKey, DropReason};
+use netagent_common::flow::{Collected, Flow, FlowKey};
+use netagent_common::limit::{DROPS_MAX, FLOWS_MAX, ROUTES_MAX};
+use netagent_common::names::ABI_VERSION;
+use netagent_common::nat::{Reverse, ReverseKey};
+use netagent_common::policy::Route;
+use netagent_common::vm::{self, Interface, SLOTS_MAX, State, Traffic};
+
+use crate::kernel::atomic_add;
+use crate::verdict::Dropped;
+
+type Flows<A> = HashMap<FlowKey<A>, Flow<A>, { FLOWS_MAX as usize }>;
+type Reverses<A> = HashMap<ReverseKey<A>, Reverse<A>, { FLOWS_MAX as usize }>;
+type Routes<A> = LpmTrie<A, Route<A>, { ROUTES_MAX as usize }>;
+
+const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+static STATE: Array<State, 1> = Array::new();
+#[btf_map]
+static ACTIVE: Array<u32, { SLOTS_MAX as usize }> = Array::new();
+#[btf_map]
+static INTERFACES: Array<Interface, { 2 * SLOTS_MAX as usize }> = Array::new();
+#[btf_map]
+static OPEN_FLOWS: Array<u64, { SLOTS_MAX as usize }> = Array::new();
+#[btf_map]
+static ROUTES_V4: Routes<[u8; 4]> = Routes::new();
+#[btf_map]
+static ROUTES_V6: Routes<[u8; 16]> = Routes::new();
+#[btf_map]
+static FLOWS_V4: Flows<[u8; 4]> = Flows::new();
+#[btf_map]
+static FLOWS_V6: Flows<[u8; 16]> = Flows::new();
+#[btf_map]
+static REVERSE_V4: Reverses<[u8; 4]> = Reverses::new();
+#[btf_map]
+static REVERSE_V6: Reverses<[u8; 16]> = Reverses::new();
+#[btf_map]
+static DROPS: HashMap<DropKey, u64, { DROPS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static TRAFFIC: PerCpuArray<Traffic, { SLOTS_MAX as usize }> = PerCpuArray::new();
+#[btf_map]
+static COLLECTED: Array<Collected, 1> = Array::new();
+
+#[unsafe(no_mangle)]
+static MARK: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static NAT_PORT_FIRST: Global<u16> = Global::new(0);
+#[unsafe(no_mangle)]
+static NAT_PORT_COUNT: Global<u16> = Global::new(0);
+
+#[unsafe(no_mangle)]
+static SKB_IP_SUMMED_BIT: Global<u16> = Global::new(0);
+#[unsafe(no_mangle)]
+static SKB_CSUM_START: Global<u16> = Global::new(0);
+#[unsafe(no_mangle)]
+static SKB_NETWORK_HEADER: Global<u16> = Global::new(0);
+
+/// Where the kernel keeps the partial checksum of a packet: offsets in `struct sk_buff`.
+#[derive(Clone, Copy)]
+pub struct SkbLayout {
+    /// Of `ip_summed`, bits.
+    pub ip_summed_bit: u16,
+    /// Of `csum_start`, bytes.
+    pub csum_start: u16,
+    /// Of `network_header`, bytes.
+    pub network_header: u16,
+}
+
+/// The layout; `None` where the loader did not give it.
+#[inline(always)]
+pub fn skb_layout() -> Option<SkbLayout> {
+    let ip_summed_bit = SKB_IP_SUMMED_BIT.load();
+    (ip_summed_bit != 0).then(|| SkbLayout {
+        ip_summed_bit,
+        csum_start: SKB_CSUM_START.load(),
+        network_header: SKB_NETWORK_HEADER.load(),
+    })
+}
+
+/// Mark of frames that netagent redirects.
+#[inline(always)]
+pub fn mark() -> u32 {
+    MARK.load()
+}
+
+/// First port and number of ports of the NAT range.
+#[inline(always)]
+pub fn nat_ports() -> (u16, u16) {
+    (NAT_PORT_FIRST.load(), NAT_PORT_COUNT.load())
+}
+
+/// Generation of the routes.
+#[inline(always)]
+pub fn route_generation() -> u32 {
+    STATE.get(0).map_or(0, |state| state.route_generation)
+}
+
+/// The interface with this index.
+///
+/// # Errors
+/// A drop that belongs to no interface, where there is no record in force or it is another one's.
+#[inline(always)]
+pub fn interface(ifindex: u32) -> Result<&'static Interface, Dropped> {
+    let record = record(vm::slot(ifindex)).map_err(Dropped::nowhere)?;
+    if record.ifindex != ifindex {
+        return Err(Dropped::nowhere(DropReason::UnknownInterface));
+    }
+    Ok(record)
+}
+
+/// The record in force of a slot.
+///
+/// # Errors
+/// Where there is none, or it was written by another version.
+#[inline(always)]
+pub fn record(slot: u32) -> Result<&'static Interface, DropReason> {
+    let active = ACTIVE.get(slot).copied().unwrap_or(0);
+    if active == 0 {
+        return Err(DropReason::UnknownInterface);
+    }
+    let record = INTERFACES
+        .get(vm::record_index(slot, active))
+        .ok_or(DropReason::UnknownInterface)?;
+    if record.abi != ABI_VERSION {
+        return Err(DropReason::UnknownAbi);
+    }
+    if record.slot != slot {
+        return Err(DropReason::UnknownInterface);
+    }
+    Ok(record)
+}
+
+/// Flows that the instance has open.
+#[inline(always)]
+pub fn open_flows(instance: u32) -> u64 {
+    OPEN_FLOWS.get_ptr_mut(instance).map_or(u64::MAX, |count| {
+        // SAFETY: an array element lives as long as the map, and an aligned word is read whole.
+        unsafe { count.read_volatile() }
+    })
+}
+
+/// Counts a flow that was opened.
+#[inline(always)]
+pub fn count_opened(instance: u32) {
+    if let Some(count) = OPEN_FLOWS.get_ptr_mut(instance) {
+        // SAFETY: an array element lives as long as the map; it is only ever changed by atomic additions.
+        unsafe { atomic_add(count, 1) };
+    }
+}
+
+/// Counts a flow that was removed.
+#[inline(always)]
+pub fn count_removed(instance: u32) {
+    if let Some(count) = OPEN_FLOWS.get_ptr_mut(instance) {
+        // SAFETY: as in `count_opened`. Adding all ones takes one away.
+        unsafe { atomic_add(count, u64::MAX) };
+    }
+}
+
+/// Counts a drop.
+#[inline(always)]
+pub fn count_drop(dropped: Dropped) {
+    let key = DropKey {
+        slot: dropped.slot,
+        reason: dropped.reason as u32,
+    };
+    if let Some(count) = DROPS.get_ptr_mut(key) {
+        // SAFETY: the element was found just now; one that the agent removes meanwhile stays readable until
+        // the program ends (RCU), and only the count is lost.
+        unsafe { atomic_add(count, 1) };
+        return;
+    }
+    // Where two CPUs count the first drop at once, the second adds to what the first one wrote.
+    if DROPS
+        .insert(key, 1, aya_ebpf::bindings::BPF_NOEXIST.into())
+        .is_err()
+        && let Some(count) = DROPS.get_ptr_mut(key)
+    {
+        // SAFETY: as above.
+        unsafe { atomic_add(count, 1) };
+    }
+}
+
+/// Counts a frame that the guest sent.
+#[inline(always)]
+pub fn count_from_vm(slot: u32, bytes: u32) {
+    if let Some(traffic) = TRAFFIC.get_ptr_mut(slot) {
+        // SAFETY: this CPU's own element; tc programs of one CPU do not interrupt each other.
+        let traffic = unsafe { &mut *traffic };
+        traffic.from_vm_packets += 1;
+        traffic.from_vm_bytes += u64::from(bytes);
+    }
+}
+
+/// Counts a frame that goes to the guest.
+#[inline(always)]
+pub fn count_to_vm(slot: u32, bytes: u32) {
+    if let Some(traffic) = TRAFFIC.get_ptr_mut(slot) {
+        // SAFETY: as in `count_from_vm`.
+        let traffic = unsafe { &mut *traffic };
+        traffic.to_vm_packets += 1;
+        traffic.to_vm_bytes += u64::from(bytes);
+    }
+}
+
+/// Publishes what a collection pass did.
+#[inline(always)]
+pub fn set_collected(collected: &Collected) {
+    if let Some(value) = COLLECTED.get_ptr_mut(0) {
+        // SAFETY: the element lives as long as the map, and the agent runs one pass at a time.
+        unsafe { value.write(*collected) };
+    }
+}
+
+/// The maps of one address family.
+pub trait FamilyMaps: Copy + Eq + 'static {
+    #[doc(hidden)]
+    fn flow_map() -> &'static Flows<Self>;
+    #[doc(hidden)]
+    fn reverse_map() -> &'static Reverses<Self>;
+    #[doc(hidden)]
+    fn route_map() -> &'static Routes<Self>;
+    /// Length of an address, bits.
+    const BITS: u32 = size_of::<Self>() as u32 * 8;
+}
+
+impl FamilyMaps for [u8; 4] {
+    #[inline(always)]
+    fn flow_map() -> &'static Flows<Self> {
+        &FLOWS_V4
+    }
+    #[inline(always)]
+    fn reverse_map() -> &'static Reverses<Self> {
+        &REVERSE_V4
+    }
+    #[inline(always)]
+    fn route_map() -> &'static Routes<Self> {
+        &ROUTES_V4
+    }
+}
+
+impl FamilyMaps for [u8; 16] {
+    #[inline(always)]
+    fn flow_map() -> &'static Flows<Self> {
+        &FLOWS_V6
+    }
+    #[inline(always)]
+    fn reverse_map() -> &'static Reverses<Self> {
+        &REVERSE_V6
+    }
+    #[inline(always)]
+    fn route_map() -> &'static Routes<Self> {
+        &ROUTES_V6
+    }
+}
+
+/// Why an entry was not inserted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum InsertError {
+    /// The key is there already.
+    Exists,
+    /// The map is full.
+    Full,
+}
+
+/// The flow with this key, to be read and changed.
+#[inline(always)]
+pub fn flow<A: FamilyMaps>(key: &FlowKey<A>) -> Option<&'static mut Flow<A>> {
+    let flow = A::flow_map().get_ptr_mut(key)?;
+    // SAFETY: the element stays readable and writable until the program ends (RCU). Two CPUs may change it at
+    // once; every field is written whole, and the fields do not depend on each other.
+    Some(unsafe { &mut *flow })
+}
+
+/// Inserts a new flow.
+#[inline(always)]
+pub fn insert_flow<A: FamilyMaps>(key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError> {
+    A::flow_map()
+        .insert(key, flow, aya_ebpf::bindings::BPF_NOEXIST.into())
+        .map_err(insert_error)
+}
+
+/// Removes a flow; false where it was gone already.
+#[inline(always)]
+pub fn remove_flow<A: FamilyMaps>(key: &FlowKey<A>) -> bool {
+    A::flow_map().remove(key).is_ok()
+}
+
+/// Whose flow it is.
+#[inline(always)]
+pub fn reverse<A: FamilyMaps>(key: &ReverseKey<A>) -> Option<&'static Reverse<A>> {
+    let reverse = A::reverse_map().get_ptr(key)?;
+    // SAFETY: the element stays readable until the program ends (RCU), and nobody changes it.
+    Some(unsafe { &*reverse })
+}
+
+/// Claims a port: exactly one of several CPUs that try succeeds.
+#[inline(always)]
+pub fn insert_reverse<A: FamilyMaps>(
+    key: &ReverseKey<A>,
+    reverse: &Reverse<A>,
+) -> Result<(), InsertError> {
+    A::reverse_map()
+        .insert(key, reverse, aya_ebpf::bindings::BPF_NOEXIST.into())
+        .map_err(insert_error)
+}
+
+/// Gives a port back; false where it was gone already.
+#[inline(always)]
+pub fn remove_reverse<A: FamilyMaps>(key: &ReverseKey<A>) -> bool {
+    A::reverse_map().remove(key).is_ok()
+}
+
+/// The route to an address.
+#[inline(always)]
+pub fn route<A: FamilyMaps>(address: A) -> Option<&'static Route<A>> {
+    A::route_map().get(&Key::new(A::BITS, address))
+}
+
+#[inline(always)]
+fn insert_error(code: i32) -> InsertError {
+    const EEXIST: i32 = -17;
+    if code == EEXIST {
+        InsertError::Exists
+    } else {
+        InsertError::Full
+    }
+}
+
+/// A function that the kernel calls for each element of a map: map, key, value and what was passed along.
+/// It returns 1 to stop.
+pub type Callback = unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void, *mut c_void) -> i64;
+
+/// Calls `callback` for each flow, passing `context`.
+#[inline(always)]
+pub fn for_each_flow<A: FamilyMaps, C>(callback: Callback, context: &mut C) {
+    for_each(core::ptr::from_ref(A::flow_map()).cast(), callback, context);
+}
+
+/// Calls `callback` for each reverse entry, passing `context`.
+#[inline(always)]
+pub fn for_each_reverse<A: FamilyMaps, C>(callback: Callback, context: &mut C) {
+    for_each(
+        core::ptr::from_ref(A::reverse_map()).cast(),
+        callback,
+        context,
+    );
+}
+
+#[inline(always)]
+fn for_each<C>(map: *const c_void, callback: Callback, context: &mut C) {
+    let callback = callback as *mut c_void;
+    let context = core::ptr::from_mut(context).cast();
+    // SAFETY: `map` is one of the maps above, and the callbacks of `collect.rs` take its key and value and a
+    // context of type `C`.
+    unsafe { aya_ebpf::helpers::bpf_for_each_map_elem(map.cast_mut(), callback, context, 0) };
+}

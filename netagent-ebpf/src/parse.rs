@@ -1,0 +1,157 @@
+//! What the headers say, checked once.
+
+use netagent_common::drop::DropReason;
+use netagent_common::net::{ETHERNET_LEN, protocol};
+
+use crate::family::Family;
+use crate::kernel::{ChecksumField, Skb};
+
+/// An IP header without options, which agrees with the length of the frame.
+#[derive(Clone, Copy)]
+pub struct Header<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// Protocol number.
+    pub protocol: u8,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// The first of several fragments: it has ports, but the checksum covers more than is here.
+    pub first_fragment: bool,
+    /// Bytes behind the header.
+    pub payload_len: u32,
+}
+
+/// What the header behind it says of the flow.
+#[derive(Clone, Copy)]
+pub struct Transport {
+    /// Kind of packet.
+    pub kind: Kind,
+    /// Port of the sender; of an echo request, its identifier.
+    pub source: [u8; 2],
+    /// Port of the receiver; of an echo reply, its identifier.
+    pub destination: [u8; 2],
+    /// Length of the header, bytes.
+    pub len: u32,
+}
+
+/// Kind of packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A TCP segment with these flags.
+    Segment(u8),
+    /// A UDP datagram.
+    Datagram,
+    /// An echo request.
+    EchoRequest,
+    /// An echo reply.
+    EchoReply,
+}
+
+impl Kind {
+    /// Offsets, from the start of the transport header, of its checksum and of the port or identifier of the
+    /// end that `source` names.
+    #[inline(always)]
+    #[must_use]
+    pub const fn checksum_offset(self) -> u32 {
+        match self {
+            Self::Segment(_) => 16,
+            Self::Datagram => 6,
+            Self::EchoRequest | Self::EchoReply => 2,
+        }
+    }
+}
+
+/// Offset of the transport header.
+#[inline(always)]
+#[must_use]
+pub const fn transport_offset<A: Family>() -> u32 {
+    ETHERNET_LEN + A::HEADER_LEN
+}
+
+/// Parses the transport header.
+///
+/// # Errors
+/// The reason why the packet belongs to no flow.
+#[inline(always)]
+pub fn transport<A: Family>(skb: Skb, header: &Header<A>) -> Result<Transport, DropReason> {
+    let offset = transport_offset::<A>();
+    let ports = skb.window::<8>(offset)?;
+    let (source, destination) = (ports.two::<0>(), ports.two::<2>());
+    match header.protocol {
+        protocol::TCP => {
+            let segment = skb.window::<20>(offset)?;
+            let len = u32::from(segment.byte::<12>() >> 4) * 4;
+            if len < 20 || len > header.payload_len {
+                return Err(DropReason::Malformed);
+            }
+            Ok(Transport {
+                kind: Kind::Segment(segment.byte::<13>()),
+                source,
+                destination,
+                len,
+            })
+        }
+        protocol::UDP => {
+            let len = u32::from(u16::from_be_bytes(ports.two::<4>()));
+            if len < 8 || len > header.payload_len {
+                return Err(DropReason::Malformed);
+            }
+            Ok(Transport {
+                kind: Kind::Datagram,
+                source,
+                destination,
+                len: 8,
+            })
+        }
+        number if number == A::ICMP => {
+            let identifier = ports.two::<4>();
+            match ports.byte::<0>() {
+                kind if kind == A::ECHO_REQUEST => Ok(Transport {
+                    kind: Kind::EchoRequest,
+                    source: identifier,
+                    destination: [0; 2],
+                    len: 8,
+                }),
+                kind if kind == A::ECHO_REPLY => Ok(Transport {
+                    kind: Kind::EchoReply,
+                    source: [0; 2],
+                    destination: identifier,
+                    len: 8,
+                }),
+                kind if A::is_error(kind) => Err(DropReason::IcmpError),
+                _ => Err(DropReason::UnknownProtocol),
+            }
+        }
+        _ => Err(DropReason::UnknownProtocol),
+    }
+}
+
+/// The checksum field of the transport header.
+#[inline(always)]
+#[must_use]
+pub const fn checksum_field<A: Family>(kind: Kind) -> ChecksumField {
+    ChecksumField {
+        offset: transport_offset::<A>() + kind.checksum_offset(),
+        zero_is_none: matches!(kind, Kind::Datagram),
+    }
+}
+
+/// Whether the packet, or each segment of a super-frame, fits an MTU.
+///
+/// # Errors
+/// [`DropReason::TooBig`] where it does not.
+#[inline(always)]
+pub fn fits<A: Family>(skb: Skb, transport: &Transport, mtu: u32) -> Result<(), DropReason> {
+    let gso_size = skb.gso_size();
+    let size = match gso_size {
+        0 => skb.len() - ETHERNET_LEN,
+        _ => A::HEADER_LEN + transport.len + gso_size,
+    };
+    if size > mtu {
+        Err(DropReason::TooBig)
+    } else {
+        Ok(())
+    }
+}

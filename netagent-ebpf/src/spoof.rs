@@ -1,0 +1,89 @@
+//! Anti-spoofing (P-8): a guest sends from its own addresses, and nothing that routers or servers send.
+
+use netagent_common::drop::DropReason;
+use netagent_common::net::protocol;
+use netagent_common::vm::Interface;
+
+use crate::family::Family;
+use crate::kernel::{PartialChecksum, Skb};
+use crate::maps;
+use crate::parse::{Header, Kind, Transport};
+
+/// Whether the guest may send from this source address.
+///
+/// # Errors
+/// [`DropReason::SpoofedAddress`].
+#[inline(always)]
+pub fn check_source<A: Family>(
+    interface: &Interface,
+    header: &Header<A>,
+) -> Result<(), DropReason> {
+    if A::is_own(interface, header.source) {
+        Ok(())
+    } else {
+        Err(DropReason::SpoofedAddress)
+    }
+}
+
+/// Whether the guest plays a DHCP server: only servers send from these ports.
+///
+/// # Errors
+/// [`DropReason::RogueDhcp`].
+#[inline(always)]
+pub fn check_dhcp<A: Family>(header: &Header<A>, transport: &Transport) -> Result<(), DropReason> {
+    const SERVER_V4: u16 = 67;
+    const SERVER_V6: u16 = 547;
+    let port = u16::from_be_bytes(transport.source);
+    let server = if A::ICMP == protocol::ICMPV6 {
+        SERVER_V6
+    } else {
+        SERVER_V4
+    };
+    if header.protocol == protocol::UDP && port == server {
+        return Err(DropReason::RogueDhcp);
+    }
+    Ok(())
+}
+
+/// Whether a checksum that is still to be computed is the transport header's own. Any other would be written
+/// over what was judged, after it was judged: the source address, for one.
+///
+/// # Errors
+/// [`DropReason::PartialChecksum`].
+#[inline(always)]
+pub fn check_partial_checksum<A: Family>(
+    skb: Skb,
+    transport: &Transport,
+) -> Result<(), DropReason> {
+    let Some(partial) = maps::skb_layout().and_then(|layout| skb.partial_checksum(layout)) else {
+        return Ok(());
+    };
+    let own = PartialChecksum {
+        start: A::HEADER_LEN as u16,
+        offset: transport.kind.checksum_offset() as u16,
+    };
+    if partial == own {
+        Ok(())
+    } else {
+        Err(DropReason::PartialChecksum)
+    }
+}
+
+/// Whether a source address that is not the guest's own may stand in this packet: a link-local address in an
+/// echo request to the gateway.
+#[inline(always)]
+pub fn is_link_local_echo(interface: &Interface, header: &Header<[u8; 16]>, kind: Kind) -> bool {
+    is_link_local(header.source)
+        && header.source != interface.gateway_v6
+        && header.destination == interface.gateway_v6
+        && kind == Kind::EchoRequest
+        && interface.has_v6 != 0
+}
+
+/// fe80::/10, RFC 4291 section 2.5.6.
+#[inline(always)]
+#[must_use]
+pub const fn is_link_local(address: [u8; 16]) -> bool {
+    let [first, second, ..] = address;
+    first == 0xfe && second & 0xc0 == 0x80
+}

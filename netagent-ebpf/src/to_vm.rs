@@ -1,0 +1,79 @@
+//! What is sent to a guest: frames that netagent itself redirected, and pings of the host.
+
+use netagent_common::drop::DropReason;
+use netagent_common::flow::FlowKey;
+use netagent_common::net::ethertype;
+use netagent_common::policy::RouteKind;
+use netagent_common::vm::Interface;
+
+use crate::family::Family;
+use crate::kernel::Skb;
+use crate::parse::{self, Kind};
+use crate::verdict::{Action, Dropped};
+use crate::{conntrack, maps};
+
+/// Judges a frame that leaves by a TAP.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub fn judge(skb: Skb) -> Result<Action, Dropped> {
+    let interface = maps::interface(skb.ifindex())?;
+    let mark = skb.mark();
+    skb.set_mark(0);
+    // The mark is never 0; a program loaded without one passes nothing.
+    if mark != maps::mark() || mark == 0 {
+        from_host(skb, interface).map_err(|reason| Dropped {
+            slot: interface.slot,
+            reason,
+        })?;
+    }
+    maps::count_to_vm(interface.slot, skb.len());
+    Ok(Action::Next)
+}
+
+/// Only what the host made itself can be a ping of the host: frames without a device that they came in by.
+#[inline(always)]
+fn from_host(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
+    if skb.ingress_ifindex() != 0 {
+        return Err(DropReason::NotRedirected);
+    }
+    if skb.vlan_present() {
+        return Err(DropReason::Vlan);
+    }
+    skb.reach_headers();
+    match u16::from_be_bytes(skb.window::<14>(0)?.two::<12>()) {
+        ethertype::IPV4 => ping::<[u8; 4]>(skb, interface),
+        ethertype::IPV6 => ping::<[u8; 16]>(skb, interface),
+        _ => Err(DropReason::Unsolicited),
+    }
+}
+
+#[inline(always)]
+fn ping<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
+    let header = A::header(skb)?;
+    let transport = parse::transport(skb, &header)?;
+    if transport.kind != Kind::EchoRequest || header.destination != A::guest(interface) {
+        return Err(DropReason::Unsolicited);
+    }
+    if !is_host::<A>(interface, header.source) {
+        return Err(DropReason::Unsolicited);
+    }
+    let key = FlowKey {
+        instance: interface.instance,
+        guest: header.destination,
+        remote: header.source,
+        guest_port: [0; 2],
+        remote_port: transport.source,
+        protocol: header.protocol.into(),
+    };
+    conntrack::open_from_host(interface, &key)
+}
+
+/// An address of the host: one in the route map, or the gateway's on this TAP.
+#[inline(always)]
+fn is_host<A: Family>(interface: &Interface, address: A) -> bool {
+    address == A::gateway(interface)
+        || maps::route(address)
+            .is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Host)
+}
