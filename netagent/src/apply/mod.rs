@@ -3,7 +3,6 @@
 pub mod pins;
 pub mod programs;
 pub mod skb_layout;
-pub mod skb_layout;
 
 pub mod attach;
 pub mod clsact;
