@@ -145,3 +145,6 @@ pub fn one_line(error: &dyn Error) -> String {
     }
     text.replace('\n', " ")
 }
+
+#[cfg(test)]
+pub(crate) mod fake;

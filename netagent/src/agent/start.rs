@@ -7,7 +7,7 @@ use crate::agent::store_id::{StoreError, StoreId};
 use crate::agent::uplink::{self, UplinkError};
 use crate::agent::{Agent, AgentHandle, REQUESTS_MAX};
 use crate::config::Config;
-use crate::host::{Cleaned, Host, HostError, HostOptions};
+use crate::host::{Cleaned, Host, HostError, HostOptions, one_line};
 use crate::ipam::{Pool, Reservations};
 use crate::plan::Observed;
 
@@ -21,11 +21,20 @@ pub enum StartError {
     #[error(transparent)]
     Uplink(#[from] UplinkError),
     /// The host cannot be worked on.
-    #[error("{}: `netagent doctor` says what is missing", crate::host::one_line(.0))]
+    #[error("{}", with_remedy(.0))]
     Host(#[from] HostError),
     /// A step of the host's part failed.
     #[error("{0}: `netagent doctor` says what is missing")]
     Datapath(String),
+}
+
+/// The error on one line, with what to do where it does not say so itself.
+fn with_remedy(error: &HostError) -> String {
+    let text = one_line(error);
+    match error {
+        HostError::Missing { .. } => text,
+        HostError::Failed { .. } => format!("{text}: `netagent doctor` says what is missing"),
+    }
 }
 
 /// What the kernel's host needs, from configuration and store.

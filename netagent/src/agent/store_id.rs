@@ -23,11 +23,10 @@ pub struct StoreId {
     pub mark: u32,
 }
 
-/// The locks of one agent; they end with it.
+/// The lock on a state directory; it ends with the agent.
 #[derive(Debug)]
-pub struct Locks {
-    _state: Flock<File>,
-    bpf: Option<Flock<File>>,
+pub struct Lock {
+    _file: Flock<File>,
 }
 
 /// Why the state directory cannot be used.
@@ -62,7 +61,6 @@ pub enum StoreError {
 }
 
 const STATE_FLAG: &str = "--state-dir";
-const BPF_FLAG: &str = "--bpf-dir";
 
 impl StoreId {
     /// Makes a new one.
@@ -97,7 +95,7 @@ pub fn random() -> u32 {
 ///
 /// # Errors
 /// Where the directory cannot be used, or another agent uses it.
-pub fn open(state_dir: &Path) -> Result<(StoreId, Locks), StoreError> {
+pub fn open(state_dir: &Path) -> Result<(StoreId, Lock), StoreError> {
     let path = state_dir.join("id");
     let refused = |source| StoreError::Use {
         path: path.clone(),
@@ -121,54 +119,26 @@ pub fn open(state_dir: &Path) -> Result<(StoreId, Locks), StoreError> {
         file.write_all(id.text().as_bytes())
             .and_then(|()| file.sync_all())
             .map_err(refused)?;
-        return Ok((
-            id,
-            Locks {
-                _state: file,
-                bpf: None,
-            },
-        ));
+        return Ok((id, Lock { _file: file }));
     }
     let id: StoreId = toml::from_str(&text).map_err(|error| StoreError::Damaged {
         path: path.clone(),
         reason: error.message().to_owned(),
     })?;
-    Ok((
-        id,
-        Locks {
-            _state: file,
-            bpf: None,
-        },
-    ))
-}
-
-impl Locks {
-    /// Locks the BPF directory as well. It exists.
-    ///
-    /// # Errors
-    /// Where another agent uses it.
-    pub fn add_bpf_dir(&mut self, bpf_dir: &Path) -> Result<(), StoreError> {
-        let file = File::open(bpf_dir).map_err(|source| StoreError::Use {
-            path: bpf_dir.to_owned(),
-            flag: BPF_FLAG,
-            source,
-        })?;
-        self.bpf = Some(lock(file, bpf_dir, BPF_FLAG)?);
-        Ok(())
-    }
+    Ok((id, Lock { _file: file }))
 }
 
 fn lock(file: File, path: &Path, flag: &'static str) -> Result<Flock<File>, StoreError> {
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => StoreError::Locked {
-            path: path.to_owned(),
-            flag,
-        },
-        errno => StoreError::Use {
-            path: path.to_owned(),
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        let path = path.to_owned();
+        if errno == Errno::EWOULDBLOCK {
+            return StoreError::Locked { path, flag };
+        }
+        StoreError::Use {
+            path,
             flag,
             source: errno.into(),
-        },
+        }
     })
 }
 
@@ -193,17 +163,12 @@ mod tests {
     #[test]
     fn a_second_agent_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
-        let (_, mut locks) = open(dir.path()).unwrap();
-        locks.add_bpf_dir(dir.path()).unwrap();
+        let (_, _lock) = open(dir.path()).unwrap();
         let error = open(dir.path()).unwrap_err().to_string();
         assert!(
             error.starts_with("another agent uses ") && error.ends_with("--state-dir"),
             "{error}"
         );
-        let other = tempfile::tempdir().unwrap();
-        let (_, mut second) = open(other.path()).unwrap();
-        let error = second.add_bpf_dir(dir.path()).unwrap_err().to_string();
-        assert!(error.ends_with("--bpf-dir"), "{error}");
     }
 
     #[test]

@@ -86,7 +86,6 @@ fn unsupported(method: &str, route: &str) -> ApiError {
     )
 }
 
-#[expect(clippy::unused_async, reason = "a handler of axum is async")]
 async fn unknown(uri: Uri) -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
@@ -94,7 +93,6 @@ async fn unknown(uri: Uri) -> ApiError {
     )
 }
 
-#[expect(clippy::unused_async, reason = "a handler of axum is async")]
 async fn method_not_allowed(uri: Uri) -> ApiError {
     let message = format!("Method not allowed on {}", uri.path());
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)

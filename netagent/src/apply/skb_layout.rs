@@ -28,7 +28,9 @@ pub struct SkbLayout {
 #[derive(Debug, thiserror::Error)]
 pub enum SkbLayoutError {
     /// The file is not there or cannot be read.
-    #[error("the kernel's types cannot be read from {path}: run a kernel built with CONFIG_DEBUG_INFO_BTF")]
+    #[error(
+        "the kernel's types cannot be read from {path}: run a kernel built with CONFIG_DEBUG_INFO_BTF"
+    )]
     Read {
         /// The file.
         path: String,
@@ -50,11 +52,18 @@ impl SkbLayout {
     /// # Errors
     /// Where there is no such file, or the kernel's structure is another one.
     pub fn read(path: &Path) -> Result<Self, SkbLayoutError> {
-        let bytes = std::fs::read(path)
-            .map_err(|source| SkbLayoutError::Read { path: path.display().to_string(), source })?;
+        let bytes = std::fs::read(path).map_err(|source| SkbLayoutError::Read {
+            path: path.display().to_string(),
+            source,
+        })?;
         let btf = Btf::parse(&bytes)?;
-        let skb = btf.find_struct("sk_buff")?.ok_or(SkbLayoutError::Missing("at all"))?;
-        let bit = |name| btf.member(skb, name, 0)?.ok_or(SkbLayoutError::Missing(name));
+        let skb = btf
+            .find_struct("sk_buff")?
+            .ok_or(SkbLayoutError::Missing("at all"))?;
+        let bit = |name| {
+            btf.member(skb, name, 0)?
+                .ok_or(SkbLayoutError::Missing(name))
+        };
         let byte = |name| bit(name).map(|bit| bit / 8);
         Ok(Self {
             ip_summed_bit: bit("ip_summed")?,
@@ -80,7 +89,11 @@ struct Btf<'a> {
 impl<'a> Btf<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self, SkbLayoutError> {
         const MAGIC: u32 = 0xeb9f;
-        let mut btf = Self { bytes, strings: 0, types: vec![0] };
+        let mut btf = Self {
+            bytes,
+            strings: 0,
+            types: vec![0],
+        };
         if btf.word(0)? & 0xffff != MAGIC {
             return Err(SkbLayoutError::Damaged(0));
         }
@@ -97,8 +110,13 @@ impl<'a> Btf<'a> {
     }
 
     fn word(&self, at: usize) -> Result<u32, SkbLayoutError> {
-        let bytes = self.bytes.get(at..).and_then(|rest| rest.first_chunk::<4>());
-        bytes.map(|bytes| u32::from_ne_bytes(*bytes)).ok_or(SkbLayoutError::Damaged(at))
+        let bytes = self
+            .bytes
+            .get(at..)
+            .and_then(|rest| rest.first_chunk::<4>());
+        bytes
+            .map(|bytes| u32::from_ne_bytes(*bytes))
+            .ok_or(SkbLayoutError::Damaged(at))
     }
 
     fn kind(&self, at: usize) -> Result<u32, SkbLayoutError> {
@@ -125,7 +143,10 @@ impl<'a> Btf<'a> {
 
     fn name_is(&self, offset: u32, name: &str) -> bool {
         let start = self.strings + offset as usize;
-        let text = self.bytes.get(start..).and_then(|rest| rest.get(..=name.len()));
+        let text = self
+            .bytes
+            .get(start..)
+            .and_then(|rest| rest.get(..=name.len()));
         text.is_some_and(|text| text.strip_suffix(&[0]) == Some(name.as_bytes()))
     }
 
@@ -147,7 +168,12 @@ impl<'a> Btf<'a> {
         for index in 0..self.count(at)? {
             let member = at + 12 + 12 * index;
             let (member_name, id) = (self.word(member)?, self.word(member + 4)? as usize);
-            let offset = self.word(member + 8)? & if has_bit_fields { 0x00ff_ffff } else { u32::MAX };
+            let offset = self.word(member + 8)?
+                & if has_bit_fields {
+                    0x00ff_ffff
+                } else {
+                    u32::MAX
+                };
             let offset = u16::try_from(offset).unwrap_or(u16::MAX);
             if self.name_is(member_name, name) {
                 return Ok(Some(offset));
@@ -184,7 +210,11 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_btf_is_refused_and_never_read_past_its_end() {
-        for bytes in [&b""[..], b"\x9f\xeb", b"not a BTF file at all, but long enough for a header"] {
+        for bytes in [
+            &b""[..],
+            b"\x9f\xeb",
+            b"not a BTF file at all, but long enough for a header",
+        ] {
             assert!(Btf::parse(bytes).is_err());
         }
         let whole = std::fs::read("/sys/kernel/btf/vmlinux").unwrap();

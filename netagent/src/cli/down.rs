@@ -13,9 +13,8 @@ pub(super) fn down(overrides: &Overrides, format: LogFormat) -> Result<ExitCode>
     run::start_log(format);
     let config = Config::load(overrides)?;
     let cleaned = run::runtime()?.block_on(async {
-        let (id, mut locks) = store_id::open(&config.state_dir)?;
+        let (id, _lock) = store_id::open(&config.state_dir)?;
         let mut host = KernelHost::open(host_options(&config, &id))?;
-        locks.add_bpf_dir(&config.bpf_dir)?;
         Ok::<_, StartError>(clean_host(&mut host).await?)
     })?;
     table::print(&format!(

@@ -1,5 +1,6 @@
 //! `netagent run`: the agent, until a signal ends it.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ pub(super) fn runtime() -> Result<Runtime> {
 pub(super) fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .with_env_filter(filter);
     match format {
@@ -55,10 +57,9 @@ async fn serve(config: Config) -> Result<()> {
     let (end, mut ended) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let (id, mut locks) = store_id::open(&config.state_dir)?;
+    let (id, lock) = store_id::open(&config.state_dir)?;
     let socket = socket::bind(&config.api)?;
     let host = KernelHost::open(host_options(&config, &id)).map_err(agent::StartError::from)?;
-    locks.add_bpf_dir(&config.bpf_dir)?;
     let (agent, handle) = agent::start(host, config, &id).await?;
     let listener = UnixListener::from_std(socket.listener)?;
     let mut api_end = ended.clone();
@@ -82,6 +83,6 @@ async fn serve(config: Config) -> Result<()> {
         served.context("the API's task failed")??;
     }
     drop(socket.guard);
-    drop(locks);
+    drop(lock);
     Ok(())
 }

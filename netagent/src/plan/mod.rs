@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 mod after;
 mod display;
+mod host;
 mod interfaces;
 mod leftovers;
 pub mod routes;
@@ -282,7 +283,7 @@ impl Plan {
 #[must_use]
 pub fn plan(wanted: &Wanted, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
-    plan_host(wanted, observed, &mut plan);
+    host::plan_host(wanted, observed, &mut plan);
     leftovers::plan_leftovers(wanted, observed, &mut plan);
     interfaces::plan_interfaces(wanted, observed, &mut plan);
     plan
@@ -309,61 +310,6 @@ pub fn plan_stop(aliases: &BTreeSet<String>, slots: &BTreeSet<u32>, observed: &O
 #[must_use]
 pub fn alias_prefix(store_id: Uuid) -> String {
     format!("netagent:{store_id}:")
-}
-
-fn plan_host(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
-    let mut steps = Vec::new();
-    let empty = ObservedDatapath::default();
-    let datapath = observed.datapath.as_ref().unwrap_or_else(|| {
-        steps.push(Step::LoadDatapath);
-        &empty
-    });
-    steps.extend(
-        datapath
-            .severed
-            .iter()
-            .map(|name| Step::RemoveSeveredPin { name: name.clone() }),
-    );
-    let (target, too_many) = routes::compile(wanted, observed);
-    plan.problems.extend(too_many);
-    steps.extend(routes::plan_routes(&datapath.routes, &target));
-    plan_uplinks(wanted, observed, datapath, &mut steps, &mut plan.problems);
-    plan.push(Owner::Host, steps);
-}
-
-fn plan_uplinks(
-    wanted: &Wanted,
-    observed: &Observed,
-    datapath: &ObservedDatapath,
-    steps: &mut Vec<Step>,
-    problems: &mut Vec<Problem>,
-) {
-    let prefix = alias_prefix(wanted.store_id);
-    let taps: BTreeSet<u32> = wanted
-        .interfaces
-        .values()
-        .map(|interface| interface.tap.ifindex)
-        .collect();
-    for ifindex in &wanted.datapath.uplinks {
-        match observed.links.get(ifindex) {
-            Some(_) if datapath.attached.contains(ifindex) => {}
-            Some(link) => steps.push(Step::AttachUplink {
-                ifindex: *ifindex,
-                name: link.name.clone(),
-            }),
-            None => problems.push(Problem::UplinkGone { ifindex: *ifindex }),
-        }
-    }
-    for ifindex in &datapath.attached {
-        let tap = taps.contains(ifindex)
-            || observed
-                .links
-                .get(ifindex)
-                .is_some_and(|link| link.is_of(&prefix));
-        if !tap && !wanted.datapath.uplinks.contains(ifindex) {
-            steps.push(Step::DetachUplink { ifindex: *ifindex });
-        }
-    }
 }
 
 impl ObservedLink {
@@ -434,3 +380,6 @@ pub enum Step {
     /// Remove every pin, and with them programs and maps.
     UnloadDatapath,
 }
+
+#[cfg(test)]
+mod tests;

@@ -282,3 +282,11 @@ pub fn plan_routes(before: &RouteMap, after: &RouteMap) -> Vec<Step> {
     }
     steps
 }
+
+#[cfg(test)]
+pub(crate) const fn always_denied_target() -> RouteTarget {
+    deny(RouteKind::AlwaysDenied)
+}
+
+#[cfg(test)]
+mod tests;

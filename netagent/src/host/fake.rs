@@ -1,0 +1,237 @@
+//! A host in memory: it follows steps as the kernel would, fails where a test says so, and checks after
+//! every step that nothing is open.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use netagent_common::drop::DropReason;
+use netagent_common::policy::RouteKind;
+use netagent_common::vm::Traffic;
+use tokio::sync::Notify;
+
+use crate::host::{Cleaned, Counters, Host, HostError};
+use crate::plan::{KernelRoute, KernelRouteKind, Observed, ObservedLink, Step};
+
+/// Interface index of the uplink.
+pub(crate) const UPLINK: u32 = 2;
+
+/// Shared with the test, while the agent owns the host.
+#[derive(Clone, Debug)]
+pub(crate) struct FakeHost {
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) observed: Observed,
+    /// Every step that was applied.
+    pub(crate) applied: Vec<Step>,
+    /// Steps that still succeed before one fails.
+    pub(crate) until_fault: Option<usize>,
+    /// Steps whose text contains this fail.
+    pub(crate) refuse: Option<&'static str>,
+    pub(crate) collected: usize,
+}
+
+/// A host with loopback, an uplink with both families, and a bridge of somebody else's.
+pub(crate) fn host() -> FakeHost {
+    let mut observed = Observed::default();
+    let link = |name: &str, ethernet: bool, addresses: &[&str]| ObservedLink {
+        name: name.into(),
+        mtu: 1500,
+        up: true,
+        carrier: true,
+        ethernet,
+        addresses: addresses
+            .iter()
+            .map(|address| address.parse().unwrap())
+            .collect(),
+        ..ObservedLink::default()
+    };
+    observed
+        .links
+        .insert(1, link("lo", false, &["127.0.0.1/8", "::1/128"]));
+    let addresses = ["192.0.2.2/24", "2001:db8::2/64", "fe80::5/64"];
+    observed
+        .links
+        .insert(UPLINK, link("eth0", true, &addresses));
+    observed
+        .links
+        .insert(3, link("docker0", true, &["172.17.0.1/16"]));
+    let local = KernelRouteKind::Local;
+    let unicast = KernelRouteKind::Unicast;
+    observed.routes = vec![
+        route("0.0.0.0/0", unicast, UPLINK, Some("192.0.2.1")),
+        route("192.0.2.0/24", unicast, UPLINK, None),
+        route("192.0.2.2/32", local, UPLINK, None),
+        route("192.0.2.255/32", KernelRouteKind::Broadcast, UPLINK, None),
+        route("172.17.0.0/16", unicast, 3, None),
+        route("172.17.0.1/32", local, 3, None),
+        route("127.0.0.0/8", local, 1, None),
+        route("::/0", unicast, UPLINK, Some("fe80::1")),
+        route("2001:db8::/64", unicast, UPLINK, None),
+        route("2001:db8::2/128", local, UPLINK, None),
+        route("fe80::/64", unicast, UPLINK, None),
+        route("ff00::/8", KernelRouteKind::Broadcast, UPLINK, None),
+    ];
+    let state = State {
+        observed,
+        ..State::default()
+    };
+    FakeHost {
+        state: Arc::new(Mutex::new(state)),
+        changed: Arc::new(Notify::new()),
+    }
+}
+
+pub(crate) fn route(
+    destination: &str,
+    kind: KernelRouteKind,
+    ifindex: u32,
+    gateway: Option<&str>,
+) -> KernelRoute {
+    KernelRoute {
+        destination: destination.parse().unwrap(),
+        kind,
+        ifindex,
+        gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+        source: None,
+        metric: 0,
+        mtu: None,
+    }
+}
+
+impl FakeHost {
+    /// The state; a test changes it between two steps.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Tells the agent that something changed.
+    pub(crate) fn notify(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Applies a step now.
+    pub(crate) fn apply_now(&self, step: &Step) -> Result<(), HostError> {
+        let mut state = self.state();
+        let refused = state
+            .refuse
+            .is_some_and(|text| step.to_string().contains(text));
+        if refused || state.until_fault == Some(0) {
+            return Err(HostError::failed(
+                "fake fault",
+                io::Error::other("as the test wants"),
+            ));
+        }
+        state.until_fault = state.until_fault.map(|left| left - 1);
+        let taken = if let Step::CreateTap { tap } = step {
+            let others = state
+                .observed
+                .links
+                .iter()
+                .filter(|(index, _)| **index != tap.ifindex);
+            others
+                .map(|(_, link)| &link.name)
+                .any(|name| *name == tap.name)
+        } else {
+            false
+        };
+        if taken {
+            return Err(HostError::failed(
+                "create TAP",
+                io::Error::from(io::ErrorKind::AlreadyExists),
+            ));
+        }
+        state.observed.follow(step);
+        state.applied.push(step.clone());
+        check_closed(&state.observed);
+        Ok(())
+    }
+}
+
+/// P-4: no TAP is up without its programs and its record, and no forbidden prefix leads out.
+fn check_closed(observed: &Observed) {
+    let datapath = observed.datapath.clone().unwrap_or_default();
+    let ours = |link: &ObservedLink| {
+        link.alias
+            .as_ref()
+            .is_some_and(|text| text.starts_with("netagent:"))
+    };
+    for (ifindex, link) in observed
+        .links
+        .iter()
+        .filter(|(_, link)| ours(link) && link.up)
+    {
+        assert!(
+            datapath.attached.contains(ifindex),
+            "{} is up without programs",
+            link.name
+        );
+        let written = datapath
+            .interfaces
+            .values()
+            .any(|record| record.ifindex == *ifindex);
+        assert!(written, "{} is up without record", link.name);
+    }
+    let open: BTreeSet<String> = datapath
+        .routes
+        .iter()
+        .filter(|(_, target)| target.kind == RouteKind::Uplink)
+        .map(|(prefix, _)| prefix.to_string())
+        .collect();
+    assert!(
+        !open.contains("172.17.0.0/16") && !open.contains("fe80::/64"),
+        "{open:?}"
+    );
+}
+
+impl Host for FakeHost {
+    async fn observe(&mut self) -> Result<Observed, HostError> {
+        Ok(self.state().observed.clone())
+    }
+
+    async fn apply(&mut self, step: &Step) -> Result<(), HostError> {
+        self.apply_now(step)
+    }
+
+    async fn counters(&mut self, slot: u32) -> Result<Counters, HostError> {
+        let traffic = Traffic {
+            from_vm_packets: 1,
+            from_vm_bytes: 60,
+            to_vm_packets: 2,
+            to_vm_bytes: 120,
+        };
+        let drops = BTreeMap::from([(DropReason::SpoofedMac, 7)]);
+        Ok(Counters {
+            drops,
+            traffic,
+            open_flows: u64::from(slot) + 3,
+        })
+    }
+
+    async fn changed(&mut self) {
+        self.changed.notified().await;
+    }
+
+    async fn clean(&mut self) -> Result<Cleaned, HostError> {
+        let mut state = self.state();
+        let ours = |link: &ObservedLink| {
+            link.alias
+                .as_ref()
+                .is_some_and(|a| a.starts_with("netagent:"))
+        };
+        let links = state.observed.links.values().filter(|link| ours(link));
+        let links = links.map(|link| link.name.clone()).collect();
+        state.observed.links.retain(|_, link| !ours(link));
+        let pins = usize::from(state.observed.datapath.take().is_some());
+        Ok(Cleaned { links, pins })
+    }
+
+    async fn collect(&mut self) -> Result<(), HostError> {
+        self.state().collected += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,409 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use netagent_common::vm;
+use uuid::Uuid;
+
+use super::*;
+use crate::host::fake::{FakeHost, UPLINK, host};
+
+const STORE: Uuid = Uuid::from_u128(7);
+
+fn interface(slot: u32, uses: u32, v6: bool) -> (Uuid, WantedInterface) {
+    let id = Uuid::from_u128(u128::from(slot) + 100);
+    let ifindex = vm::ifindex(slot, uses);
+    let record = Interface {
+        ifindex,
+        slot,
+        generation: uses + 1,
+        instance: slot,
+        guest_mac: [0xaa, 0xfc, 0, 0, 0, slot as u8 + 1],
+        ..bytemuck::Zeroable::zeroed()
+    };
+    let tap = TapSpec {
+        name: format!("tap{slot}"),
+        ifindex,
+        owner: 0,
+        group: 0,
+        queues: 1,
+        mtu: 1500,
+        alias: format!("{}{id}", alias_prefix(STORE)),
+    };
+    let third = (slot * 4) as u8;
+    let wanted = WantedInterface {
+        tap,
+        record,
+        host_v4: Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, third + 1), 30),
+        guest_v4: Ipv4Addr::new(172, 16, 0, third + 2),
+        guest_v6: v6.then(|| Ipv6Addr::new(0xfd00, 0, 0, slot as u16, 0, 0, 0, 2)),
+    };
+    (id, wanted)
+}
+
+fn wanted(interfaces: &[(u32, u32, bool)]) -> Wanted {
+    Wanted {
+        store_id: STORE,
+        datapath: WantedDatapath {
+            uplinks: [UPLINK].into(),
+            pools: vec![
+                "172.16.0.0/16".parse().unwrap(),
+                "fd00::/48".parse().unwrap(),
+            ],
+            always_denied: routes::always_denied(),
+        },
+        interfaces: interfaces
+            .iter()
+            .map(|(slot, uses, v6)| interface(*slot, *uses, *v6))
+            .collect(),
+    }
+}
+
+fn plan_of(wanted: &Wanted, host: &FakeHost) -> Plan {
+    plan(wanted, &host.state().observed)
+}
+
+/// Applies as the agent does: a fault ends the group, one of the host's part ends all instances.
+fn apply(plan: &Plan, host: &FakeHost) {
+    let mut blocked = false;
+    for group in &plan.groups {
+        let skipped = blocked && matches!(group.owner, Owner::Instance(_));
+        let failed = !skipped && group.steps.iter().any(|step| host.apply_now(step).is_err());
+        blocked |= failed && group.owner == Owner::Host;
+    }
+}
+
+fn converge(wanted: &Wanted, host: &FakeHost) {
+    apply(&plan_of(wanted, host), host);
+    let rest = plan_of(wanted, host);
+    assert!(
+        rest.is_empty(),
+        "the next plan is not empty: {:#?}",
+        texts(&rest)
+    );
+}
+
+fn texts(plan: &Plan) -> Vec<String> {
+    plan.steps().map(Step::to_string).collect()
+}
+
+/// From a host prepared by `before`, every fault on the way to `after` is survived, and the next plan is empty.
+fn check(before: &[(u32, u32, bool)], disturb: impl Fn(&FakeHost), after: &[(u32, u32, bool)]) {
+    let prepare = || {
+        let host = host();
+        converge(&wanted(before), &host);
+        disturb(&host);
+        host
+    };
+    let after = wanted(after);
+    let host = prepare();
+    let count = plan_of(&after, &host).steps().count();
+    converge(&after, &host);
+    for fault in 0..count {
+        let host = prepare();
+        host.state().until_fault = Some(fault);
+        apply(&plan_of(&after, &host), &host);
+        host.state().until_fault = None;
+        converge(&after, &host);
+    }
+}
+
+#[test]
+fn an_empty_host_gets_a_datapath() {
+    check(&[], |_| {}, &[]);
+    let plan = plan_of(&wanted(&[]), &host());
+    let steps = texts(&plan);
+    assert_eq!(steps[0], "load the programs and make their maps");
+    assert_eq!(steps.last().unwrap(), "attach from_uplink to eth0 (2)");
+}
+
+#[test]
+fn one_interface_is_made_record_first_and_up_last() {
+    let host = host();
+    converge(&wanted(&[]), &host);
+    let plan = plan_of(&wanted(&[(0, 0, true)]), &host);
+    assert_eq!(
+        texts(&plan),
+        [
+            "write interface record 0 (device 65536, generation 1)",
+            "create TAP tap0 (65536, owner 0:0, queues 1, MTU 1500)",
+            "attach from_vm and to_vm to tap0 (65536)",
+            "add address 172.16.0.1/30 to device 65536",
+            "add address fe80::1/64 to device 65536",
+            "add neighbour 172.16.0.2 to device 65536",
+            "add neighbour fd00::2 to device 65536",
+            "set device 65536 up",
+            "route guest fd00::2 to device 65536",
+        ]
+    );
+    check(&[], |_| {}, &[(0, 0, true), (1, 0, false)]);
+}
+
+#[test]
+fn removal_is_the_reverse() {
+    let host = host();
+    converge(&wanted(&[(0, 0, true)]), &host);
+    let plan = plan_of(&wanted(&[]), &host);
+    assert_eq!(
+        texts(&plan),
+        [
+            "set device 65536 down",
+            "clear interface record 0",
+            "detach from_vm and to_vm from device 65536",
+            "remove TAP tap0 (65536)",
+            "remove flows and counters without an interface",
+        ]
+    );
+    check(&[(0, 0, true), (1, 0, false)], |_| {}, &[(1, 0, false)]);
+    check(&[(0, 0, true)], |_| {}, &[]);
+}
+
+#[test]
+fn a_restart_replaces_tap_and_record() {
+    check(&[(0, 0, true)], |_| {}, &[(0, 1, true)]);
+}
+
+#[test]
+fn what_others_changed_is_mended() {
+    let tap = vm::ifindex(0, 0);
+    let one = [(0, 0, true)];
+    let edit =
+        |change: fn(&mut Observed)| move |host: &FakeHost| change(&mut host.state().observed);
+    check(
+        &one,
+        edit(|host| host.links.get_mut(&65_536).unwrap().mtu = 9000),
+        &one,
+    );
+    check(
+        &one,
+        edit(|host| host.links.get_mut(&65_536).unwrap().addresses.clear()),
+        &one,
+    );
+    check(&one, edit(|host| host.neighbours.clear()), &one);
+    check(
+        &one,
+        edit(|host| host.links.get_mut(&65_536).unwrap().up = false),
+        &one,
+    );
+    check(
+        &one,
+        edit(|host| host.datapath.as_mut().unwrap().interfaces.clear()),
+        &one,
+    );
+    check(
+        &one,
+        edit(|host| host.datapath.as_mut().unwrap().routes.clear()),
+        &one,
+    );
+    check(
+        &one,
+        edit(|host| host.datapath.as_mut().unwrap().severed.extend(["a".into()])),
+        &one,
+    );
+    check(
+        &one,
+        edit(|host| host.routes.retain(|route| route.ifindex != 65_536)),
+        &one,
+    );
+    check(
+        &one,
+        edit(|host| host.links.retain(|index, _| *index != 65_536)),
+        &one,
+    );
+    assert_eq!(tap, 65_536);
+}
+
+#[test]
+fn a_tap_without_programs_goes_down_until_they_are_back() {
+    let host = host();
+    let wanted = wanted(&[(0, 0, true)]);
+    converge(&wanted, &host);
+    host.state()
+        .observed
+        .datapath
+        .as_mut()
+        .unwrap()
+        .attached
+        .remove(&65_536);
+    let plan = plan_of(&wanted, &host);
+    assert_eq!(texts(&plan)[0], "set device 65536 down");
+    converge(&wanted, &host);
+}
+
+#[test]
+fn a_half_made_tap_without_alias_is_completed() {
+    let half = |host: &FakeHost| host.state().observed.links.get_mut(&65_536).unwrap().alias = None;
+    check(&[(0, 0, false)], half, &[(0, 0, false)]);
+}
+
+#[test]
+fn a_record_nobody_wants_is_put_out_of_force() {
+    let host = host();
+    converge(&wanted(&[]), &host);
+    let (_, stray) = interface(9, 0, false);
+    host.state()
+        .observed
+        .datapath
+        .as_mut()
+        .unwrap()
+        .interfaces
+        .insert(9, stray.record);
+    let plan = plan_of(&wanted(&[]), &host);
+    assert_eq!(
+        texts(&plan),
+        [
+            "clear interface record 9",
+            "remove flows and counters without an interface"
+        ]
+    );
+    converge(&wanted(&[]), &host);
+}
+
+#[test]
+fn an_uplink_that_is_none_any_more_is_detached() {
+    let host = host();
+    converge(&wanted(&[]), &host);
+    let mut other = wanted(&[(0, 0, true)]);
+    other.datapath.uplinks = [3].into();
+    let steps = texts(&plan_of(&other, &host));
+    assert!(
+        steps.contains(&"detach from_uplink from device 2".to_owned()),
+        "{steps:#?}"
+    );
+    other.datapath.uplinks = [77].into();
+    let plan = plan_of(&other, &host);
+    assert_eq!(plan.problems, [Problem::UplinkGone { ifindex: 77 }]);
+    assert_eq!(plan.problems[0].owner(), Owner::Host);
+}
+
+#[test]
+fn a_foreign_device_keeps_out_its_own_instance_only() {
+    let host = host();
+    converge(&wanted(&[]), &host);
+    let foreign = ObservedLink {
+        name: "tap0".into(),
+        up: true,
+        ..ObservedLink::default()
+    };
+    host.state().observed.links.insert(40, foreign);
+    let plan = plan_of(&wanted(&[(0, 0, true), (1, 0, true)]), &host);
+    let problem = Problem::ForeignDevice {
+        instance: 0,
+        name: "tap0".into(),
+    };
+    assert!(problem.to_string().contains("'tap0'"));
+    assert_eq!(plan.problems, [problem]);
+    let owners: Vec<Owner> = plan.groups.iter().map(|group| group.owner).collect();
+    assert_eq!(owners, [Owner::Instance(1)]);
+}
+
+#[test]
+fn a_renamed_tap_is_named_and_left_alone() {
+    let host = host();
+    let wanted = wanted(&[(0, 0, true)]);
+    converge(&wanted, &host);
+    host.state().observed.links.get_mut(&65_536).unwrap().name = "mine".into();
+    let plan = plan_of(&wanted, &host);
+    assert!(plan.is_empty(), "{:?}", texts(&plan));
+    assert_eq!(
+        plan.problems[0].to_string(),
+        "TAP 'tap0' was renamed to 'mine': rename it back"
+    );
+}
+
+#[test]
+fn the_plan_of_one_instance_touches_no_other() {
+    let host = host();
+    converge(&wanted(&[(0, 0, true)]), &host);
+    let observed = host.state().observed.clone();
+    let start = plan_start(&wanted(&[(1, 0, true)]), &observed);
+    assert!(
+        start
+            .groups
+            .iter()
+            .all(|group| group.owner == Owner::Instance(1))
+    );
+    apply(&start, &host);
+    let (_, second) = interface(1, 0, true);
+    let observed = host.state().observed.clone();
+    let stop = plan_stop(&[second.tap.alias].into(), &[1].into(), &observed);
+    apply(&stop, &host);
+    assert!(plan_of(&wanted(&[(0, 0, true)]), &host).is_empty());
+    let restart = plan_start(&wanted(&[(0, 1, true)]), &observed);
+    assert_eq!(restart.groups[0].owner, Owner::Leftover);
+}
+
+#[test]
+fn every_step_says_something_else() {
+    let (_, interface) = interface(0, 0, true);
+    let tap = interface.tap.clone();
+    let ifindex = 5;
+    let destination = "10.0.0.0/8".parse().unwrap();
+    let address = "10.0.0.1".parse().unwrap();
+    let target = routes::always_denied_target();
+    let steps = [
+        Step::LoadDatapath,
+        Step::AttachUplink {
+            ifindex,
+            name: "eth0".into(),
+        },
+        Step::DetachUplink { ifindex },
+        Step::SetRoute {
+            destination,
+            target,
+        },
+        Step::RemoveRoute { destination },
+        Step::RaiseRouteGeneration,
+        Step::WriteInterface {
+            record: Box::new(interface.record),
+        },
+        Step::CreateTap { tap: tap.clone() },
+        Step::ConfigureTap { tap },
+        Step::AttachTap {
+            ifindex,
+            name: "tap0".into(),
+        },
+        Step::AddAddress {
+            ifindex,
+            address: destination,
+        },
+        Step::AddNeighbour {
+            neighbour: Neighbour {
+                ifindex,
+                address,
+                mac: [0; 6],
+            },
+        },
+        Step::SetLinkUp { ifindex },
+        Step::AddGuestRoute {
+            ifindex,
+            guest: address,
+        },
+        Step::SetLinkDown { ifindex },
+        Step::ClearInterface { slot: 1 },
+        Step::DetachTap { ifindex },
+        Step::RemoveLink {
+            ifindex,
+            name: "tap0".into(),
+            alias: String::new(),
+        },
+        Step::RemoveSeveredPin { name: "a".into() },
+        Step::CollectFlows,
+        Step::UnloadDatapath,
+    ];
+    let texts: BTreeSet<String> = steps.iter().map(Step::to_string).collect();
+    assert_eq!(texts.len(), steps.len());
+    assert!(texts.iter().all(|text| !text.contains('\n')));
+}
+
+#[test]
+fn the_same_input_gives_the_same_plan() {
+    let order = [(0, 0, true), (1, 0, false), (2, 0, true)];
+    let wanted = wanted(&order);
+    let host = host();
+    assert_eq!(plan_of(&wanted, &host), plan_of(&wanted, &host));
+    let owners: BTreeMap<Owner, usize> = plan_of(&wanted, &host)
+        .groups
+        .iter()
+        .map(|group| (group.owner, 1))
+        .collect();
+    assert_eq!(owners.len(), 4);
+}
