@@ -1,0 +1,12 @@
+//! The benchmarks: what a packet, a collection pass and an instance cost.
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+pub mod figures;
+
+pub mod path;
+pub mod variant;
+
+pub mod collect;
+pub mod create;
+pub mod datapath;
+pub mod gso;
