@@ -3,7 +3,8 @@
 use futures_util::StreamExt;
 use nix::errno::Errno;
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
@@ -77,7 +78,8 @@ impl Netlink {
         &self,
         question: RouteNetlinkMessage,
     ) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
-        let (answers, _) = self.exchange(question, NLM_F_ACK).await?;
+        // The qdiscs' part of the kernel answers the one who asks only where an echo is wanted.
+        let (answers, _) = self.exchange(question, NLM_F_ACK | NLM_F_ECHO).await?;
         Ok(answers.into_iter().next())
     }
 

@@ -72,10 +72,10 @@ pub(crate) fn lint() -> Result<()> {
 pub(crate) fn test(options: &TestOptions) -> Result<()> {
     setup()?;
     let profile: &[&str] = if options.release { &["--release"] } else { &[] };
-    // The same units as those of the tests, so nothing is built twice.
+    // With the tests, whose dependencies turn features on, so that nothing is built twice.
     shell::run(
         shell::cargo()
-            .args(["build", "--workspace", "--bins"])
+            .args(["build", "--workspace", "--bins", "--tests"])
             .args(profile),
     )?;
     let daemon = paths::built(if options.release { "release" } else { "debug" }).join("netagent");

@@ -73,7 +73,7 @@ pub(crate) fn root_prefix(wanted: &[String]) -> Result<Vec<OsString>> {
     let sudo = Command::new("sudo").args(["-n", "true"]).output();
     if !sudo.is_ok_and(|output| output.status.success()) {
         bail!(
-            "this needs root, and sudo asks for a password. Run as root:\n  {}",
+            "this needs root, which `sudo -n` does not give. Run as root:\n  {}",
             wanted.join("\n  ")
         );
     }

@@ -18,6 +18,10 @@ use crate::apply::pins::Pins;
 use crate::apply::programs::Programs;
 use crate::host::Attach;
 use crate::netlink::Netlink;
+use crate::plan::ObservedLink;
+
+/// Every so many observations the kernel is asked about every link anew.
+const VERIFY_EVERY: u32 = 32;
 
 /// Why programs could not be attached, detached or found.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +89,10 @@ pub struct Attached {
 pub struct Attacher {
     mode: Mode,
     clsact: Clsact,
+    /// Pins seen to be alive on a device that is still there. Asking the kernel takes 16 calls for each TAP,
+    /// so it is asked again only now and then.
+    verified: BTreeMap<String, String>,
+    observations: u32,
 }
 
 impl Attacher {
@@ -94,13 +102,9 @@ impl Attacher {
         Self {
             mode: Mode::choose(attach),
             clsact: Clsact::new(netlink, idle_alias),
+            verified: BTreeMap::new(),
+            observations: 0,
         }
-    }
-
-    /// How programs are attached.
-    #[must_use]
-    pub fn mode(&self) -> Mode {
-        self.mode
     }
 
     /// Gives programs that were loaded anew to what is attached already, without a packet lost.
@@ -203,17 +207,22 @@ impl Attacher {
         Ok(removed)
     }
 
-    /// Looks what is attached; `names` are the devices that exist.
+    /// Looks what is attached; `links` are the devices that exist.
     ///
     /// # Errors
     /// Where a pin cannot be opened, or netlink refuses.
     pub async fn observe(
-        &self,
+        &mut self,
         pins: &Pins,
-        names: &BTreeMap<u32, String>,
+        links: &BTreeMap<u32, ObservedLink>,
     ) -> Result<Attached, AttachError> {
+        if self.observations.is_multiple_of(VERIFY_EVERY) {
+            self.verified.clear();
+        }
+        self.observations = self.observations.wrapping_add(1);
         let mut attached = Attached::default();
-        let mut live: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+        let mut live: BTreeMap<u32, BTreeSet<&str>> = BTreeMap::new();
+        let mut verified = BTreeMap::new();
         for pin in pins.link_names()? {
             let Some((ifindex, program)) = Pins::parse_link_name(&pin) else {
                 continue;
@@ -221,16 +230,16 @@ impl Attacher {
             let Some(hook) = Hook::of(program) else {
                 continue;
             };
-            let is_live = match names.get(&ifindex) {
-                Some(name) => live_program(&pins.link(ifindex, program), hook, name)?.is_some(),
-                None => false,
-            };
-            if is_live {
-                live.entry(ifindex).or_default().insert(program.to_owned());
-            } else {
+            let name = links.get(&ifindex).map(|link| link.name.as_str());
+            if !self.is_live(pins, &pin, hook, name)? {
                 attached.severed.insert(pin);
+                continue;
             }
+            live.entry(ifindex).or_default().insert(hook.name());
+            verified.insert(pin, name.unwrap_or_default().to_owned());
         }
+        // What has vanished is forgotten: a later device of the same index is asked for.
+        self.verified = verified;
         for (ifindex, programs) in live {
             let tap = programs.contains(FROM_VM) && programs.contains(TO_VM);
             if tap || programs.contains(FROM_UPLINK) {
@@ -238,9 +247,32 @@ impl Attacher {
             }
         }
         if self.mode == Mode::Clsact {
-            attached.devices.extend(self.clsact.attached().await?);
+            let filtered = self.clsact.attached().await?.into_iter();
+            attached
+                .devices
+                .extend(filtered.filter(|ifindex| links.contains_key(ifindex)));
         }
         Ok(attached)
+    }
+
+    fn is_live(
+        &self,
+        pins: &Pins,
+        pin: &str,
+        hook: Hook,
+        name: Option<&str>,
+    ) -> Result<bool, AttachError> {
+        let Some((name, (ifindex, program))) = name.zip(Pins::parse_link_name(pin)) else {
+            return Ok(false);
+        };
+        if self
+            .verified
+            .get(pin)
+            .is_some_and(|verified| verified == name)
+        {
+            return Ok(true);
+        }
+        Ok(live_program(&pins.link(ifindex, program), hook, name)?.is_some())
     }
 }
 
@@ -316,8 +348,10 @@ fn live_program(pin: &Path, hook: Hook, name: &str) -> Result<Option<u32>, Attac
     let program = FdLink::from(PinnedLink::from_pin(pin)?)
         .info()?
         .program_id();
-    let Ok((_, running)) = SchedClassifier::query_tcx(name, hook.direction()) else {
-        return Ok(None);
+    let running = match SchedClassifier::query_tcx(name, hook.direction()) {
+        Ok((_, running)) => running,
+        Err(_) if if_nametoindex(name).is_err() => return Ok(None),
+        Err(error) => return Err(error.into()),
     };
     Ok(running
         .iter()

