@@ -107,6 +107,8 @@ drop_reasons! {
     RouterSolicit = 34, "router_solicit";
     /// The VMM asks for a checksum at a place where the packet has none: it would overwrite what was judged.
     PartialChecksum = 35, "partial_checksum";
+    /// IGMP or MLD: every guest reports which multicast groups it listens to, and nobody asks.
+    MulticastReport = 36, "multicast_report";
 }
 
 wire! {

@@ -24,6 +24,8 @@ pub mod ethertype {
 pub mod protocol {
     /// ICMP, RFC 792.
     pub const ICMP: u8 = 1;
+    /// IGMP, RFC 3376.
+    pub const IGMP: u8 = 2;
     /// TCP, RFC 9293.
     pub const TCP: u8 = 6;
     /// UDP, RFC 768.

@@ -117,6 +117,9 @@ impl Family for [u8; 4] {
         let ip = skb.window::<20>(ETHERNET_LEN)?;
         match ip.byte::<0>() {
             0x45 => {}
+            0x46..=0x4f if ip.byte::<9>() == protocol::IGMP => {
+                return Err(DropReason::MulticastReport);
+            }
             0x46..=0x4f => return Err(DropReason::IpOptions),
             _ => return Err(DropReason::Malformed),
         }
@@ -287,6 +290,7 @@ impl Family for [u8; 16] {
         }
         match ip.byte::<6>() {
             // Hop-by-hop, routing, ESP, AH, destination options, mobility, HIP, shim6 (IANA).
+            0 if is_multicast_report(skb) => return Err(DropReason::MulticastReport),
             0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 => return Err(DropReason::IpOptions),
             44 => return Err(DropReason::Fragment),
             _ => {}
@@ -392,6 +396,15 @@ impl Family for [u8; 16] {
             ],
         })
     }
+}
+
+/// MLD behind a hop-by-hop header of eight bytes (RFC 3810, section 5): query, report, done, report version 2.
+#[inline(always)]
+fn is_multicast_report(skb: Skb) -> bool {
+    let Ok(behind) = skb.window::<9>(ETHERNET_LEN + <[u8; 16]>::HEADER_LEN) else {
+        return false;
+    };
+    behind.two::<0>() == [protocol::ICMPV6, 0] && matches!(behind.byte::<8>(), 130..=132 | 143)
 }
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netagent_common::vm;
 
 use crate::config::GatewayPlace;
@@ -64,6 +64,13 @@ pub enum IpamError {
 }
 
 impl Pool {
+    /// Its prefixes, one for each family.
+    #[must_use]
+    pub fn prefixes(&self) -> Vec<IpNet> {
+        let v6 = self.subnet6.map(IpNet::V6);
+        std::iter::once(IpNet::V4(self.subnet)).chain(v6).collect()
+    }
+
     /// Number of slots.
     #[must_use]
     pub fn slots(&self) -> u32 {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ipnet::IpNet;
 use tokio::time::Instant;
 
 use crate::agent::instance::{Instance, Life, Trouble};
@@ -135,21 +134,13 @@ impl<H: Host> Agent<H> {
             store_id: self.store_id,
             datapath: WantedDatapath {
                 uplinks: self.uplink.into_iter().collect(),
-                pools: self.pools(),
+                pools: self.pool.prefixes(),
                 always_denied: plan::routes::always_denied(),
             },
             interfaces: instances
                 .flat_map(|instance| instance.wanted(self.mtu, self.config.limits.flows))
                 .collect(),
         }
-    }
-
-    /// Prefixes of the pool.
-    pub(crate) fn pools(&self) -> Vec<IpNet> {
-        let v6 = self.pool.subnet6.map(IpNet::V6);
-        std::iter::once(IpNet::V4(self.pool.subnet))
-            .chain(v6)
-            .collect()
     }
 
     /// Numbers of the instances that failed and whose time has not come.

@@ -1,6 +1,5 @@
 //! The start: clean up, look, check, and the first round.
 
-use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use crate::agent::store_id::{StoreError, StoreId};
@@ -79,10 +78,14 @@ pub async fn start<H: Host>(
     config: Config,
     id: &StoreId,
 ) -> Result<(Agent<H>, AgentHandle), StartError> {
+    // A start that cannot work must not take down what another agent left working.
+    let before = host.observe().await?;
+    let uplink = uplink::choose(config.uplink.as_deref(), &before)?;
+    uplink::check_pools(&pool(&config, id, &before).prefixes(), uplink, &before)?;
     clean_host(&mut host).await?;
     let observed = host.observe().await?;
-    let uplink = uplink::choose(config.uplink.as_deref(), &observed)?;
     let pool = pool(&config, id, &observed);
+    log_pool(&pool);
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
     let mut agent = Agent {
         host,
@@ -101,7 +104,7 @@ pub async fn start<H: Host>(
         host_blocked: None,
         requests,
     };
-    for route in uplink::check_pools(&agent.pools(), uplink, &agent.observed)? {
+    for route in uplink::check_pools(&agent.pool.prefixes(), uplink, &agent.observed)? {
         let device = agent
             .observed
             .links
@@ -117,16 +120,20 @@ pub async fn start<H: Host>(
 }
 
 fn pool(config: &Config, id: &StoreId, observed: &Observed) -> Pool {
-    let v6 = uplink::has_v6(observed);
-    if !v6 {
-        tracing::info!("the host has no IPv6: guests get none");
-    }
     let subnet6 = config.pool.subnet6.unwrap_or(id.subnet6);
-    tracing::info!(subnet = %IpNet::V4(config.pool.subnet), subnet6 = v6.then(|| subnet6.to_string()), "pool");
     Pool {
         subnet: config.pool.subnet,
-        subnet6: v6.then_some(subnet6),
+        subnet6: uplink::has_v6(observed).then_some(subnet6),
         gateway: config.pool.gateway,
         tap_prefix: config.pool.tap_prefix.clone(),
+    }
+}
+
+fn log_pool(pool: &Pool) {
+    match pool.subnet6 {
+        Some(subnet6) => tracing::info!(subnet = %pool.subnet, %subnet6, "pool"),
+        None => {
+            tracing::info!(subnet = %pool.subnet, "pool; the host has no IPv6, so guests get none")
+        }
     }
 }

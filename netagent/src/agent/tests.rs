@@ -474,6 +474,24 @@ async fn a_start_that_cannot_work_says_why() {
 }
 
 #[tokio::test]
+async fn a_start_that_cannot_work_removes_nothing() {
+    let first = agent().await;
+    first.handle.create(spec("{}")).await.unwrap();
+    first.end.notify_one();
+    first.task.await.unwrap();
+    let config = Config {
+        uplink: Some("eth9".into()),
+        ..Config::default()
+    };
+    assert!(
+        start(first.host.clone(), config, &store_id())
+            .await
+            .is_err()
+    );
+    assert_eq!(tap_names(&first.host), ["tap0"]);
+}
+
+#[tokio::test]
 async fn a_host_without_ipv6_gives_guests_none() {
     let bare = host();
     for link in bare.state().observed.links.values_mut() {

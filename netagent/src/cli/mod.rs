@@ -155,10 +155,22 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("netagent: {}", format!("{error:#}").replace('\n', " "));
+            eprintln!("netagent: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, each once: some texts say their cause themselves, before the remedy.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text.replace('\n', " ")
 }
 
 fn not_built(word: &str) -> ExitCode {
@@ -182,6 +194,22 @@ mod tests {
             let cli = Cli::try_parse_from(["netagent", word, "x", "--format", "json"]);
             assert!(cli.is_ok(), "{word}");
         }
+    }
+
+    #[test]
+    fn an_error_says_each_cause_once_and_on_one_line() {
+        let source = std::io::Error::other("no\nsuch thing");
+        let told = crate::config::ConfigError::Read {
+            path: "/x".into(),
+            source,
+        };
+        let text = one_line(&anyhow::Error::from(told));
+        assert_eq!(
+            text,
+            "cannot read /x: no such thing: make it readable, or name another with --config"
+        );
+        let chained = anyhow::anyhow!("cause").context("what");
+        assert_eq!(one_line(&chained), "what: cause");
     }
 
     #[test]
