@@ -109,6 +109,8 @@ drop_reasons! {
     PartialChecksum = 35, "partial_checksum";
     /// IGMP or MLD: every guest reports which multicast groups it listens to, and nobody asks.
     MulticastReport = 36, "multicast_report";
+    /// A super-frame of more segments than any guest needs: cutting it up would keep the host busy.
+    TooManySegments = 37, "too_many_segments";
 }
 
 wire! {

@@ -91,15 +91,15 @@ unsafe extern "C" fn expire<A: Family>(
     if lives && idle < timeout {
         return GO_ON;
     }
-    let (reverse, has_port) = (nat::reverse_key(&key, flow), flow.uplink != 0);
+    let flow = *flow;
     if !maps::remove_flow(&key) {
         return pass.removed(false);
     }
     if lives {
         maps::count_removed(key.instance);
     }
-    if has_port {
-        maps::remove_reverse(&reverse);
+    if flow.uplink != 0 {
+        nat::release(&key, &flow);
     }
     pass.removed(true)
 }

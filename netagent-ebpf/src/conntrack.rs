@@ -11,9 +11,10 @@ use crate::maps::{self, InsertError};
 use crate::nat;
 use crate::parse::{self, Header, Kind, Transport};
 
-/// Notes a packet: the flow's state follows it, and its life starts anew.
+/// Notes a packet: the flow's state follows it, and its life starts anew; true where that was written down, about
+/// once a second.
 #[inline(always)]
-pub fn touch<A>(flow: &mut Flow<A>, sender: Sender, kind: Kind) {
+pub fn touch<A>(flow: &mut Flow<A>, sender: Sender, kind: Kind) -> bool {
     let state = FlowState::from_number(flow.state);
     let next = match kind {
         Kind::Segment(flags) => state.after_segment(sender, flags),
@@ -23,9 +24,11 @@ pub fn touch<A>(flow: &mut Flow<A>, sender: Sender, kind: Kind) {
         flow.state = next;
     }
     let now = kernel::now_ns();
-    if now.wrapping_sub(flow.last_seen_ns) > LAST_SEEN_STEP_NS {
+    let is_due = now.wrapping_sub(flow.last_seen_ns) > LAST_SEEN_STEP_NS;
+    if is_due {
         flow.last_seen_ns = now;
     }
+    is_due
 }
 
 /// The key of the flow to which a packet of the guest belongs.
@@ -66,24 +69,8 @@ pub fn open<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason
     let key = &key_from_vm(interface, &header, &transport);
     // Read before the routes: if they change meanwhile, the flow is looked at again.
     let route_generation = maps::route_generation();
-    if let Some(flow) = maps::flow(key) {
-        if flow.generation == interface.generation && flow.uplink == 0 {
-            flow.policy_generation = interface.policy_generation;
-            flow.route_generation = route_generation;
-            return Ok(());
-        }
-        if flow.generation == interface.generation
-            && let Ok(route) = uplink_route(key.remote)
-            && route.source == flow.nat_address
-        {
-            flow.uplink = route.ifindex;
-            flow.mtu = route.mtu;
-            flow.next_hop = route.next_hop;
-            flow.policy_generation = interface.policy_generation;
-            flow.route_generation = route_generation;
-            return Ok(());
-        }
-        forget(key, flow, interface);
+    if revalidate(key, interface, route_generation) {
+        return Ok(());
     }
     // A reply to nothing that the host asked opens nothing.
     if transport.kind == Kind::EchoReply {
@@ -93,7 +80,43 @@ pub fn open<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason
     if maps::open_flows(interface.instance) >= interface.flow_limit.into() {
         return Err(DropReason::FlowLimit);
     }
-    insert(interface, key, route, route_generation)
+    let nat_port = nat::claim(skb, key, &route.source)?;
+    write(interface, key, route, (route_generation, nat_port))
+}
+
+/// Whether a flow that is there may go on; it goes the way of today's routes, or is removed.
+#[inline(never)]
+fn revalidate<A: Family>(key: &FlowKey<A>, interface: &Interface, route_generation: u32) -> bool {
+    let Some(flow) = maps::flow(key) else {
+        return false;
+    };
+    let may_go_on = flow.generation == interface.generation
+        && if flow.uplink == 0 {
+            is_host::<A>(interface, key.remote)
+        } else {
+            follow_route(key, flow)
+        };
+    if may_go_on {
+        flow.policy_generation = interface.policy_generation;
+        flow.route_generation = route_generation;
+    } else {
+        forget(key, flow, interface);
+    }
+    may_go_on
+}
+
+/// Sends a flow by the way of today's routes, where its address stays the same.
+#[inline(always)]
+fn follow_route<A: Family>(key: &FlowKey<A>, flow: &mut Flow<A>) -> bool {
+    match uplink_route(key.remote) {
+        Ok(route) if route.source == flow.nat_address => {
+            flow.uplink = route.ifindex;
+            flow.mtu = route.mtu;
+            flow.next_hop = route.next_hop;
+            true
+        }
+        Ok(_) | Err(_) => false,
+    }
 }
 
 /// The way to an address, where guests may go there.
@@ -104,21 +127,18 @@ fn uplink_route<A: Family>(remote: A) -> Result<&'static Route<A>, DropReason> {
     Ok(route)
 }
 
-/// Claims a port, and then writes the flow: a reverse entry without a flow is the only thing that a race or a
-/// full table can leave, and the collection pass finds it.
-///
-/// Claiming and writing are functions of their own so that their stacks lie in the same place.
+/// An address of the host: one in the route map, or the gateway's on this TAP.
 #[inline(always)]
-fn insert<A: Family>(
-    interface: &Interface,
-    key: &FlowKey<A>,
-    route: &Route<A>,
-    route_generation: u32,
-) -> Result<(), DropReason> {
-    let nat_port = nat::claim(key, &route.source)?;
-    write(interface, key, route, (route_generation, nat_port))
+pub fn is_host<A: Family>(interface: &Interface, address: A) -> bool {
+    address == A::gateway(interface)
+        || maps::route(address)
+            .is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Host)
 }
 
+/// Writes the flow whose port was claimed: a reverse entry without a flow is the only thing that a race or a full
+/// table can leave, and the collection pass finds it.
+///
+/// Claiming and writing are functions of their own so that their stacks lie in the same place.
 #[inline(never)]
 fn write<A: Family>(
     interface: &Interface,
@@ -146,7 +166,7 @@ fn write<A: Family>(
         maps::count_opened(interface.instance);
         return Ok(());
     }
-    maps::remove_reverse(&nat::reverse_key(key, &flow));
+    nat::release(key, &flow);
     match inserted {
         // Another CPU opened the same flow: its port is the one in use.
         Ok(()) | Err(InsertError::Exists) => Ok(()),
@@ -196,17 +216,17 @@ pub fn open_from_host<A: Family>(
 }
 
 /// Removes a flow and its port. One of an earlier life of the slot is not in this one's count.
-#[inline(always)]
-fn forget<A: Family>(key: &FlowKey<A>, flow: &Flow<A>, interface: &Interface) {
-    let reverse = nat::reverse_key(key, flow);
-    let (counted, has_port) = (flow.generation == interface.generation, flow.uplink != 0);
+#[inline(never)]
+pub fn forget<A: Family>(key: &FlowKey<A>, flow: &Flow<A>, interface: &Interface) {
+    // Copied: the element goes with the removal.
+    let flow = *flow;
     if !maps::remove_flow(key) {
         return;
     }
-    if counted {
+    if flow.generation == interface.generation {
         maps::count_removed(interface.instance);
     }
-    if has_port {
-        maps::remove_reverse(&reverse);
+    if flow.uplink != 0 {
+        nat::release(key, &flow);
     }
 }

@@ -8,6 +8,7 @@ use netagent_common::policy::RouteKind;
 
 use crate::family::Family;
 use crate::kernel::Skb;
+use crate::packet::Origin;
 use crate::parse::{self, Header, Transport};
 use crate::verdict::{Action, Dropped};
 use crate::{conntrack, maps, nat};
@@ -25,13 +26,18 @@ pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     if skb.vlan_present() || !skb.is_for_host() {
         return Ok(Action::Next);
     }
-    skb.reach_headers();
     let Ok(ethernet) = skb.window::<14>(0) else {
         return Ok(Action::Next);
     };
     match u16::from_be_bytes(ethernet.two::<12>()) {
-        ethertype::IPV4 => packet::<[u8; 4]>(skb),
-        ethertype::IPV6 => packet::<[u8; 16]>(skb),
+        ethertype::IPV4 => {
+            skb.reach::<{ 14 + 20 + 20 }>(Origin::Uplink);
+            packet::<[u8; 4]>(skb)
+        }
+        ethertype::IPV6 => {
+            skb.reach::<{ 14 + 40 + 20 }>(Origin::Uplink);
+            packet::<[u8; 16]>(skb)
+        }
         _ => Ok(Action::Next),
     }
 }
@@ -112,11 +118,13 @@ fn reply<A: Family>(
     if header.first_fragment {
         return Err(dropped(DropReason::Fragment));
     }
+    // What refreshes a flow is what the guest sends as well; its port is looked after there.
     conntrack::touch(flow, Sender::World, transport.kind);
     parse::fits::<A>(skb, transport, interface.mtu).map_err(dropped)?;
     if header.hop_limit <= 1 {
         return Err(dropped(DropReason::TtlExpired));
     }
+    maps::count_to_vm(slot, parse::on_the_wire::<A>(skb, transport));
     let guest = (reverse.guest, reverse.guest_port);
     nat::rewrite_destination(skb, header, transport, guest).map_err(dropped)?;
     skb.window::<12>(0)
@@ -129,6 +137,7 @@ fn reply<A: Family>(
 /// An ICMP error about a guest's flow is not translated and must not reach the host, whose flow it is not.
 #[inline(always)]
 fn icmp_error<A: Family>(skb: Skb, header: &Header<A>) -> Result<Action, Dropped> {
+    skb.reach::<{ 14 + 40 + 8 + 40 + 8 }>(Origin::Uplink);
     let Ok(quoted) = A::quoted(skb) else {
         return not_a_reply(header.destination);
     };

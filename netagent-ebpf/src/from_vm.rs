@@ -7,6 +7,7 @@ use netagent_common::vm::Interface;
 
 use crate::family::Family;
 use crate::kernel::Skb;
+use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
 use crate::verdict::{Action, Dropped, Packed};
 use crate::{arp, conntrack, echo, maps, nat, neighbour, spoof};
@@ -18,13 +19,10 @@ use crate::{arp, conntrack, echo, maps, nat, neighbour, spoof};
 #[inline(always)]
 pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     let interface = maps::interface(skb.ifindex())?;
-    let len = skb.len();
-    let action = frame(skb, interface).map_err(|reason| Dropped {
+    frame(skb, interface).map_err(|reason| Dropped {
         slot: interface.slot,
         reason,
-    })?;
-    maps::count_from_vm(interface.slot, len);
-    Ok(action)
+    })
 }
 
 #[inline(always)]
@@ -34,7 +32,6 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
     if skb.vlan_present() {
         return Err(DropReason::Vlan);
     }
-    skb.reach_headers();
     let ethernet = skb.window::<14>(0)?;
     if !ethernet.is_mac::<6, 10>(interface.guest_mac) {
         return Err(DropReason::SpoofedMac);
@@ -42,7 +39,14 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
     let to_gateway = ethernet.is_mac::<0, 4>(GATEWAY_MAC);
     match u16::from_be_bytes(ethernet.two::<12>()) {
         ethertype::IPV4 => opening::<[u8; 4]>(skb, interface, || ipv4(skb, interface, to_gateway)),
-        ethertype::IPV6 => opening::<[u8; 16]>(skb, interface, || ipv6(skb, interface, to_gateway)),
+        ethertype::IPV6 => {
+            skb.reach::<{ 14 + 40 + 32 }>(Origin::Vm);
+            if let Some(kind) = neighbour::kind(skb) {
+                let answer = neighbour::from_vm(skb, interface, kind).answer()?;
+                return answer.ok_or(DropReason::NeighbourUnanswered);
+            }
+            opening::<[u8; 16]>(skb, interface, || ipv6(skb, interface, to_gateway))
+        }
         ethertype::ARP => arp::from_vm(skb, interface),
         _ => Err(DropReason::UnknownEthertype),
     }
@@ -80,6 +84,7 @@ fn judge_ipv4(
     interface: &Interface,
     to_gateway: bool,
 ) -> Result<Option<Action>, DropReason> {
+    skb.reach::<{ 14 + 20 + 20 }>(Origin::Vm);
     let header = <[u8; 4]>::header(skb)?;
     let transport = parse::transport(skb, &header);
     if header.source == [0; 4] {
@@ -96,15 +101,15 @@ fn judge_ipv6(
     to_gateway: bool,
 ) -> Result<Option<Action>, DropReason> {
     let header = <[u8; 16]>::header(skb)?;
-    if let Some(kind) = neighbour::kind(skb, &header) {
-        return neighbour::from_vm(skb, interface, kind).answer();
-    }
     let transport = parse::transport(skb, &header);
     if let Ok(transport) = transport
         && spoof::is_link_local_echo(interface, &header, transport.kind)
         && to_gateway
     {
         return echo::answer(skb, interface, &header).map(Some);
+    }
+    if spoof::is_link_local(header.source) && header.destination[0] == 0xff {
+        return Err(DropReason::AlwaysDenied);
     }
     spoof::check_source(interface, &header)?;
     packet(skb, interface, (&header, &transport?), to_gateway)
@@ -141,7 +146,7 @@ fn packet<A: Family>(
         return Err(DropReason::Fragment);
     }
     spoof::check_dhcp(header, transport)?;
-    spoof::check_partial_checksum::<A>(skb, transport)?;
+    spoof::check_partial_checksum::<A>(skb, transport.kind.checksum_offset())?;
     if !to_gateway {
         return Err(DropReason::NotForGateway);
     }
@@ -153,9 +158,8 @@ fn packet<A: Family>(
         }
         _ => return Ok(None),
     };
-    conntrack::touch(flow, Sender::Vm, transport.kind);
     if flow.uplink == 0 {
-        // Only the host's own pings open such flows, and only their replies belong to them.
+        // Only the host's own pings open such flows and keep them alive, and only replies belong to them.
         let is_reply = transport.kind == Kind::EchoReply;
         return if is_reply {
             Ok(Some(Action::Next))
@@ -163,12 +167,20 @@ fn packet<A: Family>(
             Err(DropReason::HostAddress)
         };
     }
+    let refreshed = conntrack::touch(flow, Sender::Vm, transport.kind);
+    if refreshed && !nat::keep_port(&key, flow) {
+        // Its port is another flow's: it gets a new one.
+        conntrack::forget(&key, flow, interface);
+        return Ok(None);
+    }
     let (uplink, next_hop) = (flow.uplink, flow.next_hop);
     parse::fits::<A>(skb, transport, flow.mtu)?;
+    parse::check_segments(skb, transport)?;
     if header.hop_limit <= 1 {
         return Err(DropReason::TtlExpired);
     }
     nat::rewrite_source(skb, header, transport, flow)?;
+    maps::count_from_vm(interface.slot, parse::on_the_wire::<A>(skb, transport));
     let next_hop = if next_hop == A::ZERO {
         header.destination
     } else {

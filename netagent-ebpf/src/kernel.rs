@@ -5,6 +5,8 @@ use aya_ebpf::bindings::{__sk_buff, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_red
 use aya_ebpf::helpers;
 use netagent_common::drop::DropReason;
 
+use netagent_common::net::protocol::TCP;
+
 use crate::maps::SkbLayout;
 
 /// Flag of `bpf_l4_csum_replace`: the change is one of the pseudo header.
@@ -179,7 +181,7 @@ impl Skb {
 
     /// Makes the frame one of `len` bytes with finished checksums, to be written anew from its start. Whatever
     /// it was before, a super-frame or one with a partial checksum, it is none afterwards: pulling eighty bytes
-    /// off behind the Ethernet header passes every place where a partial checksum may start.
+    /// off behind the Ethernet header passes the start of every transport header, where partial checksums start.
     #[inline(always)]
     pub fn become_plain(self, len: u32) -> Result<(), DropReason> {
         const SHED: u32 = 80;
@@ -226,46 +228,98 @@ pub struct PartialChecksum {
     pub offset: u16,
 }
 
-impl Skb {
-    /// The partial checksum, which the context does not show: it is read from the kernel's own structure.
+impl PartialChecksum {
+    /// Both in one register.
     #[inline(always)]
-    pub fn partial_checksum(self, layout: SkbLayout) -> Option<PartialChecksum> {
+    #[must_use]
+    pub const fn packed(self) -> u32 {
+        (self.start as u32) << 16 | self.offset as u32
+    }
+}
+
+impl Skb {
+    /// Whether a checksum is still to be computed. The context does not show it: it is read from the kernel's own
+    /// structure. Where that fails the answer is yes, and the check that follows fails too.
+    #[inline(always)]
+    pub fn has_partial_checksum(self, layout: SkbLayout) -> bool {
         const CHECKSUM_PARTIAL: u8 = 3;
-        let (summed_byte, summed_shift) = (layout.ip_summed_bit / 8, layout.ip_summed_bit % 8);
-        let summed = self
-            .kernel_bytes::<1>(summed_byte)
-            .map_or(u8::MAX, |[byte]| byte);
-        if (summed >> summed_shift) & 3 != CHECKSUM_PARTIAL {
-            return None;
-        }
-        let [a, b, c, d] = self
-            .kernel_bytes::<4>(layout.csum_start)
-            .unwrap_or([0xff; 4]);
-        let network_header = self
-            .kernel_bytes::<2>(layout.network_header)
-            .unwrap_or([0; 2]);
-        let start = u16::from_ne_bytes([a, b]).wrapping_sub(u16::from_ne_bytes(network_header));
-        Some(PartialChecksum {
-            start,
-            offset: u16::from_ne_bytes([c, d]),
-        })
+        let (byte, shift) = (layout.ip_summed_bit / 8, layout.ip_summed_bit % 8);
+        let mut summed = u8::MAX;
+        // The helper clears the byte where it fails, so its answer counts.
+        let failed = !self.read_kernel(byte, core::slice::from_mut(&mut summed));
+        failed || (summed >> shift) & 3 == CHECKSUM_PARTIAL
     }
 
-    /// Bytes of the kernel's `struct sk_buff`. In the running program the context is its address.
+    /// The [`PartialChecksum`], packed; one that no packet has where it cannot be read.
+    #[inline(never)]
+    pub fn partial_checksum(self, layout: SkbLayout) -> u32 {
+        let (mut place, mut network_header) = ([0_u8; 4], [0_u8; 2]);
+        if !self.read_kernel(layout.csum_start, &mut place)
+            || !self.read_kernel(layout.network_header, &mut network_header)
+        {
+            return u32::MAX;
+        }
+        let [a, b, c, d] = place;
+        let start = u16::from_ne_bytes([a, b]).wrapping_sub(u16::from_ne_bytes(network_header));
+        PartialChecksum {
+            start,
+            offset: u16::from_ne_bytes([c, d]),
+        }
+        .packed()
+    }
+
+    /// Reads from the kernel's `struct sk_buff`; in the running program the context is its address.
     #[inline(always)]
-    fn kernel_bytes<const N: usize>(self, offset: u16) -> Option<[u8; N]> {
-        let mut bytes = [0_u8; N];
+    fn read_kernel(self, offset: u16, to: &mut [u8]) -> bool {
         let from = self.raw.cast::<u8>().wrapping_add(offset.into());
-        // SAFETY: writes `N` bytes into `bytes`; the helper survives any address.
+        // SAFETY: writes to the slice alone; the helper survives any address.
         let code = unsafe {
             helpers::generated::bpf_probe_read_kernel(
-                bytes.as_mut_ptr().cast(),
-                N as u32,
+                to.as_mut_ptr().cast(),
+                to.len() as u32,
                 from.cast(),
             )
         };
-        (code == 0).then_some(bytes)
+        code == 0
     }
+
+    /// Whether a socket of the host would take a packet from `remote` to `local`: the connection's own, or one
+    /// that listens or is bound there. Sockets bound to one device are not seen.
+    #[inline(always)]
+    pub fn host_has_socket<A: Copy>(
+        self,
+        protocol: u32,
+        remote: (A, [u8; 2]),
+        local: (A, [u8; 2]),
+    ) -> bool {
+        const CURRENT_NETWORK: u64 = u64::MAX;
+        let mut tuple = SocketTuple {
+            addresses: [remote.0, local.0],
+            ports: [remote.1, local.1],
+        };
+        let (raw, size) = (self.raw.cast(), size_of::<SocketTuple<A>>() as u32);
+        let place = (&raw mut tuple).cast();
+        let socket = if protocol == u32::from(TCP) {
+            // SAFETY: `place` is readable for `size` bytes, laid out as the kernel's `bpf_sock_tuple`.
+            unsafe { helpers::bpf_skc_lookup_tcp(raw, place, size, CURRENT_NETWORK, 0) }
+        } else {
+            // SAFETY: as above.
+            unsafe { helpers::bpf_sk_lookup_udp(raw, place, size, CURRENT_NETWORK, 0) }
+        };
+        if socket.is_null() {
+            return false;
+        }
+        // SAFETY: the look-up above gave a reference to this socket.
+        unsafe { helpers::bpf_sk_release(socket.cast()) };
+        true
+    }
+}
+
+/// The kernel's `bpf_sock_tuple` of one family: source and destination of a packet that the socket would take.
+#[repr(C)]
+struct SocketTuple<A> {
+    addresses: [A; 2],
+    ports: [[u8; 2]; 2],
 }
 
 impl ChecksumField {
@@ -273,6 +327,16 @@ impl ChecksumField {
     fn flags(self) -> u64 {
         if self.zero_is_none { MARK_MANGLED_0 } else { 0 }
     }
+}
+
+/// Calls `callback` with 0, 1, 2, ... and `context` until it returns 1, at most `count` times. A loop that the
+/// verifier follows once, not `count` times.
+#[inline(always)]
+pub fn repeat<C>(count: u32, callback: unsafe extern "C" fn(u64, *mut C) -> i64, context: &mut C) {
+    let callback = callback as *mut core::ffi::c_void;
+    let context = core::ptr::from_mut(context).cast();
+    // SAFETY: `callback` takes what the kernel passes, a number and this context, which outlives the call.
+    unsafe { helpers::bpf_loop(count, callback, context, 0) };
 }
 
 /// Time of the monotonic clock, ns, at most one tick old.

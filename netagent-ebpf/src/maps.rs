@@ -143,12 +143,14 @@ pub fn record(slot: u32) -> Result<&'static Interface, DropReason> {
     Ok(record)
 }
 
-/// Flows that the instance has open.
+/// Flows that the instance has open. The agent may have set the count to 0 while flows were open: what they
+/// take away again is below 0, and counts as none.
 #[inline(always)]
 pub fn open_flows(instance: u32) -> u64 {
     OPEN_FLOWS.get_ptr_mut(instance).map_or(u64::MAX, |count| {
         // SAFETY: an array element lives as long as the map, and an aligned word is read whole.
-        unsafe { count.read_volatile() }
+        let count = unsafe { count.read_volatile() };
+        if count.cast_signed() < 0 { 0 } else { count }
     })
 }
 
@@ -194,24 +196,24 @@ pub fn count_drop(dropped: Dropped) {
     }
 }
 
-/// Counts a frame that the guest sent.
+/// Counts packets and bytes that the guest sent, as the wire will carry them.
 #[inline(always)]
-pub fn count_from_vm(slot: u32, bytes: u32) {
+pub fn count_from_vm(slot: u32, (packets, bytes): (u32, u32)) {
     if let Some(traffic) = TRAFFIC.get_ptr_mut(slot) {
         // SAFETY: this CPU's own element; tc programs of one CPU do not interrupt each other.
         let traffic = unsafe { &mut *traffic };
-        traffic.from_vm_packets += 1;
+        traffic.from_vm_packets += u64::from(packets);
         traffic.from_vm_bytes += u64::from(bytes);
     }
 }
 
-/// Counts a frame that goes to the guest.
+/// Counts packets and bytes that go to the guest, as the wire carried them.
 #[inline(always)]
-pub fn count_to_vm(slot: u32, bytes: u32) {
+pub fn count_to_vm(slot: u32, (packets, bytes): (u32, u32)) {
     if let Some(traffic) = TRAFFIC.get_ptr_mut(slot) {
         // SAFETY: as in `count_from_vm`.
         let traffic = unsafe { &mut *traffic };
-        traffic.to_vm_packets += 1;
+        traffic.to_vm_packets += u64::from(packets);
         traffic.to_vm_bytes += u64::from(bytes);
     }
 }

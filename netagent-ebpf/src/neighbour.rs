@@ -8,8 +8,8 @@ use netagent_common::vm::Interface;
 use crate::family::Family;
 use crate::kernel::Skb;
 use crate::maps;
-use crate::parse::{Header, transport_offset};
-use crate::spoof::is_link_local;
+use crate::parse::{ICMP_CHECKSUM_OFFSET, transport_offset};
+use crate::spoof::{self, is_link_local};
 use crate::verdict::{Action, Packed};
 
 const ROUTER_SOLICITATION: u8 = 133;
@@ -23,8 +23,13 @@ const REPLY_LEN: usize = 14 + 40 + 24 + 8;
 
 /// The ICMPv6 type, where the packet is one of neighbour discovery.
 #[inline(always)]
-pub fn kind(skb: Skb, header: &Header<[u8; 16]>) -> Option<u8> {
-    if header.protocol != protocol::ICMPV6 {
+pub fn kind(skb: Skb) -> Option<u8> {
+    const NEXT_HEADER: u32 = 6;
+    let next_header = skb
+        .window::<1>(ETHERNET_LEN + NEXT_HEADER)
+        .ok()?
+        .byte::<0>();
+    if next_header != protocol::ICMPV6 {
         return None;
     }
     let kind = skb
@@ -44,6 +49,8 @@ pub fn from_vm(skb: Skb, interface: &Interface, kind: u8) -> Packed {
 
 #[inline(always)]
 fn judge(skb: Skb, interface: &Interface, kind: u8) -> Result<Action, DropReason> {
+    <[u8; 16]>::header(skb)?;
+    spoof::check_partial_checksum::<[u8; 16]>(skb, ICMP_CHECKSUM_OFFSET)?;
     if interface.has_v6 == 0 {
         return Err(DropReason::SpoofedAddress);
     }

@@ -14,8 +14,15 @@ pub struct Window<const N: usize> {
     start: *mut u8,
 }
 
-/// Bytes that any program looks at: Ethernet, IPv6, an ICMPv6 error, the packet in it up to its ports.
-const HEADERS_LEN: u32 = 14 + 40 + 8 + 40 + 8;
+/// Where a frame comes from.
+#[derive(Clone, Copy)]
+pub enum Origin {
+    /// A TAP, or the host itself.
+    Vm,
+    /// A card. It may hand over a super-frame that is a list of datagrams, and before Linux 6.16 a partial pull of
+    /// one panics; it is pulled whole in the rare case that its headers are out of reach.
+    Uplink,
+}
 
 impl Skb {
     /// `N` bytes from `offset`, which is a constant wherever this is called.
@@ -33,14 +40,21 @@ impl Skb {
         })
     }
 
-    /// Brings the headers into direct reach where the frame's bytes lie elsewhere.
+    /// Brings the first `N` bytes into direct reach where they lie elsewhere. It is called with what is needed and
+    /// no more: a guest's super-frame has nothing but its headers in reach, and the rest is 60 KB to copy.
     #[inline(always)]
-    pub fn reach_headers(self) {
+    pub fn reach<const N: usize>(self, from: Origin) {
         let (reach, len) = (self.data_end() - self.data(), self.len());
-        if reach < HEADERS_LEN as usize && reach < len as usize {
-            // Before Linux 6.16 a partial pull of a super-frame that is a list of datagrams panics.
-            let all = self.gso_size() != 0 || len < HEADERS_LEN;
-            self.pull(if all { len } else { HEADERS_LEN });
+        if reach < N && reach < len as usize {
+            let whole = match from {
+                Origin::Vm => false,
+                Origin::Uplink => self.gso_size() != 0,
+            };
+            self.pull(if whole || len < N as u32 {
+                len
+            } else {
+                N as u32
+            });
         }
     }
 }

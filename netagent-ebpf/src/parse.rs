@@ -1,6 +1,7 @@
 //! What the headers say, checked once.
 
 use netagent_common::drop::DropReason;
+use netagent_common::limit::SEGMENTS_MAX;
 use netagent_common::net::{ETHERNET_LEN, protocol};
 
 use crate::family::Family;
@@ -49,6 +50,9 @@ pub enum Kind {
     EchoReply,
 }
 
+/// Offset of the checksum in an ICMP or ICMPv6 header.
+pub const ICMP_CHECKSUM_OFFSET: u32 = 2;
+
 impl Kind {
     /// Offsets, from the start of the transport header, of its checksum and of the port or identifier of the
     /// end that `source` names.
@@ -58,7 +62,7 @@ impl Kind {
         match self {
             Self::Segment(_) => 16,
             Self::Datagram => 6,
-            Self::EchoRequest | Self::EchoReply => 2,
+            Self::EchoRequest | Self::EchoReply => ICMP_CHECKSUM_OFFSET,
         }
     }
 }
@@ -136,6 +140,37 @@ pub const fn checksum_field<A: Family>(kind: Kind) -> ChecksumField {
         offset: transport_offset::<A>() + kind.checksum_offset(),
         zero_is_none: matches!(kind, Kind::Datagram),
     }
+}
+
+/// Whether a super-frame can be cut up with little work.
+///
+/// # Errors
+/// [`DropReason::TooManySegments`]; [`DropReason::Malformed`] where the packet is nothing that is cut up.
+#[inline(always)]
+pub fn check_segments(skb: Skb, transport: &Transport) -> Result<(), DropReason> {
+    let gso_size = skb.gso_size();
+    if gso_size == 0 {
+        return Ok(());
+    }
+    if skb.len() > gso_size * SEGMENTS_MAX {
+        return Err(DropReason::TooManySegments);
+    }
+    match transport.kind {
+        Kind::Segment(_) | Kind::Datagram => Ok(()),
+        Kind::EchoRequest | Kind::EchoReply => Err(DropReason::Malformed),
+    }
+}
+
+/// Packets and bytes of the link layer as the wire carries them: each segment of a super-frame has its own headers.
+#[inline(always)]
+pub fn on_the_wire<A: Family>(skb: Skb, transport: &Transport) -> (u32, u32) {
+    let (len, gso_size) = (skb.len(), skb.gso_size());
+    let headers = transport_offset::<A>() + transport.len;
+    if gso_size == 0 || len <= headers {
+        return (1, len);
+    }
+    let segments = (len - headers).div_ceil(gso_size);
+    (segments, len + (segments - 1) * headers)
 }
 
 /// Whether the packet, or each segment of a super-frame, fits an MTU.

@@ -51,18 +51,18 @@ pub fn check_dhcp<A: Family>(header: &Header<A>, transport: &Transport) -> Resul
 /// # Errors
 /// [`DropReason::PartialChecksum`].
 #[inline(always)]
-pub fn check_partial_checksum<A: Family>(
-    skb: Skb,
-    transport: &Transport,
-) -> Result<(), DropReason> {
-    let Some(partial) = maps::skb_layout().and_then(|layout| skb.partial_checksum(layout)) else {
+pub fn check_partial_checksum<A: Family>(skb: Skb, field_offset: u32) -> Result<(), DropReason> {
+    let Some(layout) = maps::skb_layout() else {
         return Ok(());
     };
+    if !skb.has_partial_checksum(layout) {
+        return Ok(());
+    }
     let own = PartialChecksum {
         start: A::HEADER_LEN as u16,
-        offset: transport.kind.checksum_offset() as u16,
+        offset: field_offset as u16,
     };
-    if partial == own {
+    if skb.partial_checksum(layout) == own.packed() {
         Ok(())
     } else {
         Err(DropReason::PartialChecksum)

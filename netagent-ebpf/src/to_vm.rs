@@ -3,11 +3,11 @@
 use netagent_common::drop::DropReason;
 use netagent_common::flow::FlowKey;
 use netagent_common::net::ethertype;
-use netagent_common::policy::RouteKind;
 use netagent_common::vm::Interface;
 
 use crate::family::Family;
 use crate::kernel::Skb;
+use crate::packet::Origin;
 use crate::parse::{self, Kind};
 use crate::verdict::{Action, Dropped};
 use crate::{conntrack, maps};
@@ -27,8 +27,8 @@ pub fn judge(skb: Skb) -> Result<Action, Dropped> {
             slot: interface.slot,
             reason,
         })?;
+        maps::count_to_vm(interface.slot, (1, skb.len()));
     }
-    maps::count_to_vm(interface.slot, skb.len());
     Ok(Action::Next)
 }
 
@@ -41,7 +41,7 @@ fn from_host(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
     if skb.vlan_present() {
         return Err(DropReason::Vlan);
     }
-    skb.reach_headers();
+    skb.reach::<{ 14 + 40 + 8 }>(Origin::Vm);
     match u16::from_be_bytes(skb.window::<14>(0)?.two::<12>()) {
         ethertype::IPV4 => ping::<[u8; 4]>(skb, interface),
         ethertype::IPV6 => ping::<[u8; 16]>(skb, interface),
@@ -56,7 +56,7 @@ fn ping<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
     if transport.kind != Kind::EchoRequest || header.destination != A::guest(interface) {
         return Err(DropReason::Unsolicited);
     }
-    if !is_host::<A>(interface, header.source) {
+    if !conntrack::is_host::<A>(interface, header.source) {
         return Err(DropReason::Unsolicited);
     }
     let key = FlowKey {
@@ -68,12 +68,4 @@ fn ping<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
         protocol: header.protocol.into(),
     };
     conntrack::open_from_host(interface, &key)
-}
-
-/// An address of the host: one in the route map, or the gateway's on this TAP.
-#[inline(always)]
-fn is_host<A: Family>(interface: &Interface, address: A) -> bool {
-    address == A::gateway(interface)
-        || maps::route(address)
-            .is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Host)
 }
