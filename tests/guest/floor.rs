@@ -15,27 +15,28 @@ use crate::vm::Vm;
 const LIMIT: Duration = Duration::from_secs(300);
 
 const SCRIPT: &str = r#"
+    # By their paths: the shell has an `ip` of its own.
     uname -r
     mkdir -p /run/netns /etc/netagent /var/lib /dev/net
     [ -c /dev/net/tun ] || mknod /dev/net/tun c 10 200
     mount -t bpf bpf /sys/fs/bpf
-    ip netns add world
-    ip link add uplink0 type veth peer name world0 netns world
-    ip addr add 198.51.100.2/24 dev uplink0
-    ip link set uplink0 up
-    ip -n world addr add 198.51.100.1/24 dev world0
-    ip -n world addr add 203.0.113.1/32 dev lo
-    ip -n world link set lo up
-    ip -n world link set world0 up
-    ip route add default via 198.51.100.1
+    /bin/ip netns add world
+    /bin/ip link add uplink0 type veth peer name world0 netns world
+    /bin/ip addr add 198.51.100.2/24 dev uplink0
+    /bin/ip link set uplink0 up
+    /bin/ip -n world addr add 198.51.100.1/24 dev world0
+    /bin/ip -n world addr add 203.0.113.1/32 dev lo
+    /bin/ip -n world link set lo up
+    /bin/ip -n world link set world0 up
+    /bin/ip route add default via 198.51.100.1
     cat >/netagent.toml <<END
 [datapath]
 flows = 4096
 END
     agent="--socket /run/netagent.sock"
     netagent run $agent --config /netagent.toml --state-dir /run/state --bpf-dir /sys/fs/bpf/netagent --uplink uplink0 >/run/log 2>&1 &
-    tries=0
-    until netagent ls $agent >/dev/null 2>&1 || [ $tries = 200 ]; do sleep 1; tries=$((tries + 1)); done
+    pid=$!
+    until netagent ls $agent >/dev/null 2>&1 || ! kill -0 $pid; do sleep 1; done
     netagent create $agent --name floor --json
     ls /sys/fs/bpf/netagent/v1
     if tap-ping tap0 AA:FC:00:00:00:01 172.16.0.2 172.16.0.1 172.16.0.1 198.51.100.1 203.0.113.1; then
@@ -44,7 +45,7 @@ END
         echo "floor: FAILED"
     fi
     netagent inspect $agent floor
-    tc filter show dev tap0 ingress
+    /bin/tc filter show dev tap0 ingress
     cat /run/log
     echo "floor: end"
     read -r line
