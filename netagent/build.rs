@@ -35,6 +35,8 @@ fn build() -> Result<(), Box<dyn Error>> {
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
     let flags = [
         format!("--cfg=bpf_target_arch=\"{arch}\""),
+        // Loads of 32 bits and jumps on them; the kernel floor, 6.1, has both.
+        "-Ctarget-cpu=v3".into(),
         "-Cdebuginfo=2".into(),
         "-Clink-arg=--btf".into(),
     ];

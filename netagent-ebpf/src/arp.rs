@@ -23,10 +23,10 @@ pub fn from_vm(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
     if arp.four::<0>() != [0, 1, 8, 0] || arp.two::<4>() != [6, 4] {
         return Err(DropReason::Malformed);
     }
-    let (sender_mac, sender, target) = (arp.six::<8, 12>(), arp.four::<14>(), arp.four::<24>());
+    let (sender, target) = (arp.four::<14>(), arp.four::<24>());
     let is_probe = sender == [0; 4];
     let is_own = <[u8; 4]>::is_own(interface, sender);
-    if sender_mac != interface.guest_mac || !(is_own || is_probe) {
+    if !arp.is_mac::<8, 12>(interface.guest_mac) || !(is_own || is_probe) {
         return Err(DropReason::SpoofedArp);
     }
     if arp.two::<6>() != REQUEST || target != interface.gateway_v4 {

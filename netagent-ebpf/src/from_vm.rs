@@ -36,10 +36,10 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
     }
     skb.reach_headers();
     let ethernet = skb.window::<14>(0)?;
-    if ethernet.six::<6, 10>() != interface.guest_mac {
+    if !ethernet.is_mac::<6, 10>(interface.guest_mac) {
         return Err(DropReason::SpoofedMac);
     }
-    let to_gateway = ethernet.six::<0, 4>() == GATEWAY_MAC;
+    let to_gateway = ethernet.is_mac::<0, 4>(GATEWAY_MAC);
     match u16::from_be_bytes(ethernet.two::<12>()) {
         ethertype::IPV4 => opening::<[u8; 4]>(skb, interface, || ipv4(skb, interface, to_gateway)),
         ethertype::IPV6 => opening::<[u8; 16]>(skb, interface, || ipv6(skb, interface, to_gateway)),

@@ -74,7 +74,7 @@ fn judge(skb: Skb, interface: &Interface, kind: u8) -> Result<Action, DropReason
     }
     if let Ok(option) = skb.window::<8>(transport_offset::<[u8; 16]>() + 24)
         && option.two::<0>() == [1, 1]
-        && option.six::<2, 6>() != interface.guest_mac
+        && !option.is_mac::<2, 6>(interface.guest_mac)
     {
         return Err(DropReason::SpoofedNeighbour);
     }
