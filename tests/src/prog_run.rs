@@ -1,8 +1,7 @@
 //! The programs in the kernel without a network: map state and a packet in, verdict, packet and map state out
 //! (`BPF_PROG_TEST_RUN`).
 //!
-//! The kernel does not take VLAN tags off such packets, computes no partial checksums and follows no redirect:
-//! that is for the system tests.
+//! The kernel takes no VLAN tags off such packets and follows no redirect: that is for the system tests.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;

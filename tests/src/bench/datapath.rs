@@ -1,8 +1,9 @@
 //! 64-byte frames from a TAP to the uplink, with one established flow and with 50,000.
 
-use crate::bench::figures::{Figures, print_target};
-use crate::bench::path::{self, Flows};
-use crate::bench::variant::{Kind, Variant};
+use crate::bench::figures::print_target;
+use crate::bench::path::Flows;
+use crate::bench::variant::Kind;
+use crate::bench::ways::{Time, Ways};
 
 /// Frames of one measurement: half a second and more.
 const FRAMES: u32 = 400_000;
@@ -17,45 +18,20 @@ pub fn run(rounds: u32) {
         println!(
             "\n64-byte frames, TAP to veth uplink, {flow_count} established flows, ns for each frame:"
         );
-        let mut ways: Vec<(Variant, Flows, Figures)> = Kind::ALL
-            .into_iter()
-            .map(|kind| prepare(kind, flow_count))
-            .collect();
-        for _ in 0..rounds {
-            for (variant, flows, figures) in &mut ways {
-                figures.add(path::measure(variant, flows, FRAMES));
-            }
-        }
-        for (variant, _, figures) in &ways {
-            let millions = 1e3 / figures.median();
-            println!(
-                "  {:18} {figures}  {millions:.3} Mpps  [{}]",
-                variant.kind.name(),
-                figures.raw()
+        let mut ways = Ways::prepare(|variant| Flows::udp(&variant.ends, flow_count), WARM_UP);
+        ways.measure(rounds, FRAMES);
+        ways.print(|median| format!("{:.3} Mpps", 1e3 / median));
+        for time in Time::ALL {
+            let [netagent, redirect, nft] =
+                [Kind::Netagent, Kind::Redirect, Kind::Nft].map(|kind| ways.median(kind, time));
+            let name = time.name();
+            let added = (netagent - redirect) / (nft - redirect);
+            print_target(&format!("(A - R) / (N - R), {name}"), added, ('<', share));
+            print_target(
+                &format!("packets per second, A / N, {name}"),
+                nft / netagent,
+                ('>', 1.5),
             );
         }
-        let median = |kind: Kind| {
-            let way = ways.iter().find(|(variant, ..)| variant.kind == kind);
-            way.expect("all kinds were measured").2.median()
-        };
-        let (netagent, redirect, nft) = (
-            median(Kind::Netagent),
-            median(Kind::Redirect),
-            median(Kind::Nft),
-        );
-        print_target(
-            "(A - R) / (N - R)",
-            (netagent - redirect) / (nft - redirect),
-            ('<', share),
-        );
-        print_target("packets per second, A / N", nft / netagent, ('>', 1.5));
     }
-}
-
-fn prepare(kind: Kind, flow_count: u32) -> (Variant, Flows, Figures) {
-    let variant = Variant::prepare(kind);
-    let mut flows = Flows::udp(&variant.ends, flow_count);
-    path::establish(&variant, &mut flows);
-    path::measure(&variant, &mut flows, WARM_UP);
-    (variant, flows, Figures::default())
 }

@@ -2,9 +2,10 @@
 
 use netagent_common::net::tcp_flag::ACK;
 
-use crate::bench::figures::{Figures, print_target};
-use crate::bench::path::{self, Flows};
+use crate::bench::figures::print_target;
+use crate::bench::path::Flows;
 use crate::bench::variant::{Kind, Variant};
+use crate::bench::ways::{Time, Ways};
 use crate::frame::{Frame, Segments};
 use crate::packet::{self, Segment};
 use crate::world::server_v4;
@@ -16,33 +17,20 @@ const SEGMENT_SIZE: u16 = 1_400;
 /// Measures all ways, interleaved, and prints the figures.
 pub fn run(rounds: u32) {
     println!("\nsuper-frames of {PAYLOAD} bytes (TCP), TAP to veth uplink, ns for each:");
-    let mut ways: Vec<(Variant, Flows, Figures)> = Kind::ALL.into_iter().map(prepare).collect();
-    for _ in 0..rounds {
-        for (variant, flows, figures) in &mut ways {
-            figures.add(path::measure(variant, flows, FRAMES));
-        }
-    }
-    for (variant, _, figures) in &ways {
-        let gigabits = PAYLOAD as f64 * 8.0 / figures.median();
-        println!(
-            "  {:18} {figures}  {gigabits:.1} Gbit/s  [{}]",
-            variant.kind.name(),
-            figures.raw()
+    let mut ways = Ways::prepare(flow, FRAMES / 4);
+    ways.measure(rounds, FRAMES);
+    ways.print(|median| format!("{:.1} Gbit/s", PAYLOAD as f64 * 8.0 / median));
+    for time in Time::ALL {
+        let [netagent, nft] = [Kind::Netagent, Kind::Nft].map(|kind| ways.median(kind, time));
+        print_target(
+            &format!("A / N, {}", time.name()),
+            netagent / nft,
+            ('<', 1.0),
         );
     }
-    let median = |kind: Kind| {
-        let way = ways.iter().find(|(variant, ..)| variant.kind == kind);
-        way.expect("all kinds were measured").2.median()
-    };
-    print_target(
-        "time, A / N",
-        median(Kind::Netagent) / median(Kind::Nft),
-        ('<', 1.0),
-    );
 }
 
-fn prepare(kind: Kind) -> (Variant, Flows, Figures) {
-    let variant = Variant::prepare(kind);
+fn flow(variant: &Variant) -> Flows {
     let segment = Segment {
         src_port: 5_000,
         dst_port: 5_001,
@@ -55,8 +43,5 @@ fn prepare(kind: Kind) -> (Variant, Flows, Figures) {
         segment,
         &vec![0x5a; PAYLOAD],
     );
-    let mut flows = Flows::one(&Frame::super_frame(bytes, Segments::TcpV4, SEGMENT_SIZE));
-    path::establish(&variant, &mut flows);
-    path::measure(&variant, &mut flows, FRAMES / 4);
-    (variant, flows, Figures::default())
+    Flows::one(&Frame::super_frame(bytes, Segments::TcpV4, SEGMENT_SIZE))
 }

@@ -5,6 +5,7 @@ pub mod figures;
 
 pub mod path;
 pub mod variant;
+pub mod ways;
 
 pub mod collect;
 pub mod create;
