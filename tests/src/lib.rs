@@ -1,1 +1,36 @@
-//! x
+//! Fixtures of the kernel, system and guest tests and of the benchmarks: namespaces, TAPs, packets, the agent.
+//!
+//! A fixture panics where it cannot do its work, with a sentence that says how to mend it: a privileged test
+//! that cannot run fails, it is never skipped.
+#![deny(unsafe_code)]
+#![allow(
+    clippy::indexing_slicing,
+    reason = "fixtures run in tests only: a panic is how a test fails"
+)]
+
+pub mod deadline;
+pub mod random;
+pub mod sys;
+
+pub mod netns;
+pub mod ping;
+pub mod server;
+pub mod world;
+
+pub mod frame;
+pub mod neighbour;
+pub mod packet;
+
+pub mod raw;
+pub mod tap;
+
+pub mod agent;
+pub mod bpffs;
+pub mod guest;
+pub mod http;
+pub mod stack;
+
+pub mod coverage;
+pub mod prog_run;
+pub mod route;
+pub mod scene;

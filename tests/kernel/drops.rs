@@ -1,0 +1,171 @@
+//! One packet for every reason to drop.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use netagent_common::drop::{DropReason, NO_SLOT};
+use netagent_common::names::{FROM_UPLINK, FROM_VM};
+use netagent_tests::coverage;
+use netagent_tests::packet;
+use netagent_tests::prog_run::{Context, Sizes, verdict};
+use netagent_tests::scene::{self, REMOTE_V4, REMOTE_V6, SLOT, Scene, to};
+
+use crate::{frames, paths, spoofs};
+
+/// In which state of the maps a packet is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Maps {
+    Usual,
+    NoRecord,
+    OldRecord,
+    OnePort,
+    OneFlowInTable,
+    OneFlowPerInstance,
+}
+
+/// A packet and why it is dropped.
+pub(crate) struct Case {
+    reason: DropReason,
+    what: String,
+    maps: Maps,
+    program: &'static str,
+    context: Context,
+    bytes: Vec<u8>,
+}
+
+impl Case {
+    pub(crate) fn from_vm(reason: DropReason, what: &str, bytes: Vec<u8>) -> Self {
+        let (maps, program, context) = (Maps::Usual, FROM_VM, scene::FROM_VM);
+        Self {
+            reason,
+            what: what.to_owned(),
+            maps,
+            program,
+            context,
+            bytes,
+        }
+    }
+
+    pub(crate) fn with(self, maps: Maps) -> Self {
+        Self { maps, ..self }
+    }
+
+    pub(crate) fn seen_by(self, program: &'static str, context: Context) -> Self {
+        Self {
+            program,
+            context,
+            ..self
+        }
+    }
+
+    /// Slot that counts the drop.
+    fn slot(&self) -> u32 {
+        let is_nowhere = self.maps == Maps::NoRecord
+            || self.maps == Maps::OldRecord
+            || self.program == FROM_UPLINK;
+        if is_nowhere { NO_SLOT } else { SLOT }
+    }
+}
+
+pub(crate) const REMOTES: [IpAddr; 2] = [IpAddr::V4(REMOTE_V4), IpAddr::V6(REMOTE_V6)];
+
+pub(crate) fn udp_to(dst: impl Into<IpAddr>) -> Vec<u8> {
+    packet::udp(&to(dst), (4_000, 5_000), b"payload")
+}
+
+fn cases() -> Vec<Case> {
+    let tables = [
+        frames::maps_cases(),
+        frames::malformed_cases(),
+        frames::refused_cases(),
+        spoofs::spoof_cases(),
+        spoofs::arp_cases(),
+        spoofs::discovery_cases(),
+        paths::destination_cases(),
+        paths::path_cases(),
+    ];
+    tables.into_iter().flatten().collect()
+}
+
+/// Maps in the state of a case; where it is about a second flow, the first one is open.
+fn scene(maps: Maps) -> Scene {
+    let (mut sizes, mut record) = (Sizes::default(), scene::record());
+    match maps {
+        Maps::Usual | Maps::NoRecord => {}
+        Maps::OldRecord => record.abi += 1,
+        Maps::OnePort => sizes.nat_port_count = 1,
+        Maps::OneFlowInTable => sizes.flows_max = 1,
+        Maps::OneFlowPerInstance => record.flow_limit = 2,
+    }
+    let mut scene = Scene::new(sizes, &record);
+    if maps == Maps::NoRecord {
+        scene.datapath.set_active(SLOT, 0);
+    }
+    if matches!(
+        maps,
+        Maps::OnePort | Maps::OneFlowInTable | Maps::OneFlowPerInstance
+    ) {
+        for remote in REMOTES {
+            let first = scene.from_vm(&packet::udp(&to(remote), (3_999, 5_000), b"first"));
+            assert_eq!(
+                first.verdict,
+                verdict::REDIRECT,
+                "{maps:?}: the first flow passes"
+            );
+        }
+    }
+    scene
+}
+
+#[test]
+fn every_packet_of_the_table_is_dropped_for_its_reason() {
+    let mut scenes = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for case in cases() {
+        let scene = scenes.entry(case.maps).or_insert_with(|| scene(case.maps));
+        let before = scene.datapath.drops();
+        let outcome = scene.datapath.run(case.program, &case.bytes, case.context);
+        let mut after = scene.datapath.drops();
+        after.retain(|key, count| {
+            *count -= before.get(key).copied().unwrap_or(0);
+            *count != 0
+        });
+        let expected = BTreeMap::from([((case.slot(), case.reason), 1)]);
+        if outcome.verdict != verdict::DROP || after != expected {
+            wrong.push(format!(
+                "{} {} ({}): verdict {}, {after:?}",
+                case.reason.name(),
+                case.what,
+                packet::hex(&case.bytes[..case.bytes.len().min(60)]),
+                outcome.verdict
+            ));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} packets:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn every_reason_has_a_packet() {
+    let here: BTreeSet<DropReason> = cases().iter().map(|case| case.reason).collect();
+    for reason in DropReason::ALL {
+        let places = [
+            here.contains(reason),
+            coverage::SYSTEM.contains(reason),
+            coverage::OUT_OF_REACH
+                .iter()
+                .any(|(listed, _)| listed == reason),
+        ];
+        let count = places.iter().filter(|place| **place).count();
+        assert_eq!(
+            count,
+            1,
+            "{} is reached in {count} of the three lists",
+            reason.name()
+        );
+    }
+}

@@ -1,0 +1,17 @@
+//! The programs in the kernel: map state and a packet in, verdict, packet and map state out.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a panic is how a test fails"
+)]
+
+mod drops;
+mod frames;
+mod garbage;
+mod local;
+mod nat;
+mod paths;
+mod spoofs;
+mod states;
+
+mod collect;

@@ -1,0 +1,370 @@
+//! The real agent, started in a namespace with directories of its own, and taken down whatever happens.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::bpffs::PinDir;
+use crate::deadline::{Deadline, wait_for};
+use crate::http::{self, Answer};
+use crate::netns::NetNs;
+
+/// Time that the agent may take to serve its socket: loading programs costs most of it.
+pub const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Where an agent keeps its things; it outlives the process, so that a test can start it again.
+#[derive(Debug)]
+pub struct Agent {
+    netns: NetNs,
+    uplink: Option<String>,
+    directory: TempDir,
+    state_dir: PathBuf,
+    pins: Arc<PinDir>,
+    process: Option<Child>,
+}
+
+impl Agent {
+    /// Prepares an agent with this configuration (TOML); it is not started yet.
+    ///
+    /// # Panics
+    /// When it cannot write the configuration.
+    #[must_use]
+    pub fn prepare(netns: &NetNs, uplink: Option<&str>, configuration: &str) -> Self {
+        let directory = TempDir::with_prefix("netagent-test-").expect("a temporary directory");
+        fs::write(directory.path().join("netagent.toml"), configuration)
+            .expect("a file of our own");
+        Self {
+            netns: netns.clone(),
+            uplink: uplink.map(str::to_owned),
+            state_dir: directory.path().join("state"),
+            directory,
+            pins: Arc::new(PinDir::new()),
+            process: None,
+        }
+    }
+
+    /// Uses the state directory of another agent.
+    pub fn share_state(&mut self, other: &Self) {
+        self.state_dir.clone_from(&other.state_dir);
+    }
+
+    /// Pins where another agent does.
+    pub fn share_pins(&mut self, other: &Self) {
+        self.pins = Arc::clone(&other.pins);
+    }
+
+    /// Starts an agent and waits until it serves.
+    ///
+    /// # Panics
+    /// When it does not; with what it wrote.
+    #[must_use]
+    pub fn start(netns: &NetNs, uplink: &str, configuration: &str) -> Self {
+        let mut agent = Self::prepare(netns, Some(uplink), configuration);
+        agent.run();
+        agent
+    }
+
+    /// Starts the process and waits until it serves.
+    ///
+    /// # Panics
+    /// When it does not; with what it wrote.
+    pub fn run(&mut self) {
+        self.spawn();
+        let deadline = Deadline::after(START_LIMIT);
+        wait_for("the agent serves", START_LIMIT, || {
+            let status = self
+                .process
+                .as_mut()
+                .expect("started above")
+                .try_wait()
+                .expect("a child of ours");
+            assert!(
+                status.is_none(),
+                "the agent ended ({status:?}):\n{}",
+                self.log()
+            );
+            assert!(
+                deadline.remaining().is_some(),
+                "the agent does not serve:\n{}",
+                self.log()
+            );
+            let answer = http::request(&self.socket(), "GET", "/healthz", "").ok()?;
+            (answer.status == 200).then_some(())
+        });
+    }
+
+    /// Starts the process; what it writes goes to [`Agent::log`].
+    ///
+    /// # Panics
+    /// When the binary cannot be started.
+    pub fn spawn(&mut self) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .expect("a file of our own");
+        let mut command = self.command("run");
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("an open file"))
+            .stderr(log);
+        self.process = Some(command.spawn().expect("the binary was there a moment ago"));
+    }
+
+    /// Starts the process where it is expected to end by itself, and waits for that.
+    ///
+    /// # Panics
+    /// When it does not end.
+    #[must_use]
+    pub fn run_to_end(&mut self) -> Output {
+        let mut command = self.command("run");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        self.process = Some(child.expect("the binary was there a moment ago"));
+        wait_for("the agent refuses to start", START_LIMIT, || {
+            self.process
+                .as_mut()
+                .expect("started above")
+                .try_wait()
+                .expect("a child of ours")
+        });
+        let process = self.process.take().expect("started above");
+        process.wait_with_output().expect("it ended")
+    }
+
+    /// The command line for a word, with this agent's directories.
+    #[must_use]
+    pub fn command(&self, word: &str) -> Command {
+        let mut command = self.netns.command(&binary().to_string_lossy());
+        command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.arg(word).arg("--socket").arg(self.socket());
+        // The other words only speak to the agent that runs.
+        if matches!(word, "run" | "down" | "doctor") {
+            let configuration = self.directory.path().join("netagent.toml");
+            command.arg("--config").arg(configuration);
+            command.arg("--state-dir").arg(&self.state_dir);
+            command.arg("--bpf-dir").arg(self.pins.path());
+            if let Some(uplink) = &self.uplink {
+                command.arg("--uplink").arg(uplink);
+            }
+        }
+        command
+    }
+
+    /// Runs a word of the command line with more arguments.
+    ///
+    /// # Panics
+    /// When the binary cannot be started.
+    #[must_use]
+    pub fn try_cli(&self, word: &str, arguments: &[&str]) -> Output {
+        self.command(word)
+            .args(arguments)
+            .output()
+            .expect("the binary was there a moment ago")
+    }
+
+    /// Runs a word of the command line; what it prints.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn cli(&self, word: &str, arguments: &[&str]) -> String {
+        let output = self.try_cli(word, arguments);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "netagent {word} {arguments:?}: {complaint}\n{}",
+            self.log()
+        );
+        String::from_utf8(output.stdout).expect("the command line writes UTF-8")
+    }
+
+    /// Sends a request to the API.
+    ///
+    /// # Panics
+    /// When the agent does not answer.
+    #[must_use]
+    pub fn api(&self, method: &str, path: &str, body: &str) -> Answer {
+        http::request(&self.socket(), method, path, body)
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.log()))
+    }
+
+    /// Creates an instance that runs.
+    ///
+    /// # Panics
+    /// When it is refused, or does not run.
+    #[must_use]
+    pub fn create(&self, spec: &Value) -> Value {
+        let answer = self.api("POST", "/v1/instances", &spec.to_string());
+        assert_eq!(
+            (answer.status, &answer.body["status"]),
+            (201, &"running".into()),
+            "{answer:?}\n{}",
+            self.log()
+        );
+        answer.body
+    }
+
+    /// What the API shows of an instance.
+    ///
+    /// # Panics
+    /// When there is none of this name.
+    #[must_use]
+    pub fn inspect(&self, name: &str) -> Value {
+        let answer = self.api("GET", &format!("/v1/instances/{name}"), "");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
+    }
+
+    /// Drops of all interfaces of an instance, by reason.
+    #[must_use]
+    pub fn drops(&self, name: &str) -> BTreeMap<String, u64> {
+        let mut drops = BTreeMap::new();
+        for interface in self.inspect(name)["network_interfaces"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
+            for (reason, count) in interface["drops"].as_object().into_iter().flatten() {
+                *drops.entry(reason.clone()).or_default() += count.as_u64().expect("a count");
+            }
+        }
+        drops
+    }
+
+    /// Process id.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
+    /// kill -9.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn kill9(&mut self) {
+        self.end(Signal::SIGKILL);
+    }
+
+    /// SIGTERM, as systemd stops it.
+    ///
+    /// # Panics
+    /// Where it does not run or does not end.
+    pub fn stop(&mut self) {
+        self.end(Signal::SIGTERM);
+    }
+
+    fn end(&mut self, signal: Signal) {
+        let mut process = self.process.take().expect("it runs");
+        let pid = Pid::from_raw(process.id().cast_signed());
+        kill(pid, signal).expect("a child of ours that was not waited for");
+        wait_for("the agent ends", START_LIMIT, || {
+            process.try_wait().expect("a child of ours")
+        });
+    }
+
+    /// What the agent wrote.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("netagent.sock")
+    }
+
+    /// Its state directory.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Directory of everything that is this agent's, pins excepted.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Its pins.
+    #[must_use]
+    pub fn pins(&self) -> &PinDir {
+        &self.pins
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the agent's log:\n{}", self.log());
+        }
+        if let Some(mut process) = self.process.take()
+            && let Err(error) = process.kill().and_then(|()| process.wait())
+        {
+            eprintln!("the agent {} did not end: {error}", process.id());
+        }
+        if !self.state_dir.exists() {
+            return;
+        }
+        // Pins and namespace go with their owners; `down` gives back what is the machine's (the expedite guard).
+        let down = self.command("down").stdin(Stdio::null()).output();
+        if !down.as_ref().is_ok_and(|output| output.status.success()) {
+            eprintln!("netagent down: {down:?}");
+        }
+    }
+}
+
+/// The binary under test: `NETAGENT_BIN`, or the one that cargo built beside the tests.
+///
+/// # Panics
+/// Where there is none.
+#[must_use]
+pub fn binary() -> PathBuf {
+    let path = std::env::var_os("NETAGENT_BIN")
+        .map_or_else(|| target_dir().join("netagent"), PathBuf::from);
+    assert!(
+        path.is_file(),
+        "no netagent at {}: run `cargo xtask test`, it builds it",
+        path.display()
+    );
+    path
+}
+
+/// Directory of the profile that this test was built with.
+///
+/// # Panics
+/// Where the test was moved out of it.
+#[must_use]
+pub fn target_dir() -> PathBuf {
+    let test = std::env::current_exe().expect("proc is mounted");
+    let directory = test.parent().expect("an executable lies in a directory");
+    let is_deps = directory.file_name().is_some_and(|name| name == "deps");
+    if is_deps {
+        directory
+            .parent()
+            .expect("deps lies in the profile's")
+            .to_owned()
+    } else {
+        directory.to_owned()
+    }
+}

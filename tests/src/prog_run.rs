@@ -1,0 +1,401 @@
+//! The programs in the kernel without a network: map state and a packet in, verdict, packet and map state out
+//! (`BPF_PROG_TEST_RUN`).
+//!
+//! The kernel does not take VLAN tags off such packets, computes no partial checksums and follows no redirect:
+//! that is for the system tests.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray};
+use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
+use aya::{Ebpf, EbpfLoader, Pod};
+use netagent_common::drop::{DropKey, DropReason};
+use netagent_common::flow::Collected;
+use netagent_common::names::{self, ABI_VERSION, global, map};
+use netagent_common::policy::Route;
+use netagent_common::vm::{Interface, State, record_index};
+
+use crate::netns::NetNs;
+use crate::packet::hex;
+use crate::route::{RouteTo, v4_octets, v6_octets};
+use crate::tap::Tap;
+use crate::world::link_layer;
+
+/// The mark of redirected frames.
+pub const MARK: u32 = 0x6e65_7461;
+
+/// What a program may decide.
+pub mod verdict {
+    /// Not ours: the next program, then the kernel.
+    pub const NEXT: i32 = -1;
+    /// To the kernel at once.
+    pub const OK: i32 = 0;
+    /// Dropped.
+    pub const DROP: i32 = 2;
+    /// Sent elsewhere.
+    pub const REDIRECT: i32 = 7;
+}
+
+/// How the programs are loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// First port of the NAT range.
+    pub nat_port_first: u16,
+    /// Ports in the NAT range.
+    pub nat_port_count: u16,
+    /// Flows of each family.
+    pub flows_max: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            nat_port_first: 16_384,
+            nat_port_count: 13_616,
+            flows_max: 4_096,
+        }
+    }
+}
+
+/// Where a packet is seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Context {
+    /// The device whose program runs.
+    pub ifindex: u32,
+    /// The device by which the packet came; 0 where the host made it.
+    pub ingress_ifindex: u32,
+    /// Its mark.
+    pub mark: u32,
+    /// Payload of each segment of a super-frame.
+    pub gso_size: u32,
+}
+
+/// What became of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// One of [`verdict`].
+    pub verdict: i32,
+    /// The packet afterwards.
+    pub bytes: Vec<u8>,
+    /// Its mark afterwards.
+    pub mark: u32,
+}
+
+/// Loaded programs with maps of their own, in a namespace of their own.
+pub struct Datapath {
+    netns: NetNs,
+    ebpf: Ebpf,
+    taps: Vec<Tap>,
+}
+
+const PROGRAMS: [&str; 5] = [
+    names::FROM_VM,
+    names::TO_VM,
+    names::FROM_UPLINK,
+    names::COLLECT_FLOWS,
+    names::COLLECT_ORPHANS,
+];
+
+impl Datapath {
+    /// Loads the object and every program in it.
+    ///
+    /// # Panics
+    /// With the verifier's log, where the kernel refuses one.
+    #[must_use]
+    pub fn load(sizes: Sizes) -> Self {
+        let path = object();
+        let mut loader = EbpfLoader::new();
+        loader.override_global(global::MARK, &MARK, true);
+        loader.override_global(global::NAT_PORT_FIRST, &sizes.nat_port_first, true);
+        loader.override_global(global::NAT_PORT_COUNT, &sizes.nat_port_count, true);
+        for name in [
+            map::FLOWS_V4,
+            map::FLOWS_V6,
+            map::REVERSE_V4,
+            map::REVERSE_V6,
+        ] {
+            loader.map_max_entries(name, sizes.flows_max);
+        }
+        let loaded = loader.load_file(&path);
+        let mut ebpf =
+            loaded.unwrap_or_else(|error| panic!("load {} as root: {error:?}", path.display()));
+        for name in PROGRAMS {
+            let loaded = classifier(&mut ebpf, name).load();
+            loaded.unwrap_or_else(|error| panic!("the kernel refuses {name}: {error:?}"));
+        }
+        let mut datapath = Self {
+            netns: NetNs::new(),
+            ebpf,
+            taps: Vec::new(),
+        };
+        let state = State {
+            abi: ABI_VERSION,
+            mark: MARK,
+            route_generation: 1,
+            reserved: 0,
+        };
+        datapath
+            .array::<State>(map::STATE)
+            .set(0, state, 0)
+            .expect("element 0");
+        datapath
+    }
+
+    /// Makes a device with this interface index and hardware address, so that packets can be seen there.
+    pub fn add_device(&mut self, ifindex: u32, mac: [u8; 6]) {
+        let name = format!("t{}", self.taps.len());
+        self.taps.push(Tap::create(&self.netns, &name, ifindex));
+        self.netns
+            .ip(&format!("link set {name} address {}", link_layer(mac)));
+    }
+
+    /// Writes the first copy of a record and puts it in force.
+    ///
+    /// # Panics
+    /// Where the slot is none.
+    pub fn set_interface(&mut self, record: &Interface) {
+        let mut records = self.array::<Interface>(map::INTERFACES);
+        records
+            .set(record_index(record.slot, 1), record, 0)
+            .expect("the slot is in the array");
+        self.set_active(record.slot, 1);
+    }
+
+    /// Says which copy of a slot's record is in force.
+    ///
+    /// # Panics
+    /// Where the slot is none.
+    pub fn set_active(&mut self, slot: u32, copy: u32) {
+        self.array::<u32>(map::ACTIVE)
+            .set(slot, copy, 0)
+            .expect("the slot is in the array");
+    }
+
+    /// Says what a destination is.
+    ///
+    /// # Panics
+    /// When the map is full.
+    pub fn set_route(&mut self, (address, length): (IpAddr, u8), route: &RouteTo) {
+        let prefix = u32::from(length);
+        match address {
+            IpAddr::V4(address) => {
+                let mut routes: LpmTrie<_, [u8; 4], Route<[u8; 4]>> = self.map(map::ROUTES_V4);
+                let value = route.wire(v4_octets);
+                routes
+                    .insert(&Key::new(prefix, address.octets()), value, 0)
+                    .expect("room for a route");
+            }
+            IpAddr::V6(address) => {
+                let mut routes: LpmTrie<_, [u8; 16], Route<[u8; 16]>> = self.map(map::ROUTES_V6);
+                let value = route.wire(v6_octets);
+                routes
+                    .insert(&Key::new(prefix, address.octets()), value, 0)
+                    .expect("room for a route");
+            }
+        }
+    }
+
+    /// Runs a program on a packet.
+    ///
+    /// # Panics
+    /// When the kernel cannot.
+    pub fn run(&mut self, program: &str, bytes: &[u8], context: Context) -> Outcome {
+        let outcome = self.try_run(program, bytes, context);
+        outcome.unwrap_or_else(|| panic!("the kernel takes no such packet: {}", hex(bytes)))
+    }
+
+    /// Runs a program on a packet; `None` where the kernel takes no such packet: it wants whole IP headers.
+    ///
+    /// # Panics
+    /// When the kernel cannot run the program.
+    pub fn try_run(&mut self, program: &str, bytes: &[u8], context: Context) -> Option<Outcome> {
+        let (ctx_in, mut ctx_out) = (context.to_bytes(), [0; SK_BUFF_LEN]);
+        let mut data_out = vec![0; bytes.len() + 256];
+        let options = TestRunOptions {
+            data_in: Some(bytes),
+            data_out: Some(&mut data_out),
+            ctx_in: Some(&ctx_in),
+            ctx_out: Some(&mut ctx_out),
+            ..TestRunOptions::new()
+        };
+        let netns = self.netns.clone();
+        let program = &*classifier(&mut self.ebpf, program);
+        let result = match netns.run(|| program.test_run(options)) {
+            Ok(result) => result,
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.kind() == ErrorKind::InvalidInput =>
+            {
+                return None;
+            }
+            Err(error) => panic!("test run of {} bytes: {error:?}", bytes.len()),
+        };
+        data_out.truncate(result.data_size_out as usize);
+        let mark = u32::from_ne_bytes(ctx_out[8..12].try_into().expect("four bytes"));
+        Some(Outcome {
+            verdict: result.return_value.cast_signed(),
+            bytes: data_out,
+            mark,
+        })
+    }
+
+    /// Runs one collection pass, and says what it did and how long it took.
+    ///
+    /// # Panics
+    /// When the kernel cannot.
+    pub fn collect(&mut self, program: &str) -> (Collected, Duration) {
+        let packet = [0; 64];
+        let options = TestRunOptions {
+            data_in: Some(&packet),
+            ..TestRunOptions::new()
+        };
+        let started = crate::deadline::now();
+        let result = classifier(&mut self.ebpf, program).test_run(options);
+        let took = started.elapsed();
+        result.expect("the kernel runs the pass");
+        (
+            self.array::<Collected>(map::COLLECTED)
+                .get(&0, 0)
+                .expect("element 0"),
+            took,
+        )
+    }
+
+    /// Packets dropped, by slot and reason.
+    ///
+    /// # Panics
+    /// Where a reason has no name.
+    #[must_use]
+    pub fn drops(&mut self) -> BTreeMap<(u32, DropReason), u64> {
+        let drops = self.entries::<DropKey, u64>(map::DROPS).into_iter();
+        let known = |number| DropReason::from_number(number).expect("programs count known reasons");
+        drops
+            .map(|(key, count)| ((key.slot, known(key.reason)), count))
+            .collect()
+    }
+
+    /// Everything in a hash map.
+    ///
+    /// # Panics
+    /// Where it is none.
+    #[must_use]
+    pub fn entries<K: Pod, V: Pod>(&mut self, name: &str) -> Vec<(K, V)> {
+        let entries: HashMap<&mut MapData, K, V> = self.map(name);
+        entries
+            .iter()
+            .map(|entry| entry.expect("nobody else changes the map"))
+            .collect()
+    }
+
+    /// Writes an entry of a hash map.
+    ///
+    /// # Panics
+    /// When it is full.
+    pub fn insert<K: Pod, V: Pod>(
+        &mut self,
+        name: &str,
+        key: impl Borrow<K>,
+        value: impl Borrow<V>,
+    ) {
+        let mut entries: HashMap<&mut MapData, K, V> = self.map(name);
+        entries.insert(key, value, 0).expect("room for an entry");
+    }
+
+    /// Removes an entry of a hash map.
+    ///
+    /// # Panics
+    /// Where it is not there.
+    pub fn remove<K: Pod, V: Pod>(&mut self, name: &str, key: &K) {
+        let mut entries: HashMap<&mut MapData, K, V> = self.map(name);
+        entries.remove(key).expect("the entry is there");
+    }
+
+    /// The copies of all CPUs of an element.
+    ///
+    /// # Panics
+    /// Where there is none.
+    #[must_use]
+    pub fn per_cpu<V: Pod>(&mut self, name: &str, index: u32) -> Vec<V> {
+        let array: PerCpuArray<&mut MapData, V> = self.map(name);
+        array
+            .get(&index, 0)
+            .expect("the index is in the array")
+            .to_vec()
+    }
+
+    /// An array.
+    ///
+    /// # Panics
+    /// Where there is none of this name and type.
+    pub fn array<V: Pod>(&mut self, name: &str) -> Array<&mut MapData, V> {
+        self.map(name)
+    }
+
+    fn map<'a, M: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>>(
+        &'a mut self,
+        name: &str,
+    ) -> M {
+        let found = self
+            .ebpf
+            .map_mut(name)
+            .unwrap_or_else(|| panic!("the object has no map {name}"));
+        M::try_from(found).unwrap_or_else(|error| panic!("map {name}: {error}"))
+    }
+}
+
+/// Size of `struct __sk_buff`.
+const SK_BUFF_LEN: usize = 192;
+
+impl Context {
+    /// As `struct __sk_buff`; every field that the kernel does not take is 0.
+    fn to_bytes(self) -> [u8; SK_BUFF_LEN] {
+        let mut bytes = [0; SK_BUFF_LEN];
+        let segments = u32::from(self.gso_size != 0);
+        let fields = [
+            (8, self.mark),
+            (36, self.ingress_ifindex),
+            (40, self.ifindex),
+            (164, segments),
+        ];
+        for (offset, value) in fields.into_iter().chain([(176, self.gso_size)]) {
+            bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+        }
+        bytes
+    }
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
+    let program = ebpf
+        .program_mut(name)
+        .unwrap_or_else(|| panic!("the object has no program {name}"));
+    program
+        .try_into()
+        .unwrap_or_else(|error| panic!("{name} is no classifier: {error}"))
+}
+
+/// The eBPF object: `NETAGENT_EBPF`, or what the build of netagent left.
+///
+/// # Panics
+/// Where there is none.
+#[must_use]
+pub fn object() -> PathBuf {
+    let built = || {
+        let target = crate::agent::target_dir();
+        let target = target
+            .parent()
+            .expect("a profile's directory lies in the target directory");
+        target.join("ebpf/bpfel-unknown-none/ebpf/netagent-ebpf")
+    };
+    let path = std::env::var_os("NETAGENT_EBPF").map_or_else(built, PathBuf::from);
+    assert!(
+        path.is_file(),
+        "no eBPF object at {}: run `cargo xtask test`, it builds it",
+        path.display()
+    );
+    path
+}

@@ -1,0 +1,283 @@
+//! One instance, one uplink and one of every kind of route, as maps: where the kernel tests and the collection
+//! benchmark run programs.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use bytemuck::Zeroable;
+use netagent_common::flow::{Flow, FlowKey, FlowState};
+use netagent_common::names::{self, ABI_VERSION, map};
+use netagent_common::nat::{Reverse, ReverseKey};
+use netagent_common::net::{GATEWAY_MAC, GATEWAY_V6, protocol};
+use netagent_common::policy::RouteKind;
+use netagent_common::vm::{self, Interface};
+
+use crate::packet::Ends;
+use crate::prog_run::{Context, Datapath, Outcome, Sizes};
+use crate::route::RouteTo;
+
+/// Slot of the instance's interface.
+pub const SLOT: u32 = 5;
+/// Index of its TAP.
+pub const TAP: u32 = vm::ifindex(SLOT, 0);
+/// Index of the uplink.
+pub const UPLINK: u32 = 50;
+/// Generation of the instance.
+pub const GENERATION: u32 = 77;
+/// Flows that the instance may have.
+pub const FLOW_LIMIT: u32 = 1_000;
+/// MTU of TAP and uplink.
+pub const MTU: u32 = 1_500;
+
+/// Hardware address of the uplink.
+pub const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// The guest.
+pub const GUEST_MAC: [u8; 6] = [0xaa, 0xfc, 0, 0, 0, 6];
+/// The guest.
+pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 22);
+/// The guest.
+pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xa, 0xb, SLOT as u16, 0, 0, 0, 2);
+/// Its gateway.
+pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 21);
+/// The address that stands for guests.
+pub const HOST_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+/// The address that stands for guests.
+pub const HOST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 2);
+/// Next hop of the default route.
+pub const ROUTER_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// Next hop of the default route.
+pub const ROUTER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 1);
+/// An address of the world.
+pub const REMOTE_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+/// An address of the world.
+pub const REMOTE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x200, 0, 0, 0, 0, 9);
+
+/// The gateway's IPv6 address.
+#[must_use]
+pub fn gateway_v6() -> Ipv6Addr {
+    GATEWAY_V6.into()
+}
+
+/// Programs, maps and the instance.
+pub struct Scene {
+    /// Programs and maps.
+    pub datapath: Datapath,
+}
+
+impl Scene {
+    /// Loads the programs and writes everything.
+    #[must_use]
+    pub fn new(sizes: Sizes, record: &Interface) -> Self {
+        let mut datapath = Datapath::load(sizes);
+        datapath.add_device(TAP, GATEWAY_MAC);
+        datapath.add_device(UPLINK, UPLINK_MAC);
+        datapath.set_interface(record);
+        for (prefix, kind) in prefixes() {
+            let (prefix, length) = prefix.split_once('/').expect("an address and a length");
+            let address: IpAddr = prefix.parse().expect("an address");
+            let route = route(kind, address.is_ipv4(), length == "0");
+            datapath.set_route((address, length.parse().expect("a length")), &route);
+        }
+        Self { datapath }
+    }
+
+    /// With the usual sizes and record.
+    #[must_use]
+    pub fn usual() -> Self {
+        Self::new(Sizes::default(), &record())
+    }
+
+    /// The guest sends a packet.
+    pub fn from_vm(&mut self, bytes: &[u8]) -> Outcome {
+        self.datapath.run(names::FROM_VM, bytes, FROM_VM)
+    }
+
+    /// A packet arrives on the uplink.
+    pub fn from_uplink(&mut self, bytes: &[u8]) -> Outcome {
+        self.datapath.run(names::FROM_UPLINK, bytes, FROM_UPLINK)
+    }
+
+    /// The host sends a packet to the guest.
+    pub fn from_host(&mut self, bytes: &[u8]) -> Outcome {
+        self.datapath.run(names::TO_VM, bytes, FROM_HOST)
+    }
+
+    /// Writes `count` IPv4 flows of the instance, last seen at `last_seen_ns`, each with its reverse entry.
+    pub fn add_flows(&mut self, count: u32, last_seen_ns: u64) {
+        for number in 0..count {
+            let ports = (number as u16).to_be_bytes();
+            let remote = (u32::from(REMOTE_V4) + (number >> 16)).to_be_bytes();
+            let key = FlowKey {
+                instance: SLOT,
+                guest: GUEST_V4.octets(),
+                remote,
+                guest_port: ports,
+                remote_port: [0, 53],
+                protocol: u32::from(protocol::UDP),
+            };
+            self.datapath
+                .insert::<_, Flow<[u8; 4]>>(map::FLOWS_V4, key, flow(ports, last_seen_ns));
+            let reverse_key = ReverseKey {
+                remote,
+                nat_address: HOST_V4.octets(),
+                remote_port: [0, 53],
+                nat_port: ports,
+                protocol: u32::from(protocol::UDP),
+            };
+            let reverse = Reverse {
+                created_s: 0,
+                instance: SLOT,
+                guest_port: ports,
+                reserved: [0; 2],
+                guest: GUEST_V4.octets(),
+            };
+            self.datapath
+                .insert::<_, Reverse<[u8; 4]>>(map::REVERSE_V4, reverse_key, reverse);
+        }
+    }
+}
+
+/// Where [`Scene::from_vm`] sees packets.
+pub const FROM_VM: Context = Context {
+    ifindex: TAP,
+    ingress_ifindex: TAP,
+    mark: 0,
+    gso_size: 0,
+};
+/// Where [`Scene::from_uplink`] sees packets.
+pub const FROM_UPLINK: Context = Context {
+    ifindex: UPLINK,
+    ingress_ifindex: UPLINK,
+    mark: 0,
+    gso_size: 0,
+};
+/// Where [`Scene::from_host`] sees packets.
+pub const FROM_HOST: Context = Context {
+    ifindex: TAP,
+    ingress_ifindex: 0,
+    mark: 0,
+    gso_size: 0,
+};
+
+fn flow(nat_port: [u8; 2], last_seen_ns: u64) -> Flow<[u8; 4]> {
+    Flow {
+        last_seen_ns,
+        slot: SLOT,
+        generation: GENERATION,
+        route_generation: 1,
+        uplink: UPLINK,
+        state: FlowState::Opening as u8,
+        nat_port,
+        next_hop: ROUTER_V4.octets(),
+        nat_address: HOST_V4.octets(),
+        ..Flow::zeroed()
+    }
+}
+
+/// The record of the instance's interface.
+#[must_use]
+pub fn record() -> Interface {
+    let network: [u8; 8] = GUEST_V6.octets()[..8].try_into().expect("eight bytes");
+    let mut record = Interface::zeroed();
+    record.ifindex = TAP;
+    record.slot = SLOT;
+    record.abi = ABI_VERSION;
+    record.generation = GENERATION;
+    record.instance = SLOT;
+    record.policy_generation = 1;
+    record.flow_limit = FLOW_LIMIT;
+    record.mtu = MTU;
+    record.guest_mac = GUEST_MAC;
+    record.addresses = 1;
+    record.has_v6 = 1;
+    record.gateway_v4 = GATEWAY_V4.octets();
+    record.addresses_v4[0] = GUEST_V4.octets();
+    record.gateway_v6 = GATEWAY_V6;
+    record.networks_v6[0] = network;
+    record.guest_v6 = GUEST_V6.octets();
+    record
+}
+
+fn prefixes() -> [(&'static str, RouteKind); 18] {
+    use RouteKind::{AlwaysDenied, Host, Instance, NotUplink, Unreachable, Uplink};
+    [
+        ("0.0.0.0/0", Uplink),
+        ("198.51.100.0/24", Uplink),
+        ("198.51.100.2/32", Host),
+        ("172.16.0.0/16", Instance),
+        ("169.254.0.0/16", AlwaysDenied),
+        ("127.0.0.0/8", AlwaysDenied),
+        ("224.0.0.0/4", AlwaysDenied),
+        ("255.255.255.255/32", AlwaysDenied),
+        ("10.9.0.0/16", NotUplink),
+        ("192.0.2.0/24", Unreachable),
+        ("::/0", Uplink),
+        ("2001:db8:100::/64", Uplink),
+        ("2001:db8:100::2/128", Host),
+        ("fd00:a:b::/48", Instance),
+        ("fe80::/10", AlwaysDenied),
+        ("ff00::/8", AlwaysDenied),
+        ("fd09::/16", NotUplink),
+        ("2001:db8:300::/48", Unreachable),
+    ]
+}
+
+fn route(kind: RouteKind, is_v4: bool, is_default: bool) -> RouteTo {
+    if kind != RouteKind::Uplink {
+        return RouteTo {
+            kind: kind as u32,
+            ifindex: 0,
+            mtu: 0,
+            next_hop: None,
+            source: None,
+        };
+    }
+    let (router, source): (IpAddr, IpAddr) = if is_v4 {
+        (ROUTER_V4.into(), HOST_V4.into())
+    } else {
+        (ROUTER_V6.into(), HOST_V6.into())
+    };
+    RouteTo {
+        kind: kind as u32,
+        ifindex: UPLINK,
+        mtu: MTU,
+        next_hop: is_default.then_some(router),
+        source: Some(source),
+    }
+}
+
+/// Ends of a packet from the guest to `dst`.
+#[must_use]
+pub fn to(dst: impl Into<IpAddr>) -> Ends {
+    let dst = dst.into();
+    let src = if dst.is_ipv4() {
+        IpAddr::V4(GUEST_V4)
+    } else {
+        IpAddr::V6(GUEST_V6)
+    };
+    Ends {
+        src_mac: GUEST_MAC,
+        dst_mac: GATEWAY_MAC,
+        src,
+        dst,
+        ttl: 64,
+    }
+}
+
+/// Ends of a packet from the world to the address that stands for guests.
+#[must_use]
+pub fn back(src: impl Into<IpAddr>) -> Ends {
+    let src = src.into();
+    let dst = if src.is_ipv4() {
+        IpAddr::V4(HOST_V4)
+    } else {
+        IpAddr::V6(HOST_V6)
+    };
+    Ends {
+        src_mac: [2, 0, 0, 0, 0, 1],
+        dst_mac: UPLINK_MAC,
+        src,
+        dst,
+        ttl: 60,
+    }
+}

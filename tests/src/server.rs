@@ -1,0 +1,140 @@
+//! Echo servers of the world: TCP and UDP, on threads that end with the server.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::netns::NetNs;
+
+/// Port of both servers.
+pub const PORT: u16 = 7;
+
+/// Time after which a connection that says nothing is closed.
+const IDLE_LIMIT: Duration = Duration::from_secs(20);
+
+/// A server that sends back what it gets.
+#[derive(Debug)]
+pub struct EchoServer {
+    peers: Arc<Mutex<Vec<SocketAddr>>>,
+    stop: Option<io::PipeWriter>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl EchoServer {
+    /// Serves TCP on port 7 of an address.
+    ///
+    /// # Panics
+    /// When the address is not the namespace's.
+    #[must_use]
+    pub fn tcp(netns: &NetNs, address: impl Into<IpAddr>) -> Self {
+        let address = SocketAddr::new(address.into(), PORT);
+        let listener = netns
+            .run(|| TcpListener::bind(address))
+            .expect("the world has this address");
+        Self::serve(move |stop, peers| {
+            let mut connections = Vec::new();
+            while is_ready(listener.as_fd(), stop) {
+                let (stream, peer) = listener.accept().expect("poll said that there is one");
+                peers.lock().expect("no holder panics").push(peer);
+                connections.push(thread::spawn(move || echo_stream(stream)));
+            }
+            connections
+                .into_iter()
+                .for_each(|connection| drop(connection.join()));
+        })
+    }
+
+    /// Serves UDP on port 7 of an address.
+    ///
+    /// # Panics
+    /// When the address is not the namespace's.
+    #[must_use]
+    pub fn udp(netns: &NetNs, address: impl Into<IpAddr>) -> Self {
+        let address = SocketAddr::new(address.into(), PORT);
+        let socket = netns
+            .run(|| UdpSocket::bind(address))
+            .expect("the world has this address");
+        Self::serve(move |stop, peers| {
+            let mut buffer = vec![0; 65_536];
+            while is_ready(socket.as_fd(), stop) {
+                // An ICMP error about an earlier answer is reported here; the next datagram comes all the same.
+                let Ok((length, peer)) = socket.recv_from(&mut buffer) else {
+                    continue;
+                };
+                peers.lock().expect("no holder panics").push(peer);
+                if let Err(error) = socket.send_to(&buffer[..length], peer) {
+                    eprintln!("echo to {peer}: {error}");
+                }
+            }
+        })
+    }
+
+    fn serve(work: impl FnOnce(BorrowedFd<'_>, &Mutex<Vec<SocketAddr>>) + Send + 'static) -> Self {
+        let (reader, writer) = io::pipe().expect("two descriptors");
+        let peers = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&peers);
+        let thread = thread::spawn(move || {
+            let reader = OwnedFd::from(reader);
+            work(reader.as_fd(), &seen);
+        });
+        Self {
+            peers,
+            stop: Some(writer),
+            thread: Some(thread),
+        }
+    }
+
+    /// Who connected or sent, in order.
+    ///
+    /// # Panics
+    /// When the server did.
+    #[must_use]
+    pub fn peers(&self) -> Vec<SocketAddr> {
+        self.peers.lock().expect("no holder panics").clone()
+    }
+}
+
+impl Drop for EchoServer {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
+            eprintln!("an echo server panicked");
+        }
+    }
+}
+
+/// Waits until `descriptor` can be read; false when `stop` was closed.
+///
+/// # Panics
+/// When poll(2) fails.
+#[must_use]
+pub fn is_ready(descriptor: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> bool {
+    let mut descriptors = [
+        PollFd::new(descriptor, PollFlags::POLLIN),
+        PollFd::new(stop, PollFlags::POLLIN),
+    ];
+    poll(&mut descriptors, PollTimeout::NONE).expect("poll of two descriptors");
+    !descriptors[1].any().unwrap_or(true)
+}
+
+/// Sends back what comes until the other side has finished.
+fn echo_stream(mut stream: TcpStream) {
+    let mut buffer = vec![0; 1 << 16];
+    stream
+        .set_read_timeout(Some(IDLE_LIMIT))
+        .expect("an open socket");
+    while let Ok(length @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..length]).is_err() {
+            return;
+        }
+    }
+}

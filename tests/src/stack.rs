@@ -1,0 +1,105 @@
+//! A guest with a network stack of its own: a namespace, and a pump between the VM's TAP and one inside, which
+//! hands over every frame with its virtio header, as virtio-net does.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread::{self, JoinHandle};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::frame::VNET_HEADER_LEN;
+use crate::guest::Nic;
+use crate::netns::NetNs;
+use crate::tap::{FRAME_MAX, Header, Tap};
+use crate::world::link_layer;
+
+/// The interface inside.
+pub const INSIDE: &str = "eth0";
+
+/// A guest that runs.
+#[derive(Debug)]
+pub struct Stack {
+    /// Where its programs run.
+    pub netns: NetNs,
+    stop: Option<io::PipeWriter>,
+    pump: Option<JoinHandle<()>>,
+}
+
+impl Stack {
+    /// Boots a guest on an interface; its TAP was opened with [`Header::Vnet`].
+    ///
+    /// # Panics
+    /// Without the rights to.
+    #[must_use]
+    pub fn boot(nic: Nic, mtu: u32) -> Self {
+        let netns = NetNs::new();
+        netns.sysctl("net/ipv6/conf/default/accept_ra", "0");
+        netns.sysctl("net/ipv6/conf/default/router_solicitations", "0");
+        let inside = Tap::open(&netns, INSIDE, Header::Vnet);
+        netns.ip(&format!(
+            "link set {INSIDE} address {} mtu {mtu}",
+            link_layer(nic.mac)
+        ));
+        netns.ip(&format!("address add {}/30 dev {INSIDE}", nic.v4));
+        netns.ip(&format!("link set {INSIDE} up"));
+        netns.ip(&format!("address add {}/64 dev {INSIDE} nodad", nic.v6));
+        netns.ip(&format!("route add default via {}", nic.gateway_v4));
+        netns.ip(&format!("route add default via fe80::1 dev {INSIDE}"));
+        let (reader, writer) = io::pipe().expect("two descriptors");
+        let pump = thread::spawn(move || pump(&nic.tap, &inside, &OwnedFd::from(reader)));
+        Self {
+            netns,
+            stop: Some(writer),
+            pump: Some(pump),
+        }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if self.pump.take().is_some_and(|pump| pump.join().is_err()) {
+            eprintln!("the pump of a guest panicked");
+        }
+    }
+}
+
+/// Copies frames both ways until `stop` is closed.
+fn pump(vm: &Tap, inside: &Tap, stop: &OwnedFd) {
+    let mut buffer = vec![0; VNET_HEADER_LEN + FRAME_MAX];
+    loop {
+        let of = |descriptor| PollFd::new(descriptor, PollFlags::POLLIN);
+        let mut descriptors = [of(vm.as_fd()), of(inside.as_fd()), of(stop.as_fd())];
+        poll(&mut descriptors, PollTimeout::NONE).expect("poll of three descriptors");
+        let ready = descriptors.map(|descriptor| descriptor.any().unwrap_or(true));
+        if ready[2] {
+            return;
+        }
+        if ready[0] {
+            copy_all(vm, inside, &mut buffer);
+        }
+        if ready[1] {
+            copy_all(inside, vm, &mut buffer);
+        }
+    }
+}
+
+fn copy_all(from: &Tap, to: &Tap, buffer: &mut [u8]) {
+    loop {
+        let length = match from.file().read(buffer) {
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+            // The agent deleted the TAP: the VMM would end here, the guest loses its cable.
+            Err(_deleted) => return,
+        };
+        // A TAP that is down or a frame that it refuses is a lost frame, as on any cable.
+        if let Err(error) = to.file().write_all(&buffer[..length])
+            && !matches!(
+                error.raw_os_error(),
+                Some(nix::libc::EIO | nix::libc::EINVAL | nix::libc::EBADFD)
+            )
+        {
+            eprintln!("the pump lost a frame of {length} bytes: {error}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The system calls that nix does not wrap, each behind a safe function. The only `unsafe` of this crate.
+#![allow(unsafe_code, reason = "system calls without a wrapper")]
+
+use std::ffi::{CString, c_int, c_ulong};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
+
+use nix::libc;
+use nix::sched::{CloneFlags, setns};
+
+/// Makes the command start in another network namespace.
+pub fn start_in_netns(command: &mut Command, netns: Arc<OwnedFd>) {
+    let enter = move || setns(&*netns, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
+    // SAFETY: between fork and exec the closure makes one system call; it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// `struct ifreq` as TUNSETIFF reads it.
+#[repr(C)]
+struct TunRequest {
+    name: [u8; libc::IFNAMSIZ],
+    flags: u16,
+    padding: [u8; 22],
+}
+
+/// TUNSETIFF: makes the file the TAP `name`.
+///
+/// # Errors
+/// What the kernel says.
+pub fn tun_set_iff(file: &File, name: &str, flags: u16) -> io::Result<()> {
+    const TUNSETIFF: c_ulong = 0x4004_54ca;
+    let mut request = TunRequest {
+        name: [0; libc::IFNAMSIZ],
+        flags,
+        padding: [0; 22],
+    };
+    assert!(
+        name.len() < libc::IFNAMSIZ,
+        "interface name {name} is too long"
+    );
+    request.name[..name.len()].copy_from_slice(name.as_bytes());
+    // SAFETY: the file is open, and the kernel reads and writes one `ifreq`, which `request` is as large as.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) })
+}
+
+/// TUNSETOFFLOAD: what the reader of the TAP can take.
+///
+/// # Errors
+/// What the kernel says.
+pub fn tun_set_offload(file: &File, features: u32) -> io::Result<()> {
+    const TUNSETOFFLOAD: c_ulong = 0x4004_54d0;
+    // SAFETY: the file is open; the argument of this request is a number.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETOFFLOAD, c_ulong::from(features)) })
+}
+
+/// TUNSETVNETHDRSZ, TUNSETIFINDEX and the like: an ioctl that reads one integer.
+fn tun_set_integer(file: &File, request: c_ulong, value: c_int) -> io::Result<()> {
+    // SAFETY: the file is open, and these requests read one int through the pointer.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), request, &raw const value) })
+}
+
+/// TUNSETVNETHDRSZ: length of the header before each frame.
+///
+/// # Errors
+/// What the kernel says.
+pub fn tun_set_vnet_hdr_size(file: &File, size: c_int) -> io::Result<()> {
+    tun_set_integer(file, 0x4004_54d8, size)
+}
+
+/// TUNSETIFINDEX: the interface index that the next TUNSETIFF shall use.
+///
+/// # Errors
+/// What the kernel says.
+pub fn tun_set_ifindex(file: &File, ifindex: u32) -> io::Result<()> {
+    tun_set_integer(file, 0x4004_54da, ifindex.cast_signed())
+}
+
+/// Opens a packet socket (AF_PACKET, SOCK_RAW, all protocols) bound to an interface of the calling thread's
+/// namespace.
+///
+/// # Errors
+/// What the kernel says.
+pub fn packet_socket(ifindex: u32) -> io::Result<OwnedFd> {
+    let protocol = (libc::ETH_P_ALL as u16).to_be();
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // Protocol 0 receives nothing until bind, so no frame of another interface slips in.
+    // SAFETY: no pointers are passed.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+    check(fd)?;
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    for (option, value) in [
+        (libc::PACKET_VNET_HDR, 1),
+        (libc::PACKET_AUXDATA, 1),
+        (PACKET_IGNORE_OUTGOING, 1),
+    ] {
+        set_option(&socket, libc::SOL_PACKET, option, value)?;
+    }
+    set_option(
+        &socket,
+        libc::SOL_SOCKET,
+        libc::SO_RCVBUFFORCE,
+        RECEIVE_BUFFER,
+    )?;
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: protocol,
+        sll_ifindex: ifindex.cast_signed(),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let length = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: `address` lives through the call and `length` is its size.
+    check(unsafe { libc::bind(fd, (&raw const address).cast(), length) })?;
+    Ok(socket)
+}
+
+const PACKET_IGNORE_OUTGOING: c_int = 23;
+const RECEIVE_BUFFER: c_int = 256 << 20;
+
+fn set_option(socket: &OwnedFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+    let length = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: `value` lives through the call and `length` is its size.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            length,
+        )
+    })
+}
+
+/// Receives one frame from a packet socket: its length in `buffer`, and the VLAN tag that the kernel took off.
+///
+/// # Errors
+/// What the kernel says; `WouldBlock` where there is none.
+pub fn receive_packet(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<u16>)> {
+    let mut control = [0_u64; 16];
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: a message header of zeroes and null pointers is a valid empty one.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: every pointer in `message` names a buffer of the stated length that outlives the call.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) };
+    let length = usize::try_from(length).map_err(|_negative| io::Error::last_os_error())?;
+    Ok((length, vlan_tag(&message)))
+}
+
+fn vlan_tag(message: &libc::msghdr) -> Option<u16> {
+    // SAFETY: recvmsg filled the control buffer of `message`, which the caller still holds.
+    let header = unsafe { libc::CMSG_FIRSTHDR(message) };
+    if header.is_null() {
+        return None;
+    }
+    // SAFETY: not null, so it lies in the control buffer.
+    let header_value = unsafe { header.read_unaligned() };
+    if header_value.cmsg_level != libc::SOL_PACKET || header_value.cmsg_type != libc::PACKET_AUXDATA
+    {
+        return None;
+    }
+    // SAFETY: `header` is a control message header, by the check above with a payload.
+    let data = unsafe { libc::CMSG_DATA(header) }.cast::<libc::tpacket_auxdata>();
+    // SAFETY: the payload of PACKET_AUXDATA is one `tpacket_auxdata`.
+    let auxdata = unsafe { data.read_unaligned() };
+    (auxdata.tp_status & libc::TP_STATUS_VLAN_VALID != 0).then_some(auxdata.tp_vlan_tci)
+}
+
+/// One instruction of eBPF.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Instruction {
+    /// Operation.
+    pub code: u8,
+    /// Source register in the upper half, destination in the lower.
+    pub registers: u8,
+    /// Offset.
+    pub offset: i16,
+    /// Immediate value.
+    pub immediate: i32,
+}
+
+/// The part of `union bpf_attr` that BPF_PROG_LOAD reads here.
+#[repr(C)]
+#[derive(Default)]
+struct LoadProgram {
+    kind: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    rest: [u64; 12],
+}
+
+/// The part of `union bpf_attr` that BPF_LINK_CREATE reads here.
+#[repr(C)]
+#[derive(Default)]
+struct CreateLink {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    rest: [u64; 6],
+}
+
+fn bpf<T>(command: c_int, attributes: &T) -> io::Result<OwnedFd> {
+    let address: *const T = attributes;
+    // SAFETY: the kernel reads at most the stated size from `attributes`, whose pointers the callers keep alive.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, address, size_of::<T>()) };
+    let fd = c_int::try_from(fd).expect("a file descriptor is an int");
+    check(fd)?;
+    // SAFETY: both commands return a descriptor that is ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Loads a tc program given as instructions.
+///
+/// # Errors
+/// What the kernel says.
+pub fn load_classifier(instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    const BPF_PROG_LOAD: c_int = 5;
+    const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+    let license = CString::new("GPL").expect("holds no zero byte");
+    let attributes = LoadProgram {
+        kind: BPF_PROG_TYPE_SCHED_CLS,
+        instruction_count: u32::try_from(instructions.len()).expect("a short program"),
+        instructions: instructions.as_ptr().expose_provenance() as u64,
+        license: license.as_ptr().expose_provenance() as u64,
+        ..LoadProgram::default()
+    };
+    bpf(BPF_PROG_LOAD, &attributes)
+}
+
+/// Attaches a tc program to what arrives on an interface of the calling thread's namespace, by tcx.
+///
+/// # Errors
+/// What the kernel says.
+pub fn attach_tcx_ingress(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
+    const BPF_LINK_CREATE: c_int = 28;
+    const BPF_TCX_INGRESS: u32 = 46;
+    let attributes = CreateLink {
+        program: program.as_raw_fd().cast_unsigned(),
+        target: ifindex,
+        attach_type: BPF_TCX_INGRESS,
+        ..CreateLink::default()
+    };
+    bpf(BPF_LINK_CREATE, &attributes)
+}
+
+fn check(result: c_int) -> io::Result<()> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,23 @@
+//! The real agent in namespaces: real TAPs, a real uplink, and a world behind it.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a panic is how a test fails"
+)]
+
+mod exchange;
+mod surroundings;
+
+mod gateway;
+mod masquerade;
+mod segments;
+mod stacks;
+
+mod hostile;
+mod isolation;
+mod noise;
+
+mod changes;
+mod life;
+mod refusals;
+mod show;

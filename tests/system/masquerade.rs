@@ -1,0 +1,100 @@
+//! Masquerade, byte for byte at both ends: finished packets, partial checksums and super-frames, on TAPs with and
+//! without a virtio header, attached by tcx and by clsact.
+
+use netagent_tests::frame::{Frame, Segments};
+use netagent_tests::guest::Guest;
+use netagent_tests::random::Random;
+use netagent_tests::tap::Header;
+use netagent_tests::world::{SILENT, World};
+
+use crate::exchange::{FlowTo, Form, Protocol, Way};
+
+const CLSACT: &str = "[datapath]\nattach = \"clsact\"\n";
+
+/// Payload of each segment of a super-frame: fits every header into an MTU of 1,500.
+const SEGMENT_SIZE: u16 = 1_400;
+
+fn tcp_v4(bytes: Vec<u8>) -> Frame {
+    Frame::super_frame(bytes, Segments::TcpV4, SEGMENT_SIZE)
+}
+
+fn tcp_v6(bytes: Vec<u8>) -> Frame {
+    Frame::super_frame(bytes, Segments::TcpV6, SEGMENT_SIZE)
+}
+
+fn udp(bytes: Vec<u8>) -> Frame {
+    Frame::super_frame(bytes, Segments::Udp, SEGMENT_SIZE)
+}
+
+/// Every protocol to every kind of address, in every form that this TAP can carry.
+fn check_all_forms(configuration: &str, header: Header) {
+    let world = World::new();
+    let agent = world.agent(configuration);
+    let guest = Guest::create(&agent, &world.host, "bytes", header);
+    let wire = world.wire();
+    let way = Way::new(&world, guest.nic(), &wire);
+    let mut random = Random::new(1);
+    let mut port = 5_000;
+    for remote in SILENT {
+        for protocol in Protocol::ALL {
+            port += 1;
+            let flow = FlowTo {
+                protocol,
+                remote,
+                ports: (port, 7),
+            };
+            for length in [1, 18, 1_000, 1_001, 1_400] {
+                for form in forms(header, protocol) {
+                    let nat_port = way.send(flow, form, &random.bytes(length));
+                    way.answer(flow, nat_port, form, &random.bytes(length));
+                }
+            }
+            if let Some(form) = super_form(header, protocol, remote.is_ipv4()) {
+                let nat_port = way.send(flow, form, &random.bytes(20_001));
+                way.answer(flow, nat_port, form, &random.bytes(30_002));
+            }
+        }
+    }
+    assert_eq!(
+        agent.drops("bytes").values().sum::<u64>(),
+        0,
+        "{:?}",
+        agent.drops("bytes")
+    );
+}
+
+fn forms(header: Header, protocol: Protocol) -> Vec<Form> {
+    if header == Header::Vnet && protocol != Protocol::Echo {
+        vec![Frame::plain, Frame::partial]
+    } else {
+        vec![Frame::plain]
+    }
+}
+
+fn super_form(header: Header, protocol: Protocol, is_v4: bool) -> Option<Form> {
+    match (header, protocol) {
+        (Header::Vnet, Protocol::Tcp) => Some(if is_v4 { tcp_v4 } else { tcp_v6 }),
+        (Header::Vnet, Protocol::Udp) => Some(udp),
+        (Header::Vnet, Protocol::Echo) | (Header::None, _) => None,
+    }
+}
+
+#[test]
+fn every_packet_keeps_its_bytes_by_tcx_with_a_virtio_header() {
+    check_all_forms("", Header::Vnet);
+}
+
+#[test]
+fn every_packet_keeps_its_bytes_by_tcx_without_a_virtio_header() {
+    check_all_forms("", Header::None);
+}
+
+#[test]
+fn every_packet_keeps_its_bytes_by_clsact_with_a_virtio_header() {
+    check_all_forms(CLSACT, Header::Vnet);
+}
+
+#[test]
+fn every_packet_keeps_its_bytes_by_clsact_without_a_virtio_header() {
+    check_all_forms(CLSACT, Header::None);
+}

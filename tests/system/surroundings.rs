@@ -1,0 +1,152 @@
+//! A guest, and everything around it that it could reach: world, host, another guest.
+
+use netagent_common::drop::DropReason;
+use netagent_tests::agent::Agent;
+use netagent_tests::deadline::{Deadline, SOON};
+use netagent_tests::frame::Frame;
+use netagent_tests::guest::{Guest, Nic};
+use netagent_tests::netns::NetNs;
+use netagent_tests::packet::{self, Packet, hex};
+use netagent_tests::raw::Raw;
+use netagent_tests::tap::Header;
+use netagent_tests::world::{SILENT, World};
+
+/// Everything around a guest that could be reached.
+pub(crate) struct Surroundings {
+    world: World,
+    agent: Agent,
+    guest: Guest,
+    pub(crate) victim: Guest,
+    wire: Raw,
+}
+
+impl Surroundings {
+    pub(crate) fn new(configuration: &str) -> Self {
+        let world = World::new();
+        // As on a host with Docker: without our programs this host would forward everything.
+        world.host.sysctl("net/ipv4/ip_forward", "1");
+        world.host.sysctl("net/ipv6/conf/all/forwarding", "1");
+        let agent = world.agent(configuration);
+        let guest = Guest::create(&agent, &world.host, "liar", Header::Vnet);
+        let victim = Guest::create(&agent, &world.host, "victim", Header::Vnet);
+        let wire = world.wire();
+        Self {
+            world,
+            agent,
+            guest,
+            victim,
+            wire,
+        }
+    }
+
+    pub(crate) fn nic(&self) -> &Nic {
+        self.guest.nic()
+    }
+
+    /// Sends a valid datagram and waits for it on the wire: whatever was sent before has arrived by then, or
+    /// never will. Returns what else came from the guest.
+    fn arrived(&self) -> Vec<Vec<u8>> {
+        let ends = self.nic().to(SILENT[0]);
+        self.nic()
+            .tap
+            .send_bytes(packet::udp(&ends, (9_999, 9_999), b"sentinel"));
+        let mut arrived = Vec::new();
+        loop {
+            let received = self
+                .wire
+                .receive(Deadline::after(SOON))
+                .expect("the sentinel arrives");
+            let packet = Packet::parse(&received.frame.bytes);
+            if packet
+                .as_ref()
+                .is_some_and(|packet| packet.payload == b"sentinel")
+            {
+                return arrived;
+            }
+            // The host's own neighbour discovery and group reports are not the guest's.
+            if !is_of_the_host(&received.frame.bytes) {
+                arrived.push(received.frame.bytes);
+            }
+        }
+    }
+
+    /// Sends frames, and checks that they reach nobody and are counted for this reason alone.
+    pub(crate) fn check(&self, reason: DropReason, frames: &[Frame]) {
+        let before = self.agent.drops("liar");
+        let seen_by_host = received_by_stack(&self.world.host);
+        for frame in frames {
+            self.nic().tap.send(frame);
+        }
+        let arrived = self.arrived();
+        assert!(
+            arrived.is_empty(),
+            "{}: {:?}",
+            reason.name(),
+            arrived.iter().map(|bytes| hex(bytes)).collect::<Vec<_>>()
+        );
+        assert_eq!(
+            received_by_stack(&self.world.host),
+            seen_by_host,
+            "{}: the host saw it",
+            reason.name()
+        );
+        let count = |drops: &std::collections::BTreeMap<String, u64>| {
+            drops.get(reason.name()).copied().unwrap_or(0)
+        };
+        let after = self.agent.drops("liar");
+        assert_eq!(
+            count(&after) - count(&before),
+            frames.len() as u64,
+            "{}: {before:?} {after:?}",
+            reason.name()
+        );
+        let others: u64 = after.values().sum::<u64>() - before.values().sum::<u64>();
+        assert_eq!(
+            others,
+            frames.len() as u64,
+            "{} and others: {before:?} {after:?}",
+            reason.name()
+        );
+        self.check_victim();
+    }
+
+    fn check_victim(&self) {
+        while let Some(frame) = self.victim.nic().tap.receive_now() {
+            let bytes = frame.completed();
+            assert!(
+                is_of_the_host(&bytes),
+                "it reached another guest: {}",
+                hex(&bytes)
+            );
+        }
+    }
+}
+
+/// Packets that the host's stack took in, both families.
+pub(crate) fn received_by_stack(host: &NetNs) -> u64 {
+    let read = |path: &str| host.run(|| std::fs::read_to_string(path)).unwrap();
+    let v6 = read("/proc/thread-self/net/snmp6");
+    let v6 = v6
+        .lines()
+        .find_map(|line| line.strip_prefix("Ip6InReceives"))
+        .unwrap();
+    let v4 = read("/proc/thread-self/net/snmp");
+    let v4 = v4
+        .lines()
+        .filter(|line| line.starts_with("Ip:"))
+        .nth(1)
+        .unwrap();
+    let v4: u64 = v4.split_whitespace().nth(3).unwrap().parse().unwrap();
+    v4 + v6.trim().parse::<u64>().unwrap()
+}
+
+/// What a Linux host says by itself on a link: neighbour discovery and group reports.
+pub(crate) fn is_of_the_host(bytes: &[u8]) -> bool {
+    let is_v6 = bytes.get(12..14) == Some(&[0x86, 0xdd]);
+    let is_link_local_or_unspecified =
+        is_v6 && (bytes.get(22) == Some(&0xfe) || bytes.get(22..38) == Some(&[0; 16]));
+    let is_arp = bytes.get(12..14) == Some(&[8, 6]);
+    let is_solicitation =
+        is_v6 && bytes.get(20) == Some(&58) && matches!(bytes.get(54), Some(135 | 136));
+    is_link_local_or_unspecified || is_arp || is_solicitation
+}
