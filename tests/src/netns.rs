@@ -39,6 +39,18 @@ impl NetNs {
         netns
     }
 
+    /// The namespace that this process is in.
+    ///
+    /// # Panics
+    /// Where proc is not mounted.
+    #[must_use]
+    pub fn current() -> Self {
+        let file = File::open("/proc/self/ns/net").expect("proc is mounted");
+        Self {
+            descriptor: Arc::new(file.into()),
+        }
+    }
+
     /// Runs `work` on a thread inside; what it opens stays inside.
     ///
     /// # Panics
