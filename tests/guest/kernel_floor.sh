@@ -1,5 +1,8 @@
 # Debian's 6.1 kernel as a host: a veth uplink into a world, the agent, an instance, and a ping through it.
 RUN="netagent run --config /etc/netagent/netagent.toml"
+# busybox's shell takes its own applets of these names before those on PATH.
+ip() { /bin/ip "$@"; }
+tc() { /bin/tc "$@"; }
 tap_ping() { netagent inspect --json floor | tap-ping 203.0.113.1 2001:db8:200::1; }
 
 until_serves() { # seconds
@@ -34,25 +37,28 @@ is_refused() { # what its complaint must hold, what command...
 
 make_world() {
     mkdir -p /var/run
-    ip netns add world
-    ip link add uplink0 type veth peer name world0 netns world
-    ip addr add 198.51.100.2/24 dev uplink0
-    ip addr add 2001:db8:100::2/64 dev uplink0 nodad
-    ip link set uplink0 up
-    ip -n world link set lo up
-    ip -n world link set world0 up
-    ip -n world addr add 198.51.100.1/24 dev world0
-    ip -n world addr add 2001:db8:100::1/64 dev world0 nodad
-    ip -n world addr add 203.0.113.1/32 dev lo
-    ip -n world addr add 2001:db8:200::1/128 dev lo nodad
-    ip route add default via 198.51.100.1
-    ip route add default via 2001:db8:100::1
+    while read -r words; do
+        # shellcheck disable=SC2086 # words
+        ip $words || return
+    done <<END
+netns add world
+link add uplink0 type veth peer name world0 netns world
+addr add 198.51.100.2/24 dev uplink0
+addr add 2001:db8:100::2/64 dev uplink0 nodad
+link set uplink0 up
+-n world link set lo up
+-n world link set world0 up
+-n world addr add 198.51.100.1/24 dev world0
+-n world addr add 2001:db8:100::1/64 dev world0 nodad
+-n world addr add 203.0.113.1/32 dev lo
+-n world addr add 2001:db8:200::1/128 dev lo nodad
+route add default via 198.51.100.1
+route add default via 2001:db8:100::1
+END
 }
 
 try "the kernel" uname -sr
-set -e
-make_world
-set +e
+try "the world" make_world
 try "doctor" netagent doctor
 
 $RUN >/tmp/log 2>&1 &
