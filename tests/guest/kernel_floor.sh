@@ -3,7 +3,7 @@ RUN="netagent run --config /etc/netagent/netagent.toml"
 # busybox's shell takes its own applets of these names before those on PATH.
 ip() { /bin/ip "$@"; }
 tc() { /bin/tc "$@"; }
-tap_ping() { netagent inspect --json floor | tap-ping 203.0.113.1 2001:db8:200::1; }
+tap_ping() { tap-ping 203.0.113.1 2001:db8:200::1 </tmp/instance; }
 
 until_serves() { # seconds
     for _ in $(seq "$1"); do
@@ -20,9 +20,11 @@ has_filters() {
     tc qdisc show dev "$1" | grep clsact && tc filter show dev "$1" "$2" | grep "netagent-"
 }
 
+# The uplink keeps its qdisc: others may have put filters there since.
 has_nothing_left() {
-    ls -d /sys/fs/bpf/netagent /sys/class/net/tap* /sys/class/net/netagent-idle 2>/dev/null && return 1
-    ! tc qdisc show dev uplink0 | grep clsact
+    ls -d /sys/class/net/tap* /sys/class/net/netagent-idle 2>/dev/null && return 1
+    find /sys/fs/bpf -mindepth 2 | grep . && return 1
+    ! tc filter show dev uplink0 ingress | grep netagent
 }
 
 is_refused() { # what its complaint must hold, what command...
@@ -65,7 +67,8 @@ $RUN >/tmp/log 2>&1 &
 agent=$!
 try "the agent serves" until_serves 60
 try "create" netagent create --name floor
-tap=$(netagent inspect --json floor | sed -n 's/.*"tap_name": *"\([^"]*\)".*/\1/p')
+netagent inspect --json floor >/tmp/instance
+tap=$(sed -n 's/.*"tap_name": *"\([^"]*\)".*/\1/p' /tmp/instance)
 try "ping" tap_ping
 try "filters of $tap, from the VM" has_filters "$tap" ingress
 try "filters of $tap, to the VM" has_filters "$tap" egress
@@ -74,10 +77,12 @@ try "inspect" netagent inspect floor
 
 kill -9 "$agent"
 wait "$agent" 2>/dev/null
+try "ping without the agent" tap_ping
 try "down" netagent down --config /etc/netagent/netagent.toml
 try "nothing is left" has_nothing_left
 
 # Asked for what this kernel does not have.
 sed 's/^attach = .*/attach = "tcx"/' /etc/netagent/netagent.toml >/tmp/tcx.toml
 try "tcx is refused" is_refused "6.6" netagent run --config /tmp/tcx.toml
+try "nothing is left by it" has_nothing_left
 [ "$failed" = 1 ] || echo "guest: the kernel floor holds"
