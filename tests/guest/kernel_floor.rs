@@ -53,7 +53,7 @@ fn the_kernel_floor_debian_6_1_loads_attaches_by_clsact_and_forwards_a_ping() {
 
     let console = machine.console();
     assert!(console.contains("Linux 6.1."), "another kernel:\n{console}");
-    println!("{console}");
+    eprintln!("{console}");
 }
 
 fn add_program(files: &mut Initramfs, program: &Path) {

@@ -48,7 +48,7 @@ fn a_vm_on_a_tap_of_netagent_reaches_the_world() {
         let address: std::net::IpAddr = network.split('/').next().unwrap().parse().unwrap();
         ping(&world.host, address, (3, 1_000)).unwrap();
     }
-    println!("{}", machine.console());
+    eprintln!("{}", machine.console());
 }
 
 /// A web server of the world, with one page.
