@@ -1,15 +1,13 @@
-# A guest on a TAP of netagent: pings its gateways, then fetches the page of every na.world and compares it.
+# A guest on a TAP of netagent: pings its gateways, then pings every na.world and fetches its page.
 fetch_page() { # url
-    sum=$(fetch "$1" | sha256sum)
-    echo "sha256 ${sum%% *}"
-    [ "${sum%% *}" = "$(argument page)" ]
+    fetch "$1" >/tmp/page && seq "$(argument lines)" | cmp - /tmp/page && wc -c </tmp/page
 }
 
 take_addresses
 try_gateways
-for url in $(argument world); do
-    host=${url#http://}
-    try "ping ${host%/}" ping -q -c 1 -W 5 "$(echo "${host%/}" | tr -d '[]')"
+for address in $(argument world); do
+    case "$address" in *:*) url="http://[$address]/" ;; *) url="http://$address/" ;; esac
+    try "ping $address" ping -q -c 1 -W 5 "$address"
     try "fetch $url" fetch_page "$url"
 done
 if [ "$failed" = 0 ]; then

@@ -78,6 +78,7 @@ fn cases() -> Vec<Case> {
         frames::maps_cases(),
         frames::malformed_cases(),
         frames::refused_cases(),
+        frames::report_cases(),
         spoofs::spoof_cases(),
         spoofs::arp_cases(),
         spoofs::discovery_cases(),

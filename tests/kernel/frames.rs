@@ -1,8 +1,11 @@
 //! Frames that are dropped for their headers, or for the state of the maps.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use netagent_common::drop::DropReason;
 use netagent_common::net::{GATEWAY_MAC, ethertype};
-use netagent_tests::packet;
+use netagent_tests::neighbour::multicast_mac;
+use netagent_tests::packet::{self, Ends};
 use netagent_tests::scene::{GUEST_MAC, REMOTE_V4, REMOTE_V6, to};
 
 use crate::drops::{Case, Maps, REMOTES, udp_to};
@@ -130,4 +133,24 @@ pub(crate) fn refused_cases() -> Vec<Case> {
         packet::ip(&to(REMOTE_V4), 50, &[0; 40]),
     );
     cases
+}
+
+pub(crate) fn report_cases() -> Vec<Case> {
+    let all_routers: Ipv6Addr = "ff02::16".parse().unwrap();
+    // Hop-by-hop with the router alert, then an MLD version 2 report.
+    let mut report = vec![58, 0, 5, 2, 0, 0, 1, 0, 143];
+    report.extend([0; 27]);
+    let ends = Ends {
+        dst_mac: multicast_mac(all_routers),
+        ttl: 1,
+        ..to(all_routers)
+    };
+    let mld = packet::ip(&ends, 0, &report);
+    let all_routers = Ipv4Addr::new(224, 0, 0, 22);
+    // The router alert again: a header of six words.
+    let mut igmp = packet::ip(&to(all_routers), 2, &[0x22; 16]);
+    igmp.splice(34..34, [0x94, 4, 0, 0]);
+    let igmp = changed(changed(igmp, 14, &[0x46]), 17, &[40]);
+    let case = |what, bytes| Case::from_vm(DropReason::MulticastReport, what, bytes);
+    vec![case("MLD", mld), case("IGMP", summed(igmp))]
 }

@@ -6,6 +6,7 @@ use netagent_common::net::{GATEWAY_MAC, GATEWAY_V6};
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
+use crate::deadline::{SOON, wait_until};
 use crate::netns::NetNs;
 use crate::packet::Ends;
 use crate::tap::{Header, Tap};
@@ -52,7 +53,7 @@ impl Nic {
                 .to_owned()
         };
         Self {
-            tap: Tap::open(host, &tap_name, header),
+            tap: open_and_wait(host, &tap_name, header),
             mac: parse_mac(&text("mac")),
             v4: address("ip").parse().expect("`ip` is an IPv4 network"),
             v6: address("ip6").parse().expect("`ip6` is an IPv6 network"),
@@ -146,6 +147,17 @@ impl Guest {
     pub fn nic(&self) -> &Nic {
         &self.nics[0]
     }
+}
+
+/// Opens a TAP and waits until the host sends on it: after the carrier comes, the kernel takes a moment, and
+/// loses what is sent meanwhile.
+fn open_and_wait(host: &NetNs, name: &str, header: Header) -> Tap {
+    let tap = Tap::open(host, name, header);
+    wait_until("the TAP is operational", SOON, || {
+        let link = host.json(&format!("ip -json link show dev {name}"));
+        link[0]["operstate"] == "UP"
+    });
+    tap
 }
 
 /// Parses `AA:BB:CC:DD:EE:FF`.

@@ -30,6 +30,7 @@ pub mod guest;
 pub mod http;
 pub mod stack;
 
+pub mod bench;
 pub mod coverage;
 pub mod prog_run;
 pub mod route;

@@ -1,4 +1,4 @@
-//! Echo servers of the world: TCP and UDP, on threads that end with the server.
+//! Servers of the world: echo over TCP and UDP, and a page over HTTP, on threads that end with the server.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -17,15 +17,15 @@ pub const PORT: u16 = 7;
 /// Time after which a connection that says nothing is closed.
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
 
-/// A server that sends back what it gets.
+/// A server, on a thread of its own.
 #[derive(Debug)]
-pub struct EchoServer {
+pub struct Server {
     peers: Arc<Mutex<Vec<SocketAddr>>>,
     stop: Option<io::PipeWriter>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl EchoServer {
+impl Server {
     /// Serves TCP on port 7 of an address.
     ///
     /// # Panics
@@ -46,6 +46,24 @@ impl EchoServer {
             connections
                 .into_iter()
                 .for_each(|connection| drop(connection.join()));
+        })
+    }
+
+    /// Serves one page over HTTP on port 80 of an address.
+    ///
+    /// # Panics
+    /// When the address is not the namespace's.
+    #[must_use]
+    pub fn page(netns: &NetNs, address: impl Into<IpAddr>, page: &'static str) -> Self {
+        let address = SocketAddr::new(address.into(), 80);
+        let bound = netns.run(|| TcpListener::bind(address));
+        let listener = bound.expect("the world has this address");
+        Self::serve(move |stop, peers| {
+            while is_ready(listener.as_fd(), stop) {
+                let (stream, peer) = listener.accept().expect("poll said that there is one");
+                peers.lock().expect("no holder panics").push(peer);
+                serve_page(stream, page);
+            }
         })
     }
 
@@ -99,7 +117,7 @@ impl EchoServer {
     }
 }
 
-impl Drop for EchoServer {
+impl Drop for Server {
     fn drop(&mut self) {
         drop(self.stop.take());
         if self
@@ -124,6 +142,26 @@ pub fn is_ready(descriptor: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> bool {
     ];
     poll(&mut descriptors, PollTimeout::NONE).expect("poll of two descriptors");
     !descriptors[1].any().unwrap_or(true)
+}
+
+/// Answers one request, whatever it asks for.
+fn serve_page(mut stream: TcpStream, page: &str) {
+    stream
+        .set_read_timeout(Some(IDLE_LIMIT))
+        .expect("an open socket");
+    let mut request = Vec::<u8>::new();
+    let mut buffer = [0; 1_024];
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+        match stream.read(&mut buffer) {
+            Ok(length @ 1..) => request.extend(&buffer[..length]),
+            Ok(0) | Err(_) => return,
+        }
+    }
+    let length = page.len();
+    let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n");
+    if let Err(error) = stream.write_all([head.as_str(), page].concat().as_bytes()) {
+        eprintln!("page: {error}");
+    }
 }
 
 /// Sends back what comes until the other side has finished.

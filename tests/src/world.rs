@@ -81,6 +81,8 @@ impl World {
                 server_v6(index)
             ));
         }
+        // Linux answers for an IPv6 address that it has no route to, forwarding or not.
+        outside.ip("-6 route add blackhole 2001:db8:200::/64");
         host.ip(&format!("route add default via {ROUTER_V4}"));
         host.ip(&format!("route add default via {ROUTER_V6}"));
         world.fix_neighbours();

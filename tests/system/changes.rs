@@ -41,6 +41,9 @@ fn new_flows_and_old_ones_follow_a_new_address_of_the_uplink() {
             Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 3).into(),
         ),
     ];
+    // Else the second address goes with the first.
+    let promote = format!("net/ipv4/conf/{UPLINK}/promote_secondaries");
+    world.host.sysctl(&promote, "1");
     for (index, before, after) in changes {
         let remote = SILENT[index];
         let from = |port| leaves(guest.nic(), &wire, remote, port).map(|(source, _)| source);

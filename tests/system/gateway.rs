@@ -96,7 +96,7 @@ fn the_host_pings_its_guest_and_reaches_nothing_else_of_it() {
     for address in [v4, v6] {
         ping(&world.host, address, (3, 56)).unwrap();
         ping(&world.host, address, (1, 20_000)).unwrap_err();
-        let _server = netagent_tests::server::EchoServer::udp(&stack.netns, address);
+        let _server = netagent_tests::server::Server::udp(&stack.netns, address);
         let socket = world
             .host
             .run(|| std::net::UdpSocket::bind((host_any(address), 0)).unwrap());

@@ -123,7 +123,7 @@ fn two_instances_reach_each_other_on_no_way() {
     }
     assert_eq!(reached(&two), [""; 0]);
     wait_until("every one of them is counted", SOON, || {
-        agent.drops("one").values().sum::<u64>() == 2 * (3 * 3 + 1)
+        agent.guest_drops("one").values().sum::<u64>() == 2 * (3 * 3 + 1)
     });
 }
 

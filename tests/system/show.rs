@@ -88,11 +88,7 @@ fn drops_and_traffic_are_shown() {
     });
     let shown = agent.inspect("counted");
     let interface = &shown["network_interfaces"][0];
-    assert_eq!(
-        interface["drops"],
-        serde_json::json!({ "always_denied": 1 }),
-        "{shown}"
-    );
+    assert_eq!(interface["drops"]["always_denied"], 1, "{shown}");
     assert_eq!(interface["traffic"]["from_vm_packets"], 4, "{shown}");
     assert_eq!(interface["traffic"]["to_vm_packets"], 4, "{shown}");
     assert_eq!(shown["open_flows"], 3, "{shown}");

@@ -10,7 +10,7 @@ use netagent_tests::guest::Guest;
 use netagent_tests::netns::NetNs;
 use netagent_tests::ping::ping;
 use netagent_tests::random::Random;
-use netagent_tests::server::{EchoServer, PORT};
+use netagent_tests::server::{PORT, Server};
 use netagent_tests::stack::Stack;
 use netagent_tests::tap::Header;
 use netagent_tests::world::{
@@ -74,8 +74,8 @@ fn check_stack(configuration: &str) {
     let agent = world.agent(configuration);
     let stack = boot(&world, &agent, "stack");
     for remote in remotes() {
-        let tcp = EchoServer::tcp(&world.outside, remote);
-        let udp = EchoServer::udp(&world.outside, remote);
+        let tcp = Server::tcp(&world.outside, remote);
+        let udp = Server::udp(&world.outside, remote);
         ping(&stack.netns, remote, (3, 56)).unwrap();
         echo_udp(&stack.netns, remote, 1_200);
         echo_tcp(&stack.netns, remote, 8 << 20);
@@ -118,7 +118,7 @@ fn two_guests_reach_one_server_from_the_same_port() {
     let world = World::new();
     let agent = world.agent("");
     let remote = IpAddr::V4(server_v4(1));
-    let server = EchoServer::udp(&world.outside, remote);
+    let server = Server::udp(&world.outside, remote);
     let stacks = [boot(&world, &agent, "one"), boot(&world, &agent, "two")];
     for stack in &stacks {
         let socket = stack

@@ -1,0 +1,47 @@
+//! Super-frames of 60 KB from a TAP to the uplink.
+
+use netagent_common::net::tcp_flag::ACK;
+
+use crate::bench::figures::print_target;
+use crate::bench::path::Flows;
+use crate::bench::variant::{Kind, Variant};
+use crate::bench::ways::{Time, Ways};
+use crate::frame::{Frame, Segments};
+use crate::packet::{self, Segment};
+use crate::world::server_v4;
+
+const FRAMES: u32 = 20_000;
+const PAYLOAD: usize = 60_000;
+const SEGMENT_SIZE: u16 = 1_400;
+
+/// Measures all ways, interleaved, and prints the figures.
+pub fn run(rounds: u32) {
+    println!("\nsuper-frames of {PAYLOAD} bytes (TCP), TAP to veth uplink, ns for each:");
+    let mut ways = Ways::prepare(flow, FRAMES / 4);
+    ways.measure(rounds, FRAMES);
+    ways.print(|median| format!("{:.1} Gbit/s", PAYLOAD as f64 * 8.0 / median));
+    for time in Time::ALL {
+        let [netagent, nft] = [Kind::Netagent, Kind::Nft].map(|kind| ways.median(kind, time));
+        print_target(
+            &format!("A / N, {}", time.name()),
+            netagent / nft,
+            ('<', 1.0),
+        );
+    }
+}
+
+fn flow(variant: &Variant) -> Flows {
+    let segment = Segment {
+        src_port: 5_000,
+        dst_port: 5_001,
+        sequence: 1,
+        acknowledgement: 1,
+        flags: ACK,
+    };
+    let bytes = packet::tcp(
+        &variant.ends.to(server_v4(0)),
+        segment,
+        &vec![0x5a; PAYLOAD],
+    );
+    Flows::one(&Frame::super_frame(bytes, Segments::TcpV4, SEGMENT_SIZE))
+}

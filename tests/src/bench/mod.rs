@@ -1,0 +1,13 @@
+//! The benchmarks: what a packet, a collection pass and an instance cost.
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+pub mod figures;
+
+pub mod path;
+pub mod variant;
+pub mod ways;
+
+pub mod collect;
+pub mod create;
+pub mod datapath;
+pub mod gso;

@@ -1,0 +1,194 @@
+//! Frames written to a TAP as fast as one core can, over one flow or many.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{Pid, write};
+
+use crate::bench::variant::Variant;
+use crate::deadline::{Deadline, SOON, now};
+use crate::frame::{Frame, VNET_HEADER_LEN};
+use crate::packet::{self, Ends};
+use crate::raw::Raw;
+use crate::world::{FAR_END, SERVERS, server_v4};
+
+/// Destination port of every flow.
+const PORT: u16 = 53;
+/// Payload that makes a UDP frame 64 bytes long.
+const PAYLOAD: [u8; 22] = [0x5a; 22];
+/// Flows that are established before their replies are read.
+const BATCH: usize = 128;
+
+/// What differs between the frames of two flows.
+#[derive(Clone, Copy, Debug)]
+struct Patch {
+    ip_checksum: [u8; 2],
+    destination: [u8; 4],
+    source_port: [u8; 2],
+    udp_checksum: [u8; 2],
+}
+
+/// The flows of a run, written round-robin.
+#[derive(Clone, Debug)]
+pub struct Flows {
+    buffer: Vec<u8>,
+    patches: Vec<Patch>,
+}
+
+impl Flows {
+    /// So many UDP flows of 64-byte frames to 16 addresses, one to one.
+    #[must_use]
+    pub fn udp(ends: &Ends, count: u32) -> Self {
+        let patches = (0..count)
+            .map(|number| patch(&datagram(ends, number)))
+            .collect();
+        let mut buffer = vec![0; VNET_HEADER_LEN];
+        buffer.extend(datagram(ends, 0));
+        Self { buffer, patches }
+    }
+
+    /// One frame, as it is.
+    #[must_use]
+    pub fn one(frame: &Frame) -> Self {
+        let mut buffer = Vec::from(frame.vnet.to_bytes());
+        buffer.extend(&frame.bytes);
+        Self {
+            patches: vec![patch(&frame.bytes)],
+            buffer,
+        }
+    }
+
+    /// Number of flows.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.patches.len()
+    }
+
+    fn apply(&mut self, index: usize) {
+        let patch = self.patches[index];
+        let frame = &mut self.buffer[VNET_HEADER_LEN..];
+        frame[24..26].copy_from_slice(&patch.ip_checksum);
+        frame[30..34].copy_from_slice(&patch.destination);
+        frame[34..36].copy_from_slice(&patch.source_port);
+        if frame[23] == 17 {
+            frame[40..42].copy_from_slice(&patch.udp_checksum);
+        }
+    }
+}
+
+fn datagram(ends: &Ends, number: u32) -> Vec<u8> {
+    let server: Ipv4Addr = server_v4((number % u32::from(SERVERS)) as u8);
+    let source_port = 1_024 + (number / u32::from(SERVERS)) as u16;
+    let bytes = packet::udp(&ends.to(IpAddr::V4(server)), (source_port, PORT), &PAYLOAD);
+    assert_eq!(bytes.len(), 64, "the figures are about 64-byte frames");
+    bytes
+}
+
+fn patch(bytes: &[u8]) -> Patch {
+    let two = |at: usize| [bytes[at], bytes[at + 1]];
+    Patch {
+        ip_checksum: two(24),
+        destination: [bytes[30], bytes[31], bytes[32], bytes[33]],
+        source_port: two(34),
+        udp_checksum: two(40),
+    }
+}
+
+/// Sends one frame of every flow, checks what arrives, and answers it where flows are kept: afterwards they are
+/// established.
+///
+/// # Panics
+/// Where a frame does not arrive, or not as it should.
+pub fn establish(variant: &Variant, flows: &mut Flows) {
+    let wire = Raw::open(&variant.world.outside, FAR_END);
+    for first in (0..flows.count()).step_by(BATCH) {
+        let last = flows.count().min(first + BATCH);
+        for index in first..last {
+            flows.apply(index);
+            write(variant.tap.file(), &flows.buffer).expect("the TAP takes frames");
+        }
+        for _ in first..last {
+            answer(variant, &wire);
+        }
+        while variant.tap.receive_now().is_some() {}
+    }
+}
+
+fn answer(variant: &Variant, wire: &Raw) {
+    let packet = wire.receive_where(Deadline::after(SOON), |received| {
+        let bytes = received.frame.completed();
+        // Neighbour discovery of the host falls in between.
+        packet::transport(&bytes).filter(|transport| matches!(transport.protocol, 6 | 17))?;
+        Some(variant.check(&bytes))
+    });
+    if variant.keeps_flows() && packet.protocol == 17 {
+        let (remote_port, nat_port) = (packet.ports.1, packet.ports.0);
+        let reply = packet::udp(&packet.ends.reversed(), (remote_port, nat_port), &PAYLOAD);
+        wire.send_bytes(reply);
+    }
+}
+
+/// What a frame took, ns.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// By the clock on the wall: what packets per second are counted by.
+    pub wall: f64,
+    /// By the processor's time of the writer, which other work on the machine disturbs less. The whole way up
+    /// to the drop at the far end runs in it.
+    pub processor: f64,
+}
+
+/// Writes `count` frames from core 0, and says what each took.
+///
+/// # Panics
+/// Where not every frame arrives.
+pub fn measure(variant: &Variant, flows: &mut Flows, count: u32) -> Cost {
+    let before = variant.arrived();
+    let cost = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            pin_to_core_0();
+            write_all(variant, flows, count)
+        });
+        writer.join().expect("the writer does not panic")
+    });
+    let arrived = variant.arrived() - before;
+    assert!(
+        (u64::from(count)..u64::from(count) + 16).contains(&arrived),
+        "{}: {arrived} of {count} frames arrived",
+        variant.kind.name()
+    );
+    cost
+}
+
+fn write_all(variant: &Variant, flows: &mut Flows, count: u32) -> Cost {
+    let (file, flow_count) = (variant.tap.file(), flows.count());
+    let (started, processor) = (now(), processor_time());
+    let mut index = 0;
+    for _ in 0..count {
+        flows.apply(index);
+        write(file, &flows.buffer).expect("the TAP takes frames");
+        index += 1;
+        if index == flow_count {
+            index = 0;
+        }
+    }
+    let (wall, processor) = (started.elapsed(), processor_time() - processor);
+    let per_frame = |time: Duration| time.as_secs_f64() * 1e9 / f64::from(count);
+    Cost {
+        wall: per_frame(wall),
+        processor: per_frame(processor),
+    }
+}
+
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    time.expect("Linux has this clock").into()
+}
+
+fn pin_to_core_0() {
+    let mut cores = CpuSet::new();
+    cores.set(0).expect("there is a core 0");
+    sched_setaffinity(Pid::from_raw(0), &cores).expect("a thread may choose its core");
+}

@@ -1,0 +1,103 @@
+//! All ways side by side: measured in turn, round after round, and compared.
+
+use crate::bench::figures::Figures;
+use crate::bench::path::{self, Cost, Flows};
+use crate::bench::variant::{Kind, Variant};
+
+/// One way with its flows and what they cost.
+struct Way {
+    variant: Variant,
+    flows: Flows,
+    wall: Figures,
+    processor: Figures,
+}
+
+/// All of them.
+pub struct Ways(Vec<Way>);
+
+/// Which of the two times a comparison is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// By the clock on the wall.
+    Wall,
+    /// By the processor's time of the writer.
+    Processor,
+}
+
+impl Time {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Wall, Self::Processor];
+
+    /// As it is printed.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Wall => "wall clock",
+            Self::Processor => "processor time",
+        }
+    }
+}
+
+impl Ways {
+    /// Prepares all ways, establishes their flows and warms up.
+    #[must_use]
+    pub fn prepare(flows: impl Fn(&Variant) -> Flows, warm_up: u32) -> Self {
+        let prepare = |kind| {
+            let variant = Variant::prepare(kind);
+            let mut flows = flows(&variant);
+            path::establish(&variant, &mut flows);
+            path::measure(&variant, &mut flows, warm_up);
+            Way {
+                variant,
+                flows,
+                wall: Figures::default(),
+                processor: Figures::default(),
+            }
+        };
+        Self(Kind::ALL.into_iter().map(prepare).collect())
+    }
+
+    /// Measures every way once in every round.
+    pub fn measure(&mut self, rounds: u32, count: u32) {
+        for _ in 0..rounds {
+            for way in &mut self.0 {
+                let Cost { wall, processor } = path::measure(&way.variant, &mut way.flows, count);
+                way.wall.add(wall);
+                way.processor.add(processor);
+            }
+        }
+    }
+
+    /// Prints every way, with a rate that `rate` makes of a median.
+    pub fn print(&self, rate: impl Fn(f64) -> String) {
+        for way in &self.0 {
+            let (name, wall, processor) = (way.variant.kind.name(), &way.wall, &way.processor);
+            println!(
+                "  {name:18} {wall}  {}  processor {processor}",
+                rate(wall.median())
+            );
+        }
+        for way in &self.0 {
+            let (name, wall, processor) = (way.variant.kind.name(), &way.wall, &way.processor);
+            println!(
+                "    raw, {name}: wall {}; processor {}",
+                wall.raw(),
+                processor.raw()
+            );
+        }
+    }
+
+    /// Median of a way.
+    ///
+    /// # Panics
+    /// Never: all ways are measured.
+    #[must_use]
+    pub fn median(&self, kind: Kind, time: Time) -> f64 {
+        let way = self.0.iter().find(|way| way.variant.kind == kind);
+        let way = way.expect("all kinds were measured");
+        match time {
+            Time::Wall => way.wall.median(),
+            Time::Processor => way.processor.median(),
+        }
+    }
+}

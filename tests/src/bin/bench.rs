@@ -1,0 +1,54 @@
+//! `bench [datapath | gso | collect | create | all] [--rounds <n>]`: see `cargo xtask bench`.
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+use std::process::ExitCode;
+
+use netagent_tests::bench::figures::print_machine;
+use netagent_tests::bench::{collect, create, datapath, gso};
+
+/// Rounds where the command line names none.
+const ROUNDS: u32 = 7;
+
+const USAGE: &str = "usage: bench [datapath | gso | collect | create | all]... [--rounds <n>]";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let (mut names, mut rounds) = (Vec::new(), ROUNDS);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--rounds" => match arguments.next().and_then(|number| number.parse().ok()) {
+                Some(number @ 1..) => rounds = number,
+                Some(0) | None => return refuse("--rounds wants a number"),
+            },
+            "datapath" | "gso" | "collect" | "create" | "all" => names.push(argument),
+            "-h" | "--help" => {
+                println!("{USAGE}");
+                return ExitCode::SUCCESS;
+            }
+            other => return refuse(&format!("unknown argument '{other}'")),
+        }
+    }
+    let is_wanted = |name: &str| {
+        names.is_empty() || names.iter().any(|wanted| wanted == name || wanted == "all")
+    };
+    print_machine("before");
+    if is_wanted("collect") {
+        collect::run(rounds);
+    }
+    if is_wanted("create") {
+        create::run();
+    }
+    if is_wanted("datapath") {
+        datapath::run(rounds);
+    }
+    if is_wanted("gso") {
+        gso::run(rounds);
+    }
+    print_machine("after");
+    ExitCode::SUCCESS
+}
+
+fn refuse(reason: &str) -> ExitCode {
+    eprintln!("bench: {reason}\n{USAGE}");
+    ExitCode::from(2)
+}
