@@ -1,11 +1,12 @@
-//! Real virtual machines: a guest on a TAP of netagent, and netagent on the oldest kernel that it supports.
+//! Real VMs: one on a TAP of netagent, and one whose kernel is the oldest that netagent runs on.
 #![allow(
     clippy::indexing_slicing,
     clippy::unwrap_used,
     reason = "a panic is how a test fails"
 )]
 
-mod vm;
+mod machine;
 
-mod boots;
-mod floor;
+mod on_a_tap;
+
+mod kernel_floor;

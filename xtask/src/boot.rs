@@ -10,7 +10,7 @@ use clap::Args;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde_json::Value;
 use xtask::guest::initramfs::Initramfs;
-use xtask::guest::{Guest, NETWORK_CARD, NetworkCard};
+use xtask::guest::{Guest, NETWORK_CARD};
 use xtask::paths;
 
 use crate::run::become_root;
@@ -54,11 +54,9 @@ pub(crate) fn boot(options: &GuestOptions) -> Result<()> {
     let instance = inspect(options)?;
     let mut guest = Guest::new(initramfs)?;
     guest.namespace = Some(agent_namespace(&options.socket)?);
-    guest.cards = vec![NetworkCard {
-        tap: member(&instance, "/network_interfaces/0/tap_name")?,
-        mac: member(&instance, "/network_interfaces/0/mac")?,
-    }];
-    guest.arguments = arguments(&instance, options)?;
+    let interface = instance.pointer("/network_interfaces/0");
+    guest.plug_in(interface.context("the instance has no interface")?)?;
+    guest.arguments.extend(arguments(options));
 
     // Kept, so that the line below can be typed again.
     let initrd = paths::guest_dir().join("initramfs");
@@ -95,36 +93,17 @@ fn agent_namespace(socket: &Path) -> Result<PathBuf> {
     Ok(PathBuf::from(format!("/proc/{agent}/ns/net")))
 }
 
-fn member(instance: &Value, pointer: &str) -> Result<String> {
-    let value = instance.pointer(pointer).and_then(Value::as_str);
-    value
-        .map(str::to_owned)
-        .with_context(|| format!("the instance has no {pointer}"))
-}
-
 /// What the guest's script reads from the kernel's command line.
-fn arguments(instance: &Value, options: &GuestOptions) -> Result<Vec<String>> {
-    let mut arguments = vec![
-        format!("na.ip4={}", member(instance, "/network_interfaces/0/ip")?),
-        format!(
-            "na.gw4={}",
-            member(instance, "/network_interfaces/0/tap_ip")?
-        ),
-    ];
-    if let Ok(ip6) = member(instance, "/network_interfaces/0/ip6") {
-        arguments.extend([format!("na.ip6={ip6}"), "na.gw6=fe80::1".to_owned()]);
-    }
-    if let Some(mtu) = instance
-        .pointer("/network_interfaces/0/mtu")
-        .and_then(Value::as_u64)
-    {
-        arguments.push(format!("na.mtu={mtu}"));
-    }
-    arguments.extend(options.fetch.iter().map(|url| format!("na.fetch={url}")));
+fn arguments(options: &GuestOptions) -> Vec<String> {
+    let mut arguments: Vec<String> = options
+        .fetch
+        .iter()
+        .map(|url| format!("na.fetch={url}"))
+        .collect();
     if options.shell {
         arguments.push("na.shell=1".to_owned());
     }
-    Ok(arguments)
+    arguments
 }
 
 /// Shows the console until the guest powers off; whether the guest said that it reached everything.

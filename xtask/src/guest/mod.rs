@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::guest::initramfs::Initramfs;
 use crate::paths;
@@ -59,6 +60,26 @@ impl Guest {
             namespace: None,
             deadline_s: None,
         })
+    }
+
+    /// Plugs a card into the TAP of an interface, given as `netagent inspect --json` shows it, and tells the init
+    /// script its addresses, which `take_addresses` takes: of one interface alone.
+    pub fn plug_in(&mut self, interface: &Value) -> Result<()> {
+        self.cards.push(NetworkCard {
+            tap: member(interface, "tap_name")?.to_owned(),
+            mac: member(interface, "mac")?.to_owned(),
+        });
+        let mut tell = |name, value: &str| self.arguments.push(format!("na.{name}={value}"));
+        tell("ip4", member(interface, "ip")?);
+        tell("gw4", member(interface, "tap_ip")?);
+        if let Ok(ip6) = member(interface, "ip6") {
+            tell("ip6", ip6);
+            tell("gw6", "fe80::1");
+        }
+        if let Some(mtu) = interface.get("mtu").and_then(Value::as_u64) {
+            tell("mtu", &mtu.to_string());
+        }
+        Ok(())
     }
 
     /// Writes the initramfs to the file `initrd` and says how to start the VM. Its console is the command's
@@ -119,4 +140,9 @@ impl Guest {
         }
         Ok(command)
     }
+}
+
+fn member<'a>(interface: &'a Value, name: &str) -> Result<&'a str> {
+    let value = interface.get(name).and_then(Value::as_str);
+    value.with_context(|| format!("the interface has no {name}"))
 }
