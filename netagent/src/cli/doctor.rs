@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cli::table::{print, print_json, table};
 use crate::config::{Config, Overrides, PortRange};
+use crate::host::Attach;
 
 /// The oldest kernel (design, decision 11).
 const KERNEL_FLOOR: (u32, u32) = (6, 1);
@@ -74,7 +75,6 @@ pub(super) fn first_obstacle(config: &Config) -> Option<(String, &'static str)> 
 fn examine(config: &Config) -> Vec<Check> {
     let mut checks = required(config);
     checks.push(bpffs(&config.bpf_dir));
-    checks.push(attaching());
     checks.push(ip_forward());
     checks.push(firewalls());
     checks.push(port_range(config.nat.ports));
@@ -82,7 +82,7 @@ fn examine(config: &Config) -> Vec<Check> {
     checks
 }
 
-fn required(_config: &Config) -> Vec<Check> {
+fn required(config: &Config) -> Vec<Check> {
     vec![
         kernel(),
         capabilities(&read("/proc/self/status")),
@@ -93,6 +93,7 @@ fn required(_config: &Config) -> Vec<Check> {
             "boot a kernel with CONFIG_DEBUG_INFO_BTF=y",
         ),
         exists("tun", TUN, "the TAP driver", "run `modprobe tun`"),
+        attaching(config.datapath.attach, release().1),
     ]
 }
 
@@ -231,14 +232,19 @@ fn bpffs(dir: &Path) -> Check {
     Check::good("bpffs", format!("{}: {found}", dir.display()))
 }
 
-fn attaching() -> Check {
-    let (_, version) = release();
-    let how = if version >= KERNEL_TCX {
-        "tcx"
-    } else {
-        "clsact, since tcx needs Linux 6.6"
-    };
-    Check::good("attaching", how.into())
+fn attaching(wanted: Attach, kernel: (u32, u32)) -> Check {
+    let has_tcx = kernel >= KERNEL_TCX;
+    match wanted {
+        Attach::Clsact => Check::good("attaching", "clsact".into()),
+        Attach::Auto | Attach::Tcx if has_tcx => Check::good("attaching", "tcx".into()),
+        Attach::Auto => Check::good("attaching", "clsact, since tcx needs Linux 6.6".into()),
+        Attach::Tcx => Check {
+            name: "attaching",
+            verdict: Verdict::Bad,
+            found: "no tcx, which datapath.attach asks for".into(),
+            fix: "set datapath.attach to \"auto\", or boot Linux 6.6 or newer",
+        },
+    }
 }
 
 fn ip_forward() -> Check {
@@ -316,6 +322,14 @@ mod tests {
         assert_eq!(version("6.18.44"), (6, 18));
         assert_eq!(version(""), (0, 0));
         assert!(version("5.15.0") < KERNEL_FLOOR && version("6.1.0") >= KERNEL_FLOOR);
+    }
+
+    #[test]
+    fn only_an_old_kernel_asked_for_tcx_is_an_obstacle() {
+        let bad = |wanted, kernel| attaching(wanted, kernel).verdict == Verdict::Bad;
+        assert!(bad(Attach::Tcx, (6, 1)));
+        assert!(!bad(Attach::Tcx, (6, 6)));
+        assert!(!bad(Attach::Auto, (6, 1)) && !bad(Attach::Clsact, (6, 1)));
     }
 
     #[test]
