@@ -35,8 +35,8 @@ pub(crate) struct Instance {
 pub(crate) struct Interface {
     pub(crate) id: Uuid,
     pub(crate) name: Name,
-    pub(crate) owner: u32,
-    pub(crate) group: u32,
+    pub(crate) owner: Option<u32>,
+    pub(crate) group: Option<u32>,
     pub(crate) queues: u16,
     pub(crate) reservation: Reservation,
     pub(crate) addresses: SlotAddresses,

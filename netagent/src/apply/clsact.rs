@@ -176,8 +176,8 @@ impl Clsact {
             name: IDLE_NAME.to_owned(),
             // The kernel chooses: no traffic runs here, so no slot belongs to it.
             ifindex: 0,
-            owner: 0,
-            group: 0,
+            owner: None,
+            group: None,
             queues: 1,
             mtu: 1_500,
             alias: self.idle_alias.clone(),

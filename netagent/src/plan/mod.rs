@@ -59,10 +59,11 @@ pub struct TapSpec {
     pub name: String,
     /// The index that the agent chose ([`netagent_common::vm::ifindex`]).
     pub ifindex: u32,
-    /// User that may open it.
-    pub owner: u32,
+    /// User that may open it. Where a group is named too, one must be both: the kernel asks for each that
+    /// is set. With neither, it is root's alone.
+    pub owner: Option<u32>,
     /// Group that may open it.
-    pub group: u32,
+    pub group: Option<u32>,
     /// Queues; more than one makes it multi-queue.
     pub queues: u16,
     /// MTU, bytes.

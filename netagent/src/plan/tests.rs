@@ -22,8 +22,8 @@ fn interface(slot: u32, uses: u32, v6: bool) -> (Uuid, WantedInterface) {
     let tap = TapSpec {
         name: format!("tap{slot}"),
         ifindex,
-        owner: 0,
-        group: 0,
+        owner: None,
+        group: None,
         queues: 1,
         mtu: 1500,
         alias: format!("{}{id}", alias_prefix(STORE)),
