@@ -21,6 +21,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
+use crate::apply::queues;
 use crate::apply::tap::{TapError, UnfinishedTap};
 use crate::netlink::{Netlink, NetlinkError};
 use crate::plan::{Neighbour, TapSpec};
@@ -58,6 +59,14 @@ pub enum LinkError {
         /// Index of the device that is there.
         found: u32,
     },
+    /// Somebody was quicker than the owner: what that queue sends would pass for the guest's.
+    #[error("{held} queues of the new TAP '{name}' are held, not 1: it is made anew")]
+    QueueTaken {
+        /// Its name.
+        name: String,
+        /// Queues that somebody holds.
+        held: u32,
+    },
     /// The device file refused.
     #[error(transparent)]
     Tap(#[from] TapError),
@@ -86,12 +95,37 @@ pub async fn create_tap(netlink: &Netlink, tap: &TapSpec) -> Result<(), LinkErro
                 found,
             });
         }
-        return configure_tap(netlink, tap).await;
+        if !is_half_made(&link) {
+            return configure_tap(netlink, tap).await;
+        }
+        // Its maker is dead, so somebody else holds it, from before it had an owner.
+        delete(netlink, tap.ifindex).await?;
     }
     let unfinished = UnfinishedTap::create(tap)?;
+    if tap.queues > 1 {
+        check_queues(netlink, tap).await?;
+    }
     configure_tap(netlink, tap).await?;
     unfinished.persist()?;
     Ok(())
+}
+
+/// Without alias and never up: it was not configured.
+fn is_half_made(link: &LinkMessage) -> bool {
+    alias(link).is_none() && !link.header.flags.contains(LinkFlags::Up)
+}
+
+/// From here on only the owner can attach queues. One that was attached before would keep the TAP alive, so
+/// the TAP is deleted.
+async fn check_queues(netlink: &Netlink, tap: &TapSpec) -> Result<(), LinkError> {
+    let link = indexed(netlink, tap.ifindex).await?;
+    let held = link.as_ref().and_then(queues::held).unwrap_or(0);
+    if held == 1 {
+        return Ok(());
+    }
+    delete(netlink, tap.ifindex).await?;
+    let name = tap.name.clone();
+    Err(LinkError::QueueTaken { name, held })
 }
 
 /// Sets MAC address, MTU, alias, settings and queueing of a TAP.
@@ -245,6 +279,10 @@ pub async fn remove(netlink: &Netlink, ifindex: u32, alias: &str) -> Result<bool
     if self::alias(&found) != Some(alias) {
         return Ok(false);
     }
+    delete(netlink, ifindex).await
+}
+
+async fn delete(netlink: &Netlink, ifindex: u32) -> Result<bool, NetlinkError> {
     match netlink
         .change(RouteNetlinkMessage::DelLink(link(ifindex)), 0)
         .await

@@ -10,6 +10,7 @@ pub mod datapath;
 pub mod maps;
 
 pub mod links;
+pub mod queues;
 pub mod tap;
 
 pub mod expedite;

@@ -314,6 +314,11 @@ pub fn alias_prefix(store_id: Uuid) -> String {
 }
 
 impl ObservedLink {
+    /// Without alias and never up: a TAP whose maker died before it was configured.
+    fn is_half_made(&self) -> bool {
+        self.alias.is_none() && !self.up
+    }
+
     /// Whether its alias begins with this.
     fn is_of(&self, prefix: &str) -> bool {
         self.alias

@@ -229,9 +229,26 @@ fn a_tap_without_programs_goes_down_until_they_are_back() {
 }
 
 #[test]
-fn a_half_made_tap_without_alias_is_completed() {
-    let half = |host: &FakeHost| host.state().observed.links.get_mut(&65_536).unwrap().alias = None;
-    check(&[(0, 0, false)], half, &[(0, 0, false)]);
+fn a_tap_that_lost_its_alias_gets_it_back() {
+    let lost = |host: &FakeHost| host.state().observed.links.get_mut(&65_536).unwrap().alias = None;
+    check(&[(0, 0, false)], lost, &[(0, 0, false)]);
+}
+
+#[test]
+fn a_half_made_tap_is_made_anew() {
+    let half = |host: &FakeHost| {
+        let tap = ObservedLink {
+            name: "tap0".into(),
+            ..ObservedLink::default()
+        };
+        host.state().observed.links.insert(65_536, tap);
+    };
+    check(&[], half, &[(0, 0, false)]);
+    let host = host();
+    converge(&wanted(&[]), &host);
+    half(&host);
+    let steps = texts(&plan_of(&wanted(&[(0, 0, false)]), &host));
+    assert!(steps.iter().any(|step| step.starts_with("create TAP tap0")));
 }
 
 #[test]
