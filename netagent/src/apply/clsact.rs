@@ -180,6 +180,7 @@ impl Clsact {
             group: None,
             queues: 1,
             mtu: 1_500,
+            v6: false,
             alias: self.idle_alias.clone(),
         };
         let unfinished = UnfinishedTap::create(&tap).map_err(LinkError::from)?;

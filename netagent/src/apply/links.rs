@@ -1,8 +1,6 @@
 //! Changes links, addresses, neighbours and routes through netlink.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -22,24 +20,10 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
 use crate::apply::queues;
+use crate::apply::settings::{self, SettingError};
 use crate::apply::tap::{TapError, UnfinishedTap};
 use crate::netlink::{Netlink, NetlinkError};
 use crate::plan::{Neighbour, TapSpec};
-
-/// What is written under `/proc/sys/net/<family>/conf/<tap>/` before the TAP is up (design, decision 5): it
-/// is netagent that forwards, never the host, even where the host forwards everything else.
-const SETTINGS: [(&str, &str, &str); 8] = [
-    ("ipv4", "forwarding", "0"),
-    // Not 0: the kernel takes the higher of this and `all`, and strict filtering refuses guests' answers.
-    ("ipv4", "rp_filter", "2"),
-    ("ipv4", "accept_redirects", "0"),
-    ("ipv4", "send_redirects", "0"),
-    ("ipv4", "proxy_arp", "0"),
-    ("ipv6", "accept_ra", "0"),
-    // 1 is "none": no link-local address but the one that the agent sets.
-    ("ipv6", "addr_gen_mode", "1"),
-    ("ipv6", "forwarding", "0"),
-];
 
 /// First number tried for the group of links that are deleted together.
 const GROUP: u32 = 0x6e61_0000;
@@ -74,14 +58,8 @@ pub enum LinkError {
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
     /// A setting cannot be written.
-    #[error("write {path}")]
-    Setting {
-        /// The file.
-        path: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Setting(#[from] SettingError),
 }
 
 /// Makes a TAP and configures it, down. It outlives the agent only when it is complete.
@@ -139,9 +117,7 @@ pub async fn configure_tap(netlink: &Netlink, tap: &TapSpec) -> Result<(), LinkE
     netlink
         .change(RouteNetlinkMessage::SetLink(message), 0)
         .await?;
-    for (family, setting, value) in SETTINGS {
-        write_setting(family, &tap.name, setting, value)?;
-    }
+    settings::write(&tap.name, tap.v6)?;
     without_queue(netlink, tap.ifindex).await?;
     Ok(())
 }
@@ -159,16 +135,6 @@ async fn without_queue(netlink: &Netlink, ifindex: u32) -> Result<(), NetlinkErr
             NLM_F_CREATE | NLM_F_REPLACE,
         )
         .await
-}
-
-fn write_setting(family: &str, tap: &str, setting: &str, value: &str) -> Result<(), LinkError> {
-    let path = format!("/proc/sys/net/{family}/conf/{tap}/{setting}");
-    match fs::write(&path, value) {
-        // A host without IPv6 has nothing to close.
-        Err(source) if family == "ipv6" && source.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(LinkError::Setting { path, source }),
-        Ok(()) => Ok(()),
-    }
 }
 
 /// Gives a link an address; an IPv6 one is valid at once, without duplicate detection.

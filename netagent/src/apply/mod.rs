@@ -11,6 +11,7 @@ pub mod maps;
 
 pub mod links;
 pub mod queues;
+pub mod settings;
 pub mod tap;
 
 pub mod expedite;

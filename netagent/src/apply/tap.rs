@@ -186,6 +186,7 @@ mod tests {
             group: None,
             queues: 1,
             mtu: 1_500,
+            v6: false,
             alias: String::new(),
         }
     }

@@ -7,6 +7,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 
+use crate::apply::settings;
 use crate::netlink::{Netlink, NetlinkError};
 use crate::plan::ObservedLink;
 
@@ -54,6 +55,8 @@ fn observed(message: LinkMessage) -> ObservedLink {
             link.name = name;
         } else if let LinkAttribute::IfAlias(alias) = attribute {
             link.alias = Some(alias);
+        } else if let LinkAttribute::AfSpecUnspec(families) = attribute {
+            link.hardened = settings::hold(&families);
         } else if let LinkAttribute::Mtu(mtu) = attribute {
             link.mtu = mtu;
         } else if let LinkAttribute::Address(address) = attribute {

@@ -87,6 +87,7 @@ impl Observed {
         link.alias = Some(tap.alias.clone());
         link.mac = GATEWAY_MAC;
         link.mtu = tap.mtu;
+        link.hardened = true;
     }
 
     fn add_guest_route(&mut self, ifindex: u32, guest: IpAddr) {

@@ -115,6 +115,7 @@ mod tests {
                 group,
                 queues: 1,
                 mtu: 1_500,
+                v6: false,
                 alias: String::new(),
             };
             Step::CreateTap { tap }.to_string()

@@ -117,7 +117,10 @@ fn plan_interface(interface: &WantedInterface, observed: &Observed) -> Vec<Step>
 
 fn is_configured(link: &ObservedLink, interface: &WantedInterface) -> bool {
     let tap = &interface.tap;
-    link.mac == GATEWAY_MAC && link.mtu == tap.mtu && link.alias.as_ref() == Some(&tap.alias)
+    link.hardened
+        && link.mac == GATEWAY_MAC
+        && link.mtu == tap.mtu
+        && link.alias.as_ref() == Some(&tap.alias)
 }
 
 /// Addresses of the gateway on the TAP.

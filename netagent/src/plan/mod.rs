@@ -68,6 +68,8 @@ pub struct TapSpec {
     pub queues: u16,
     /// MTU, bytes.
     pub mtu: u32,
+    /// Whether it is to have IPv6.
+    pub v6: bool,
     /// `netagent:<store id>:<interface id>`.
     pub alias: String,
 }
@@ -102,6 +104,8 @@ pub struct ObservedLink {
     pub carrier: bool,
     /// Whether it is an Ethernet-type device (ARPHRD_ETHER) and not loopback.
     pub ethernet: bool,
+    /// Whether its sysctls are those that a TAP must have (design, decision 5).
+    pub hardened: bool,
     /// Addresses with their prefixes.
     pub addresses: BTreeSet<IpNet>,
 }

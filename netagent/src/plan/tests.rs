@@ -26,6 +26,7 @@ fn interface(slot: u32, uses: u32, v6: bool) -> (Uuid, WantedInterface) {
         group: None,
         queues: 1,
         mtu: 1500,
+        v6,
         alias: format!("{}{id}", alias_prefix(STORE)),
     };
     let third = (slot * 4) as u8;
@@ -174,6 +175,11 @@ fn what_others_changed_is_mended() {
     );
     check(
         &one,
+        edit(|host| host.links.get_mut(&65_536).unwrap().hardened = false),
+        &one,
+    );
+    check(
+        &one,
         edit(|host| host.links.get_mut(&65_536).unwrap().addresses.clear()),
         &one,
     );
@@ -209,6 +215,23 @@ fn what_others_changed_is_mended() {
         &one,
     );
     assert_eq!(tap, 65_536);
+}
+
+#[test]
+fn sysctls_that_others_wrote_are_mended_and_nothing_else() {
+    let host = host();
+    let wanted = wanted(&[(0, 0, true)]);
+    converge(&wanted, &host);
+    host.state()
+        .observed
+        .links
+        .get_mut(&65_536)
+        .unwrap()
+        .hardened = false;
+    assert_eq!(
+        texts(&plan_of(&wanted, &host)),
+        ["mend TAP tap0 (MTU 1500)"]
+    );
 }
 
 #[test]
