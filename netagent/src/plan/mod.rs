@@ -108,6 +108,8 @@ pub struct ObservedLink {
     pub hardened: bool,
     /// Addresses with their prefixes.
     pub addresses: BTreeSet<IpNet>,
+    /// Those that may be a packet's source, in the order in which the kernel takes them.
+    pub sources: Vec<IpNet>,
 }
 
 /// A route of the kernel.

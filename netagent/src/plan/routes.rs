@@ -165,11 +165,11 @@ fn through(route: &KernelRoute, link: &ObservedLink) -> Option<RouteTarget> {
     })
 }
 
-/// The uplink's address in the network of `peer`, else its first global one.
+/// The uplink's first address in the network of `peer`, else its first global one, as the kernel chooses.
 fn own_address(peer: IpAddr, link: &ObservedLink) -> Option<IpAddr> {
     let family = || {
         let global = link
-            .addresses
+            .sources
             .iter()
             .filter(|network| is_global(network.addr()));
         global.filter(|network| network.addr().is_ipv4() == peer.is_ipv4())

@@ -171,10 +171,39 @@ fn a_route_has_the_smaller_mtu_and_its_own_source() {
 #[test]
 fn without_an_address_nothing_leads_out() {
     let mut observed = observed(vec![]);
-    observed.links.get_mut(&UPLINK).unwrap().addresses = ["fe80::5/64".parse().unwrap()].into();
+    observed.links.get_mut(&UPLINK).unwrap().sources = vec!["fe80::5/64".parse().unwrap()];
     let (map, _) = compile(&wanted(), &observed);
     check(&map, "8.8.8.8", RouteKind::Unreachable);
     check(&map, "2001:4860::1", RouteKind::Unreachable);
+}
+
+#[test]
+fn the_source_is_near_the_next_hop_else_the_kernels_first() {
+    let mut observed = observed(vec![
+        unicast("10.0.0.0/8", UPLINK, Some("198.51.100.1")),
+        unicast("11.0.0.0/8", UPLINK, Some("203.0.113.1")),
+        unicast("203.0.113.0/24", UPLINK, None),
+    ]);
+    observed.links.get_mut(&UPLINK).unwrap().sources = [
+        "169.254.7.7/16",
+        "198.51.100.9/24",
+        "192.0.2.7/24",
+        "192.0.2.2/24",
+    ]
+    .map(|source| source.parse().unwrap())
+    .to_vec();
+    let (map, _) = compile(&wanted(), &observed);
+    for (address, source) in [
+        // The next hop of the default route is 192.0.2.1.
+        ("8.8.8.8", "192.0.2.7"),
+        ("192.0.2.200", "192.0.2.7"),
+        ("10.0.0.1", "198.51.100.9"),
+        ("11.0.0.1", "198.51.100.9"),
+        ("203.0.113.5", "198.51.100.9"),
+    ] {
+        let target = look_up(&map, address.parse().unwrap()).unwrap();
+        assert_eq!(target.source, Some(source.parse().unwrap()), "{address}");
+    }
 }
 
 #[test]
@@ -187,15 +216,14 @@ fn an_ipv4_route_by_an_ipv6_router_leads_nowhere() {
 fn a_global_ipv6_address_stands_before_a_unique_local_one() {
     let mut observed = observed(vec![]);
     let link = observed.links.get_mut(&UPLINK).unwrap();
-    link.addresses = [
-        "2a00::9/64".parse().unwrap(),
-        "2fd0::1/64".parse().unwrap(),
+    link.sources = vec![
         "fd77::1/64".parse().unwrap(),
-    ]
-    .into();
+        "2fd0::1/64".parse().unwrap(),
+        "2a00::9/64".parse().unwrap(),
+    ];
     let (map, _) = compile(&wanted(), &observed);
     let target = look_up(&map, "2001:4860::1".parse().unwrap()).unwrap();
-    assert_eq!(target.source, Some("2a00::9".parse().unwrap()));
+    assert_eq!(target.source, Some("2fd0::1".parse().unwrap()));
     let near = look_up(&map, "fd77::5".parse().unwrap()).unwrap();
     assert_eq!(near.kind, RouteKind::Uplink);
 }
