@@ -1,12 +1,13 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use netagent_common::limit::ROUTES_MAX;
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
 use crate::host::fake::{UPLINK, host, route};
-use crate::plan::WantedDatapath;
+use crate::plan::{Step, WantedDatapath};
 
 fn wanted() -> Wanted {
     Wanted {
@@ -238,10 +239,10 @@ fn too_many_routes_lose_their_longest_ways_out_and_no_denial() {
     let (map, problems) = compile(&wanted(), &observed(many.chain([denied]).collect()));
     assert!(matches!(
         problems.as_slice(),
-        [Problem::TooManyRoutes { max: 16_384, .. }]
+        [Problem::TooManyRoutes { max: 15_360, .. }]
     ));
     let v4 = map.keys().filter(|prefix| prefix.addr().is_ipv4()).count();
-    assert_eq!(v4, ROUTES_MAX as usize);
+    assert_eq!(v4, fit::WANTED_MAX);
     check(&map, "8.8.8.8", RouteKind::Uplink);
     check(&map, "172.17.0.5", RouteKind::NotUplink);
 }
@@ -256,6 +257,64 @@ fn more_denials_than_places_close_everything() {
     assert!(look_up(&map, "8.8.8.8".parse().unwrap()).is_none());
     check(&map, "169.254.169.254", RouteKind::AlwaysDenied);
     check(&map, "8::", RouteKind::Uplink);
+}
+
+/// From one full map to another, no step needs more places than there are.
+fn check_change(before: &RouteMap, after: &RouteMap) -> Vec<Step> {
+    let mut now = before.clone();
+    let steps = plan_routes(before, after);
+    // No change here is one of IPv6 routes.
+    let v6 = now.keys().filter(|prefix| prefix.addr().is_ipv6()).count();
+    for step in &steps {
+        if let Step::SetRoute {
+            destination,
+            target,
+        } = step
+        {
+            now.insert(*destination, *target);
+        } else if let Step::RemoveRoute { destination } = step {
+            now.remove(destination);
+        }
+        assert!(now.len() - v6 < ROUTES_MAX as usize);
+    }
+    assert_eq!(now, *after);
+    steps
+}
+
+#[test]
+fn a_change_never_needs_more_places_than_the_map_has() {
+    let full = |base: u32, ifindex| {
+        let many = (0..ROUTES_MAX).map(move |number| {
+            let network = Ipv4Net::new_assert(Ipv4Addr::from(base + (number << 4)), 28);
+            unicast(&network.to_string(), ifindex, None)
+        });
+        compile(&wanted(), &observed(many.collect())).0
+    };
+    // Denials that go for denials that come, ways out for denials, and the other way round.
+    for (before, after) in [(3, 3), (UPLINK, 3), (3, UPLINK)] {
+        let (before, after) = (full(0x0a00_0000, before), full(0x0b00_0000, after));
+        let steps = check_change(&before, &after);
+        let first_set = steps
+            .iter()
+            .position(|step| matches!(step, Step::SetRoute { .. }));
+        let leads_out = before
+            .values()
+            .filter(|target| target.kind == RouteKind::Uplink);
+        assert!(first_set.unwrap() >= leads_out.count());
+    }
+}
+
+#[test]
+fn a_small_change_of_a_full_map_closes_nothing_else() {
+    let many = (0..ROUTES_MAX / 2).map(|number| {
+        let network = Ipv4Net::new_assert(Ipv4Addr::from(0x0a00_0000 + (number << 4)), 28);
+        unicast(&network.to_string(), UPLINK, None)
+    });
+    let mut routes: Vec<KernelRoute> = many.collect();
+    let before = compiled(routes.clone());
+    routes.push(unicast("11.0.0.0/8", 3, None));
+    let steps = check_change(&before, &compiled(routes));
+    assert_eq!(steps.len(), 2);
 }
 
 /// Routes near the forbidden prefixes, so that they meet.
