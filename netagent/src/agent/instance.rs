@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::agent::uplink::MTU_MIN_V6;
 use crate::host::Counters;
 use crate::ipam::{Reservation, SlotAddresses};
 use crate::plan::{TapSpec, WantedInterface};
@@ -35,8 +36,8 @@ pub(crate) struct Instance {
 pub(crate) struct Interface {
     pub(crate) id: Uuid,
     pub(crate) name: Name,
-    pub(crate) owner: u32,
-    pub(crate) group: u32,
+    pub(crate) owner: Option<u32>,
+    pub(crate) group: Option<u32>,
     pub(crate) queues: u16,
     pub(crate) reservation: Reservation,
     pub(crate) addresses: SlotAddresses,
@@ -223,6 +224,9 @@ impl Instance {
 
 impl Interface {
     fn wanted(&self, record: vm::Interface) -> WantedInterface {
+        // A TAP follows the uplink's MTU, and below IPv6's lowest the kernel takes IPv6 off it.
+        let guest_v6 = self.addresses.guest_v6.filter(|_| record.mtu >= MTU_MIN_V6);
+        let guest_v6 = guest_v6.map(|guest| guest.addr());
         WantedInterface {
             tap: TapSpec {
                 name: self.reservation.tap_name.clone(),
@@ -231,12 +235,13 @@ impl Interface {
                 group: self.group,
                 queues: self.queues,
                 mtu: record.mtu,
+                v6: guest_v6.is_some(),
                 alias: self.alias.clone(),
             },
             record,
             host_v4: self.addresses.host_v4,
             guest_v4: self.addresses.guest_v4.addr(),
-            guest_v6: self.addresses.guest_v6.map(|guest| guest.addr()),
+            guest_v6,
         }
     }
 

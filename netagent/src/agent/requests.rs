@@ -27,7 +27,9 @@ impl<H: Host> Agent<H> {
         let names = self.interface_names(&name, &spec.interfaces)?;
         let mut principals = Vec::new();
         for interface in &spec.interfaces {
-            principals.push((user(&interface.tap_owner)?, group(&interface.tap_group)?));
+            let owner = interface.tap_owner.as_ref().map(user).transpose()?;
+            let group = interface.tap_group.as_ref().map(group).transpose()?;
+            principals.push((owner, group));
         }
         // From here on only the pool can refuse.
         let reservations = self.reserve(spec.interfaces.len())?;
@@ -262,7 +264,7 @@ impl<H: Host> Agent<H> {
         &self,
         spec: &InterfaceSpec,
         name: Name,
-        (owner, group): (u32, u32),
+        (owner, group): (Option<u32>, Option<u32>),
         reservation: Reservation,
     ) -> Interface {
         let id = Uuid::new_v4();

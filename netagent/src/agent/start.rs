@@ -81,10 +81,14 @@ pub async fn start<H: Host>(
     // A start that cannot work must not take down what another agent left working.
     let before = host.observe().await?;
     let uplink = uplink::choose(config.uplink.as_deref(), &before)?;
-    uplink::check_pools(&pool(&config, id, &before).prefixes(), uplink, &before)?;
+    uplink::check_pools(
+        &pool(&config, id, uplink, &before).prefixes(),
+        uplink,
+        &before,
+    )?;
     clean_host(&mut host).await?;
     let observed = host.observe().await?;
-    let pool = pool(&config, id, &observed);
+    let pool = pool(&config, id, uplink, &observed);
     log_pool(&pool);
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
     let mut agent = Agent {
@@ -119,11 +123,11 @@ pub async fn start<H: Host>(
     }
 }
 
-fn pool(config: &Config, id: &StoreId, observed: &Observed) -> Pool {
+fn pool(config: &Config, id: &StoreId, uplink: u32, observed: &Observed) -> Pool {
     let subnet6 = config.pool.subnet6.unwrap_or(id.subnet6);
     Pool {
         subnet: config.pool.subnet,
-        subnet6: uplink::has_v6(observed).then_some(subnet6),
+        subnet6: uplink::has_v6(uplink, observed).then_some(subnet6),
         gateway: config.pool.gateway,
         tap_prefix: config.pool.tap_prefix.clone(),
     }
@@ -133,7 +137,7 @@ fn log_pool(pool: &Pool) {
     match pool.subnet6 {
         Some(subnet6) => tracing::info!(subnet = %pool.subnet, %subnet6, "pool"),
         None => {
-            tracing::info!(subnet = %pool.subnet, "pool; the host has no IPv6, so guests get none")
+            tracing::info!(subnet = %pool.subnet, "pool; the uplink has no IPv6, so guests get none")
         }
     }
 }

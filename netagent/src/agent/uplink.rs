@@ -6,6 +6,9 @@ use ipnet::IpNet;
 
 use crate::plan::{KernelRoute, KernelRouteKind, Observed, ObservedLink};
 
+/// The lowest MTU that IPv6 runs on, bytes (RFC 8200 section 5).
+pub const MTU_MIN_V6: u32 = 1_280;
+
 /// Why there is no usable uplink.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UplinkError {
@@ -113,14 +116,14 @@ fn overlap(left: &IpNet, right: &IpNet) -> bool {
     left.contains(right) || right.contains(left)
 }
 
-/// Whether the host has IPv6: some link has an address of it.
+/// Whether the uplink has IPv6: an address of it, and an MTU that carries it. A host may have it on loopback
+/// alone, and off on every link that is made.
 #[must_use]
-pub fn has_v6(observed: &Observed) -> bool {
-    observed
-        .links
-        .values()
-        .flat_map(|link| &link.addresses)
-        .any(|address| address.addr().is_ipv6())
+pub fn has_v6(uplink: u32, observed: &Observed) -> bool {
+    observed.links.get(&uplink).is_some_and(|link| {
+        let mut addresses = link.addresses.iter();
+        link.mtu >= MTU_MIN_V6 && addresses.any(|address| address.addr().is_ipv6())
+    })
 }
 
 #[cfg(test)]
@@ -206,6 +209,30 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("gateway 198.51.100.1"), "{error}");
+    }
+
+    #[test]
+    fn only_the_uplinks_own_ipv6_counts() {
+        let mut observed = host();
+        observed.links.insert(
+            1,
+            ObservedLink {
+                addresses: ["::1/128".parse().unwrap()].into(),
+                mtu: 65_536,
+                ..ObservedLink::default()
+            },
+        );
+        let mut check = |mtu, address: &str, expected| {
+            let uplink = observed.links.get_mut(&2).unwrap();
+            uplink.mtu = mtu;
+            uplink.addresses = [address.parse().unwrap()].into();
+            assert_eq!(has_v6(2, &observed), expected, "{mtu} {address}");
+        };
+        check(1_500, "192.0.2.2/24", false);
+        check(1_500, "2001:db8::2/64", true);
+        check(1_280, "fe80::2/64", true);
+        check(1_279, "2001:db8::2/64", false);
+        assert!(!has_v6(9, &observed));
     }
 
     #[test]

@@ -6,12 +6,14 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
 use aya::programs::links::{FdLink, LinkError as BpfLinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use netagent_common::names::{FROM_UPLINK, FROM_VM, TO_VM};
 use nix::net::if_::if_nametoindex;
+use tokio::time::Instant;
 
 use crate::apply::clsact::{BlockPrograms, Clsact, ClsactError};
 use crate::apply::pins::Pins;
@@ -20,8 +22,9 @@ use crate::host::Attach;
 use crate::netlink::Netlink;
 use crate::plan::ObservedLink;
 
-/// Every so many observations the kernel is asked about every link anew.
-const VERIFY_EVERY: u32 = 32;
+/// After this time the kernel is asked about every link anew: a program that somebody took off is missed at the
+/// next full round (every 30 s) at the latest.
+const VERIFY_AFTER: Duration = Duration::from_secs(20);
 
 /// Why programs could not be attached, detached or found.
 #[derive(Debug, thiserror::Error)]
@@ -90,9 +93,9 @@ pub struct Attacher {
     mode: Mode,
     clsact: Clsact,
     /// Pins seen to be alive on a device that is still there. Asking the kernel takes 16 calls for each TAP,
-    /// so it is asked again only now and then.
+    /// so an observation for a request does it only where that is due.
     verified: BTreeMap<String, String>,
-    observations: u32,
+    verified_at: Instant,
 }
 
 impl Attacher {
@@ -103,7 +106,7 @@ impl Attacher {
             mode: Mode::choose(attach),
             clsact: Clsact::new(netlink, idle_alias),
             verified: BTreeMap::new(),
-            observations: 0,
+            verified_at: Instant::now(),
         }
     }
 
@@ -216,10 +219,10 @@ impl Attacher {
         pins: &Pins,
         links: &BTreeMap<u32, ObservedLink>,
     ) -> Result<Attached, AttachError> {
-        if self.observations.is_multiple_of(VERIFY_EVERY) {
+        if self.verified_at.elapsed() >= VERIFY_AFTER {
             self.verified.clear();
+            self.verified_at = Instant::now();
         }
-        self.observations = self.observations.wrapping_add(1);
         let mut attached = Attached::default();
         let mut live: BTreeMap<u32, BTreeSet<&str>> = BTreeMap::new();
         let mut verified = BTreeMap::new();

@@ -176,10 +176,11 @@ impl Clsact {
             name: IDLE_NAME.to_owned(),
             // The kernel chooses: no traffic runs here, so no slot belongs to it.
             ifindex: 0,
-            owner: 0,
-            group: 0,
+            owner: None,
+            group: None,
             queues: 1,
             mtu: 1_500,
+            v6: false,
             alias: self.idle_alias.clone(),
         };
         let unfinished = UnfinishedTap::create(&tap).map_err(LinkError::from)?;

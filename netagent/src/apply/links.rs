@@ -1,8 +1,6 @@
 //! Changes links, addresses, neighbours and routes through netlink.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -21,24 +19,11 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
+use crate::apply::queues;
+use crate::apply::settings::{self, SettingError};
 use crate::apply::tap::{TapError, UnfinishedTap};
 use crate::netlink::{Netlink, NetlinkError};
 use crate::plan::{Neighbour, TapSpec};
-
-/// What is written under `/proc/sys/net/<family>/conf/<tap>/` before the TAP is up (design, decision 5): it
-/// is netagent that forwards, never the host, even where the host forwards everything else.
-const SETTINGS: [(&str, &str, &str); 8] = [
-    ("ipv4", "forwarding", "0"),
-    // Not 0: the kernel takes the higher of this and `all`, and strict filtering refuses guests' answers.
-    ("ipv4", "rp_filter", "2"),
-    ("ipv4", "accept_redirects", "0"),
-    ("ipv4", "send_redirects", "0"),
-    ("ipv4", "proxy_arp", "0"),
-    ("ipv6", "accept_ra", "0"),
-    // 1 is "none": no link-local address but the one that the agent sets.
-    ("ipv6", "addr_gen_mode", "1"),
-    ("ipv6", "forwarding", "0"),
-];
 
 /// First number tried for the group of links that are deleted together.
 const GROUP: u32 = 0x6e61_0000;
@@ -58,6 +43,14 @@ pub enum LinkError {
         /// Index of the device that is there.
         found: u32,
     },
+    /// Somebody was quicker than the owner: what that queue sends would pass for the guest's.
+    #[error("{held} queues of the new TAP '{name}' are held, not 1: it is made anew")]
+    QueueTaken {
+        /// Its name.
+        name: String,
+        /// Queues that somebody holds.
+        held: u32,
+    },
     /// The device file refused.
     #[error(transparent)]
     Tap(#[from] TapError),
@@ -65,14 +58,8 @@ pub enum LinkError {
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
     /// A setting cannot be written.
-    #[error("write {path}")]
-    Setting {
-        /// The file.
-        path: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Setting(#[from] SettingError),
 }
 
 /// Makes a TAP and configures it, down. It outlives the agent only when it is complete.
@@ -86,12 +73,37 @@ pub async fn create_tap(netlink: &Netlink, tap: &TapSpec) -> Result<(), LinkErro
                 found,
             });
         }
-        return configure_tap(netlink, tap).await;
+        if !is_half_made(&link) {
+            return configure_tap(netlink, tap).await;
+        }
+        // Its maker is dead, so somebody else holds it, from before it had an owner.
+        delete(netlink, tap.ifindex).await?;
     }
     let unfinished = UnfinishedTap::create(tap)?;
+    if tap.queues > 1 {
+        check_queues(netlink, tap).await?;
+    }
     configure_tap(netlink, tap).await?;
     unfinished.persist()?;
     Ok(())
+}
+
+/// Without alias and never up: it was not configured.
+fn is_half_made(link: &LinkMessage) -> bool {
+    alias(link).is_none() && !link.header.flags.contains(LinkFlags::Up)
+}
+
+/// From here on only the owner can attach queues. One that was attached before would keep the TAP alive, so
+/// the TAP is deleted.
+async fn check_queues(netlink: &Netlink, tap: &TapSpec) -> Result<(), LinkError> {
+    let link = indexed(netlink, tap.ifindex).await?;
+    let held = link.as_ref().and_then(queues::held).unwrap_or(0);
+    if held == 1 {
+        return Ok(());
+    }
+    delete(netlink, tap.ifindex).await?;
+    let name = tap.name.clone();
+    Err(LinkError::QueueTaken { name, held })
 }
 
 /// Sets MAC address, MTU, alias, settings and queueing of a TAP.
@@ -105,9 +117,7 @@ pub async fn configure_tap(netlink: &Netlink, tap: &TapSpec) -> Result<(), LinkE
     netlink
         .change(RouteNetlinkMessage::SetLink(message), 0)
         .await?;
-    for (family, setting, value) in SETTINGS {
-        write_setting(family, &tap.name, setting, value)?;
-    }
+    settings::write(&tap.name, tap.v6)?;
     without_queue(netlink, tap.ifindex).await?;
     Ok(())
 }
@@ -125,16 +135,6 @@ async fn without_queue(netlink: &Netlink, ifindex: u32) -> Result<(), NetlinkErr
             NLM_F_CREATE | NLM_F_REPLACE,
         )
         .await
-}
-
-fn write_setting(family: &str, tap: &str, setting: &str, value: &str) -> Result<(), LinkError> {
-    let path = format!("/proc/sys/net/{family}/conf/{tap}/{setting}");
-    match fs::write(&path, value) {
-        // A host without IPv6 has nothing to close.
-        Err(source) if family == "ipv6" && source.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(LinkError::Setting { path, source }),
-        Ok(()) => Ok(()),
-    }
 }
 
 /// Gives a link an address; an IPv6 one is valid at once, without duplicate detection.
@@ -245,6 +245,10 @@ pub async fn remove(netlink: &Netlink, ifindex: u32, alias: &str) -> Result<bool
     if self::alias(&found) != Some(alias) {
         return Ok(false);
     }
+    delete(netlink, ifindex).await
+}
+
+async fn delete(netlink: &Netlink, ifindex: u32) -> Result<bool, NetlinkError> {
     match netlink
         .change(RouteNetlinkMessage::DelLink(link(ifindex)), 0)
         .await

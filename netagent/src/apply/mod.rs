@@ -10,6 +10,8 @@ pub mod datapath;
 pub mod maps;
 
 pub mod links;
+pub mod queues;
+pub mod settings;
 pub mod tap;
 
 pub mod expedite;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use netagent_common::names::{ABI_VERSION, LINKS_DIR, PROGRAMS_DIR};
@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::unistd::geteuid;
 
 use crate::host::HostError;
 
@@ -38,6 +39,8 @@ impl Pins {
         make_directory(root).map_err(failed)?;
         let directory = File::open(root).map_err(failed)?;
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            // An agent that ended meanwhile has removed the directory whose lock this is.
+            Ok(lock) if !is_at(&lock, root) => Self::open(root),
             Ok(lock) => Ok(Self {
                 root: root.to_owned(),
                 _lock: lock,
@@ -130,6 +133,34 @@ impl Pins {
     }
 }
 
+impl Drop for Pins {
+    /// Removes the directory where nothing is left in it: `down` leaves no trace, nor does a start that failed.
+    fn drop(&mut self) {
+        // Not empty while there is a datapath; and a mount point is not removed by this.
+        if is_own(&self.root)
+            && let Err(error) = fs::remove_dir(&self.root)
+        {
+            tracing::debug!(%error, directory = %self.root.display(), "the BPF directory stays");
+        }
+    }
+}
+
+/// Whether it looks as this agent makes it.
+fn is_own(directory: &Path) -> bool {
+    fs::symlink_metadata(directory).is_ok_and(|found| {
+        found.is_dir() && found.uid() == geteuid().as_raw() && found.mode() & 0o777 == 0o700
+    })
+}
+
+/// Whether an open directory is the one at this path.
+fn is_at(directory: &File, path: &Path) -> bool {
+    let id = |found: fs::Metadata| (found.dev(), found.ino());
+    match (directory.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(there)) => id(open) == id(there),
+        (Ok(_) | Err(_), Ok(_) | Err(_)) => false,
+    }
+}
+
 fn is_version(name: &str) -> bool {
     name.strip_prefix('v')
         .is_some_and(|number| number.parse::<u32>().is_ok())
@@ -197,6 +228,8 @@ fn mount_below(root: &Path) -> Result<(), HostError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -214,6 +247,47 @@ mod tests {
         for name in ["maps.debug", "v", "vx", "1", "links"] {
             assert!(!is_version(name), "{name}");
         }
+    }
+
+    fn pins(root: &Path) -> Pins {
+        make_directory(root).unwrap();
+        let lock = Flock::lock(File::open(root).unwrap(), FlockArg::LockExclusiveNonblock);
+        Pins {
+            root: root.to_owned(),
+            _lock: lock.unwrap(),
+        }
+    }
+
+    #[test]
+    fn an_empty_directory_of_ours_goes_and_any_other_stays() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().join("netagent");
+        drop(pins(&root));
+        assert!(!root.exists());
+
+        let held = pins(&root);
+        fs::create_dir(root.join("v1")).unwrap();
+        drop(held);
+        assert!(root.exists());
+
+        fs::remove_dir(root.join("v1")).unwrap();
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+        drop(pins(&root));
+        assert!(root.exists());
+    }
+
+    #[test]
+    fn the_lock_of_a_removed_directory_is_none() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().join("netagent");
+        make_directory(&root).unwrap();
+        let directory = File::open(&root).unwrap();
+        assert!(is_at(&directory, &root));
+        fs::remove_dir(&root).unwrap();
+        assert!(!is_at(&directory, &root));
+        make_directory(&scratch.path().join("other")).unwrap();
+        make_directory(&root).unwrap();
+        assert!(!is_at(&directory, &root));
     }
 
     #[test]

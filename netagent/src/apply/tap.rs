@@ -91,13 +91,17 @@ impl UnfinishedTap {
         // assertion above, and all of them are initialised.
         let made = unsafe { ioctl::set_interface(fd, &raw const request) };
         checked("TUNSETIFF", made)?;
-        // Always both: a persistent TAP without owner may be opened by anyone.
-        // SAFETY: `fd` is open, and the argument is a number, not an address.
-        let owned = unsafe { ioctl::set_owner(fd, tap.owner.into()) };
-        checked("TUNSETOWNER", owned)?;
-        // SAFETY: as for TUNSETOWNER.
-        let grouped = unsafe { ioctl::set_group(fd, tap.group.into()) };
-        checked("TUNSETGROUP", grouped)?;
+        let (owner, group) = principals(tap);
+        if let Some(owner) = owner {
+            // SAFETY: `fd` is open, and the argument is a number, not an address.
+            let owned = unsafe { ioctl::set_owner(fd, owner.into()) };
+            checked("TUNSETOWNER", owned)?;
+        }
+        if let Some(group) = group {
+            // SAFETY: as for TUNSETOWNER.
+            let grouped = unsafe { ioctl::set_group(fd, group.into()) };
+            checked("TUNSETGROUP", grouped)?;
+        }
         Ok(Self { file })
     }
 
@@ -116,6 +120,15 @@ fn checked(call: &'static str, result: nix::Result<c_int>) -> Result<(), TapErro
     result
         .map(|_| ())
         .map_err(|errno| TapError::Refused { call, errno })
+}
+
+/// Who is set as owner and group. Where both are set the kernel asks for both, so what was not named stays
+/// unset; but never both, for anyone may open a persistent TAP that has neither.
+fn principals(tap: &TapSpec) -> (Option<u32>, Option<u32>) {
+    match (tap.owner, tap.group) {
+        (None, None) => (Some(0), Some(0)),
+        named => named,
+    }
 }
 
 fn flags(tap: &TapSpec) -> c_short {
@@ -165,17 +178,37 @@ mod tests {
         assert!(checked_name("fifteen-letters").is_ok());
     }
 
-    #[test]
-    fn only_several_queues_make_a_tap_multi_queue() {
-        let tap = |queues| TapSpec {
+    fn spec() -> TapSpec {
+        TapSpec {
             name: "tap0".to_owned(),
             ifindex: 65_536,
-            owner: 0,
-            group: 0,
-            queues,
+            owner: None,
+            group: None,
+            queues: 1,
             mtu: 1_500,
+            v6: false,
             alias: String::new(),
+        }
+    }
+
+    #[test]
+    fn only_what_is_named_is_set_and_root_where_nothing_is() {
+        let set = |owner, group| {
+            principals(&TapSpec {
+                owner,
+                group,
+                ..spec()
+            })
         };
+        assert_eq!(set(None, None), (Some(0), Some(0)));
+        assert_eq!(set(Some(1000), None), (Some(1000), None));
+        assert_eq!(set(None, Some(36)), (None, Some(36)));
+        assert_eq!(set(Some(1000), Some(36)), (Some(1000), Some(36)));
+    }
+
+    #[test]
+    fn only_several_queues_make_a_tap_multi_queue() {
+        let tap = |queues| TapSpec { queues, ..spec() };
         assert_eq!(flags(&tap(1)), 0x5002);
         assert_eq!(flags(&tap(2)), 0x5102);
     }

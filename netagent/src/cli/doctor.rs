@@ -10,7 +10,7 @@ use nix::sys::utsname::uname;
 use serde_json::{Value, json};
 
 use crate::cli::table::{print, print_json, table};
-use crate::config::{Config, Overrides, PortRange};
+use crate::config::{Config, Overrides, PortRange, ports};
 use crate::host::Attach;
 
 /// The oldest kernel (design, decision 11).
@@ -35,7 +35,7 @@ struct Check {
     verdict: Verdict,
     found: String,
     /// How to mend it; empty where nothing is to be done.
-    fix: &'static str,
+    fix: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub(super) fn doctor(overrides: &Overrides, json: bool) -> Result<ExitCode> {
 }
 
 /// What keeps the agent from running, and how to mend it.
-pub(super) fn first_obstacle(config: &Config) -> Option<(String, &'static str)> {
+pub(super) fn first_obstacle(config: &Config) -> Option<(String, String)> {
     let bad = required(config)
         .into_iter()
         .find(|check| check.verdict == Verdict::Bad)?;
@@ -77,7 +77,6 @@ fn examine(config: &Config) -> Vec<Check> {
     checks.push(bpffs(&config.bpf_dir));
     checks.push(ip_forward());
     checks.push(firewalls());
-    checks.push(port_range(config.nat.ports));
     checks.push(expedited());
     checks
 }
@@ -94,6 +93,7 @@ fn required(config: &Config) -> Vec<Check> {
         ),
         exists("tun", TUN, "the TAP driver", "run `modprobe tun`"),
         attaching(config.datapath.attach, release().1),
+        port_range(config.nat.ports),
     ]
 }
 
@@ -103,7 +103,7 @@ impl Check {
             name,
             verdict: Verdict::Good,
             found,
-            fix: "",
+            fix: String::new(),
         }
     }
 
@@ -120,7 +120,7 @@ impl Check {
             self.name.into(),
             self.verdict().into(),
             self.found.clone(),
-            self.fix.into(),
+            self.fix.clone(),
         ]
     }
 
@@ -164,7 +164,7 @@ fn kernel() -> Check {
         name: "kernel",
         verdict,
         found: format!("Linux {release}"),
-        fix: "boot Linux 6.1 or newer",
+        fix: "boot Linux 6.1 or newer".to_owned(),
     }
     .without_fix_if_good()
 }
@@ -187,7 +187,7 @@ fn capabilities(status: &str) -> Check {
         name: "rights",
         verdict: Verdict::Bad,
         found,
-        fix: "run as root",
+        fix: "run as root".to_owned(),
     }
 }
 
@@ -203,19 +203,21 @@ fn exists(name: &'static str, path: &str, what: &str, fix: &'static str) -> Chec
         name,
         verdict,
         found,
-        fix,
+        fix: fix.to_owned(),
     }
     .without_fix_if_good()
 }
 
 impl Check {
     fn without_fix_if_good(self) -> Self {
-        let fix = if self.verdict == Verdict::Good {
-            ""
+        if self.verdict == Verdict::Good {
+            Self {
+                fix: String::new(),
+                ..self
+            }
         } else {
-            self.fix
-        };
-        Self { fix, ..self }
+            self
+        }
     }
 }
 
@@ -280,27 +282,25 @@ fn firewalls() -> Check {
         name: "firewalls",
         verdict: Verdict::Note,
         found: names.join(", "),
-        fix: "their FORWARD and NAT rules do not see guests' traffic: write what guests may do into netagent",
+        fix: "their FORWARD and NAT rules do not see guests' traffic: write what guests may do into netagent".to_owned(),
     }
 }
 
 /// A port that the host picks for itself must not be one that stands for a guest (N-5).
 fn port_range(nat: PortRange) -> Check {
-    let text = read("/proc/sys/net/ipv4/ip_local_port_range");
-    let mut ends = text
-        .split_whitespace()
-        .map(|end| end.parse().unwrap_or(0_u16));
-    let (first, last) = (ends.next().unwrap_or(0), ends.next().unwrap_or(0));
-    let found = format!("NAT {nat}, the host's own {first}-{last}");
-    if nat.last < first || last < nat.first {
-        return Check::good("ports", found);
-    }
-    let fix = "set nat.ports outside net.ipv4.ip_local_port_range, or the other way round";
-    Check {
-        name: "ports",
-        verdict: Verdict::Note,
-        found,
-        fix,
+    let local = read(ports::LOCAL_RANGE);
+    let found = || {
+        let ends: Vec<&str> = local.split_whitespace().collect();
+        format!("NAT {nat}, the host's own {}", ends.join("-"))
+    };
+    match ports::check(nat, &local, &read(ports::RESERVED)) {
+        Ok(()) => Check::good("ports", found()),
+        Err(clash) => Check {
+            name: "ports",
+            verdict: Verdict::Bad,
+            found: clash.what(),
+            fix: clash.remedy(),
+        },
     }
 }
 

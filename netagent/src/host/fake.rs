@@ -48,6 +48,10 @@ pub(crate) fn host() -> FakeHost {
             .iter()
             .map(|address| address.parse().unwrap())
             .collect(),
+        sources: addresses
+            .iter()
+            .map(|address| address.parse().unwrap())
+            .collect(),
         ..ObservedLink::default()
     };
     observed

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 
+use crate::apply::settings;
 use crate::netlink::{Netlink, NetlinkError};
 use crate::plan::ObservedLink;
 
@@ -16,6 +17,7 @@ use crate::plan::ObservedLink;
 /// Where netlink refuses.
 pub async fn read(netlink: &Netlink) -> Result<BTreeMap<u32, ObservedLink>, NetlinkError> {
     let mut links = BTreeMap::new();
+    let mut spare = Vec::new();
     for answer in netlink
         .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))
         .await?
@@ -35,6 +37,16 @@ pub async fn read(netlink: &Netlink) -> Result<BTreeMap<u32, ObservedLink>, Netl
             && let Some(link) = links.get_mut(&message.header.index)
         {
             link.addresses.insert(address);
+            match use_as_source(&message) {
+                Source::First => link.sources.push(address),
+                Source::Last => spare.push((message.header.index, address)),
+                Source::Never => {}
+            }
+        }
+    }
+    for (ifindex, address) in spare {
+        if let Some(link) = links.get_mut(&ifindex) {
+            link.sources.push(address);
         }
     }
     Ok(links)
@@ -54,6 +66,8 @@ fn observed(message: LinkMessage) -> ObservedLink {
             link.name = name;
         } else if let LinkAttribute::IfAlias(alias) = attribute {
             link.alias = Some(alias);
+        } else if let LinkAttribute::AfSpecUnspec(families) = attribute {
+            link.hardened = settings::hold(&families);
         } else if let LinkAttribute::Mtu(mtu) = attribute {
             link.mtu = mtu;
         } else if let LinkAttribute::Address(address) = attribute {
@@ -62,6 +76,37 @@ fn observed(message: LinkMessage) -> ObservedLink {
         }
     }
     link
+}
+
+/// When the kernel takes an address as the source of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    First,
+    /// Where there is no other.
+    Last,
+    Never,
+}
+
+/// Secondary IPv4 addresses stand back, and so do deprecated and temporary ones of IPv6 (RFC 6724 section 5;
+/// the kernel has one flag for secondary and temporary). A tentative one may be somebody else's.
+fn use_as_source(message: &AddressMessage) -> Source {
+    let long = message.attributes.iter().find_map(|attribute| {
+        if let AddressAttribute::Flags(flags) = attribute {
+            Some(*flags)
+        } else {
+            None
+        }
+    });
+    let flags = long.unwrap_or(AddressFlags::from_bits_retain(
+        message.header.flags.bits().into(),
+    ));
+    if flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed) {
+        Source::Never
+    } else if flags.intersects(AddressFlags::Secondary | AddressFlags::Deprecated) {
+        Source::Last
+    } else {
+        Source::First
+    }
 }
 
 /// The host's own end: on a point-to-point link, `Address` is the other one.
@@ -75,4 +120,32 @@ fn address(message: &AddressMessage) -> Option<IpNet> {
         }
     }
     IpNet::new(found?, message.header.prefix_len).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::address::AddressHeaderFlags;
+
+    use super::*;
+
+    fn check(flags: AddressFlags, expected: Source) {
+        let mut long = AddressMessage::default();
+        long.attributes.push(AddressAttribute::Flags(flags));
+        assert_eq!(use_as_source(&long), expected);
+        let mut short = AddressMessage::default();
+        short.header.flags = AddressHeaderFlags::from_bits_retain(flags.bits() as u8);
+        assert_eq!(use_as_source(&short), expected);
+    }
+
+    #[test]
+    fn flags_say_when_an_address_is_a_source() {
+        check(AddressFlags::Permanent, Source::First);
+        check(AddressFlags::Secondary, Source::Last);
+        check(AddressFlags::Deprecated, Source::Last);
+        check(AddressFlags::Tentative, Source::Never);
+        check(
+            AddressFlags::Dadfailed | AddressFlags::Permanent,
+            Source::Never,
+        );
+    }
 }

@@ -19,7 +19,17 @@ impl Observed {
             Step::UnloadDatapath => self.datapath = None,
             Step::SetLinkUp { ifindex } => self.set_up(*ifindex),
             Step::SetLinkDown { ifindex } => self.set_down(*ifindex),
-            Step::CreateTap { tap } | Step::ConfigureTap { tap } => self.follow_tap(tap),
+            Step::CreateTap { tap } => {
+                if self
+                    .links
+                    .get(&tap.ifindex)
+                    .is_some_and(ObservedLink::is_half_made)
+                {
+                    self.remove_link(tap.ifindex);
+                }
+                self.follow_tap(tap);
+            }
+            Step::ConfigureTap { tap } => self.follow_tap(tap),
             Step::AddAddress { ifindex, address } => {
                 if let Some(link) = self.links.get_mut(ifindex) {
                     link.addresses.insert(*address);
@@ -77,6 +87,7 @@ impl Observed {
         link.alias = Some(tap.alias.clone());
         link.mac = GATEWAY_MAC;
         link.mtu = tap.mtu;
+        link.hardened = true;
     }
 
     fn add_guest_route(&mut self, ifindex: u32, guest: IpAddr) {

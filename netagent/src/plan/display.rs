@@ -4,7 +4,7 @@ use std::fmt;
 
 use netagent_common::policy::RouteKind;
 
-use crate::plan::{RouteTarget, Step};
+use crate::plan::{RouteTarget, Step, TapSpec};
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -27,8 +27,12 @@ impl fmt::Display for Step {
             ),
             Self::CreateTap { tap } => write!(
                 f,
-                "create TAP {} ({}, owner {}:{}, queues {}, MTU {})",
-                tap.name, tap.ifindex, tap.owner, tap.group, tap.queues, tap.mtu
+                "create TAP {} ({}, {}, queues {}, MTU {})",
+                tap.name,
+                tap.ifindex,
+                Principals(tap),
+                tap.queues,
+                tap.mtu
             ),
             Self::ConfigureTap { tap } => write!(f, "mend TAP {} (MTU {})", tap.name, tap.mtu),
             Self::AttachTap { name, ifindex } => {
@@ -61,6 +65,20 @@ impl fmt::Display for Step {
     }
 }
 
+/// Who may open a TAP.
+struct Principals<'a>(&'a TapSpec);
+
+impl fmt::Display for Principals<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.owner, self.0.group) {
+            (None, None) => write!(f, "owner 0:0"),
+            (Some(owner), None) => write!(f, "owner {owner}"),
+            (None, Some(group)) => write!(f, "group {group}"),
+            (Some(owner), Some(group)) => write!(f, "owner {owner}:{group}"),
+        }
+    }
+}
+
 impl fmt::Display for RouteTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
@@ -80,5 +98,31 @@ impl fmt::Display for RouteTarget {
             RouteKind::NotUplink => write!(f, "denied: not through an uplink"),
             RouteKind::Unreachable => write!(f, "denied: unreachable"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_step_that_makes_a_tap_names_who_may_open_it() {
+        let text = |owner, group| {
+            let tap = TapSpec {
+                name: "tap0".to_owned(),
+                ifindex: 65_536,
+                owner,
+                group,
+                queues: 1,
+                mtu: 1_500,
+                v6: false,
+                alias: String::new(),
+            };
+            Step::CreateTap { tap }.to_string()
+        };
+        assert!(text(None, None).contains(", owner 0:0,"));
+        assert!(text(Some(1000), None).contains(", owner 1000,"));
+        assert!(text(None, Some(36)).contains(", group 36,"));
+        assert!(text(Some(1000), Some(36)).contains(", owner 1000:36,"));
     }
 }

@@ -1,4 +1,4 @@
-//! The part that belongs to no instance: datapath, routes, uplink.
+//! The part that belongs to no instance: datapath, uplink, routes.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,8 @@ use crate::plan::{
     Observed, ObservedDatapath, Owner, Plan, Problem, Step, Wanted, alias_prefix, routes,
 };
 
-/// Datapath first, then routes, so that `from_uplink` and every TAP find them.
+/// A new uplink before the routes through it, so that no answer comes before `from_uplink` waits for it; an old
+/// one after them and the generation, when no flow leaves there any more.
 pub(crate) fn plan_host(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
     let mut steps = Vec::new();
     let empty = ObservedDatapath::default();
@@ -22,24 +23,24 @@ pub(crate) fn plan_host(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
     );
     let (target, too_many) = routes::compile(wanted, observed);
     plan.problems.extend(too_many);
+    steps.extend(plan_new_uplinks(
+        wanted,
+        observed,
+        datapath,
+        &mut plan.problems,
+    ));
     steps.extend(routes::plan_routes(&datapath.routes, &target));
-    plan_uplinks(wanted, observed, datapath, &mut steps, &mut plan.problems);
+    steps.extend(plan_old_uplinks(wanted, observed, datapath));
     plan.push(Owner::Host, steps);
 }
 
-fn plan_uplinks(
+fn plan_new_uplinks(
     wanted: &Wanted,
     observed: &Observed,
     datapath: &ObservedDatapath,
-    steps: &mut Vec<Step>,
     problems: &mut Vec<Problem>,
-) {
-    let prefix = alias_prefix(wanted.store_id);
-    let taps: BTreeSet<u32> = wanted
-        .interfaces
-        .values()
-        .map(|interface| interface.tap.ifindex)
-        .collect();
+) -> Vec<Step> {
+    let mut steps = Vec::new();
     for ifindex in &wanted.datapath.uplinks {
         match observed.links.get(ifindex) {
             Some(_) if datapath.attached.contains(ifindex) => {}
@@ -50,14 +51,27 @@ fn plan_uplinks(
             None => problems.push(Problem::UplinkGone { ifindex: *ifindex }),
         }
     }
-    for ifindex in &datapath.attached {
-        let tap = taps.contains(ifindex)
-            || observed
-                .links
-                .get(ifindex)
-                .is_some_and(|link| link.is_of(&prefix));
-        if !tap && !wanted.datapath.uplinks.contains(ifindex) {
-            steps.push(Step::DetachUplink { ifindex: *ifindex });
-        }
-    }
+    steps
+}
+
+fn plan_old_uplinks(
+    wanted: &Wanted,
+    observed: &Observed,
+    datapath: &ObservedDatapath,
+) -> Vec<Step> {
+    let prefix = alias_prefix(wanted.store_id);
+    let taps: BTreeSet<u32> = wanted
+        .interfaces
+        .values()
+        .map(|interface| interface.tap.ifindex)
+        .collect();
+    let is_tap = |ifindex: &u32| {
+        let link = observed.links.get(ifindex);
+        taps.contains(ifindex) || link.is_some_and(|link| link.is_of(&prefix))
+    };
+    let attached = datapath.attached.iter();
+    attached
+        .filter(|ifindex| !is_tap(ifindex) && !wanted.datapath.uplinks.contains(ifindex))
+        .map(|ifindex| Step::DetachUplink { ifindex: *ifindex })
+        .collect()
 }

@@ -74,8 +74,13 @@ fn plan_interface(interface: &WantedInterface, observed: &Observed) -> Vec<Step>
     let written = datapath.is_some_and(|datapath| {
         datapath.interfaces.get(&interface.record.slot) == Some(&interface.record)
     });
-    let attached = datapath.is_some_and(|datapath| datapath.attached.contains(&ifindex));
-    let link = observed.links.get(&ifindex);
+    // A half-made TAP is made anew: whoever keeps it alive is not its maker.
+    let link = observed
+        .links
+        .get(&ifindex)
+        .filter(|link| !link.is_half_made());
+    let attached =
+        link.is_some() && datapath.is_some_and(|datapath| datapath.attached.contains(&ifindex));
     let mut steps = Vec::new();
     // Up without programs: somebody else's doing. It goes down until they are back.
     let open = link.is_some_and(|link| link.up) && !attached;
@@ -102,7 +107,7 @@ fn plan_interface(interface: &WantedInterface, observed: &Observed) -> Vec<Step>
     }
     // A link that goes down loses its IPv6 addresses, neighbours and routes.
     let kept = !open && link.is_some();
-    plan_addresses(interface, observed, kept, &mut steps);
+    plan_addresses(interface, observed, link, kept, &mut steps);
     if open || !link.is_some_and(|link| link.up) {
         steps.push(Step::SetLinkUp { ifindex });
     }
@@ -112,7 +117,10 @@ fn plan_interface(interface: &WantedInterface, observed: &Observed) -> Vec<Step>
 
 fn is_configured(link: &ObservedLink, interface: &WantedInterface) -> bool {
     let tap = &interface.tap;
-    link.mac == GATEWAY_MAC && link.mtu == tap.mtu && link.alias.as_ref() == Some(&tap.alias)
+    link.hardened
+        && link.mac == GATEWAY_MAC
+        && link.mtu == tap.mtu
+        && link.alias.as_ref() == Some(&tap.alias)
 }
 
 /// Addresses of the gateway on the TAP.
@@ -127,11 +135,11 @@ fn gateway_addresses(interface: &WantedInterface) -> Vec<IpNet> {
 fn plan_addresses(
     interface: &WantedInterface,
     observed: &Observed,
+    link: Option<&ObservedLink>,
     kept: bool,
     steps: &mut Vec<Step>,
 ) {
     let ifindex = interface.tap.ifindex;
-    let link = observed.links.get(&ifindex);
     for address in gateway_addresses(interface) {
         let survives = kept || address.addr().is_ipv4();
         if !(survives && link.is_some_and(|link| link.addresses.contains(&address))) {

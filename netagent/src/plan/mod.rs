@@ -59,14 +59,17 @@ pub struct TapSpec {
     pub name: String,
     /// The index that the agent chose ([`netagent_common::vm::ifindex`]).
     pub ifindex: u32,
-    /// User that may open it.
-    pub owner: u32,
+    /// User that may open it. Where a group is named too, one must be both: the kernel asks for each that
+    /// is set. With neither, it is root's alone.
+    pub owner: Option<u32>,
     /// Group that may open it.
-    pub group: u32,
+    pub group: Option<u32>,
     /// Queues; more than one makes it multi-queue.
     pub queues: u16,
     /// MTU, bytes.
     pub mtu: u32,
+    /// Whether it is to have IPv6.
+    pub v6: bool,
     /// `netagent:<store id>:<interface id>`.
     pub alias: String,
 }
@@ -101,8 +104,12 @@ pub struct ObservedLink {
     pub carrier: bool,
     /// Whether it is an Ethernet-type device (ARPHRD_ETHER) and not loopback.
     pub ethernet: bool,
+    /// Whether its sysctls are those that a TAP must have (design, decision 5).
+    pub hardened: bool,
     /// Addresses with their prefixes.
     pub addresses: BTreeSet<IpNet>,
+    /// Those that may be a packet's source, in the order in which the kernel takes them.
+    pub sources: Vec<IpNet>,
 }
 
 /// A route of the kernel.
@@ -313,6 +320,11 @@ pub fn alias_prefix(store_id: Uuid) -> String {
 }
 
 impl ObservedLink {
+    /// Without alias and never up: a TAP whose maker died before it was configured.
+    fn is_half_made(&self) -> bool {
+        self.alias.is_none() && !self.up
+    }
+
     /// Whether its alias begins with this.
     fn is_of(&self, prefix: &str) -> bool {
         self.alias

@@ -7,13 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netagent_common::limit::ROUTES_MAX;
 use netagent_common::policy::RouteKind;
 
 use crate::plan::{
-    KernelRoute, KernelRouteKind, Observed, ObservedLink, Problem, RouteTarget, Step, Wanted,
+    KernelRoute, KernelRouteKind, Observed, ObservedLink, Problem, RouteTarget, Wanted,
     alias_prefix,
 };
+
+mod changes;
+mod fit;
+
+pub use changes::plan_routes;
 
 /// The route map of a host.
 pub type RouteMap = BTreeMap<IpNet, RouteTarget>;
@@ -66,7 +70,7 @@ pub fn compile(wanted: &Wanted, observed: &Observed) -> (RouteMap, Vec<Problem>)
                 .or_insert_with(|| target(route, wanted, observed));
         }
     }
-    let problems = fit(&mut map);
+    let problems = fit::fit(&mut map);
     (map, problems)
 }
 
@@ -165,11 +169,11 @@ fn through(route: &KernelRoute, link: &ObservedLink) -> Option<RouteTarget> {
     })
 }
 
-/// The uplink's address in the network of `peer`, else its first global one.
+/// The uplink's first address in the network of `peer`, else its first global one, as the kernel chooses.
 fn own_address(peer: IpAddr, link: &ObservedLink) -> Option<IpAddr> {
     let family = || {
         let global = link
-            .addresses
+            .sources
             .iter()
             .filter(|network| is_global(network.addr()));
         global.filter(|network| network.addr().is_ipv4() == peer.is_ipv4())
@@ -194,93 +198,6 @@ fn is_global(address: IpAddr) -> bool {
         IpAddr::V6(address) => address.is_unicast_link_local(),
     };
     !(local || address.is_loopback() || address.is_multicast() || address.is_unspecified())
-}
-
-/// Leaves the most specific uplink routes out where the maps are too small: their packets take the next
-/// wider route, or none. Forbidden prefixes stay; where they alone are too many, no route leads out.
-fn fit(map: &mut RouteMap) -> Vec<Problem> {
-    let max = ROUTES_MAX as usize;
-    let mut problems = Vec::new();
-    for v4 in [true, false] {
-        let count = map
-            .keys()
-            .filter(|prefix| prefix.addr().is_ipv4() == v4)
-            .count();
-        if count <= max {
-            continue;
-        }
-        problems.push(Problem::TooManyRoutes { count, max });
-        let mut open: Vec<IpNet> = map
-            .iter()
-            .filter(|(prefix, target)| {
-                prefix.addr().is_ipv4() == v4 && target.kind == RouteKind::Uplink
-            })
-            .map(|(prefix, _)| *prefix)
-            .collect();
-        open.sort_by_key(|prefix| std::cmp::Reverse((prefix.prefix_len(), *prefix)));
-        // With forbidden prefixes left out nothing may lead out at all.
-        let excess = count - max;
-        let forbidden_fit = open.len() >= excess;
-        for prefix in open
-            .iter()
-            .take(if forbidden_fit { excess } else { open.len() })
-        {
-            map.remove(prefix);
-        }
-        if !forbidden_fit {
-            keep_widest(map, v4, max);
-        }
-    }
-    problems
-}
-
-fn keep_widest(map: &mut RouteMap, v4: bool, max: usize) {
-    let mut prefixes: Vec<IpNet> = map
-        .keys()
-        .filter(|prefix| prefix.addr().is_ipv4() == v4)
-        .copied()
-        .collect();
-    prefixes.sort_by_key(|prefix| (prefix.prefix_len(), *prefix));
-    for prefix in prefixes.iter().skip(max) {
-        map.remove(prefix);
-    }
-}
-
-/// The changes from one route map to another. At every point of them, what leads out led out before or
-/// will lead out after: new denials, then routes that go, then routes that come, then denials that go.
-#[must_use]
-pub fn plan_routes(before: &RouteMap, after: &RouteMap) -> Vec<Step> {
-    let set = |leads_out: bool| {
-        after
-            .iter()
-            .filter(move |(prefix, target)| {
-                before.get(prefix) != Some(target)
-                    && (target.kind == RouteKind::Uplink) == leads_out
-            })
-            .map(|(prefix, target)| Step::SetRoute {
-                destination: *prefix,
-                target: *target,
-            })
-    };
-    let remove = |leads_out: bool| {
-        before
-            .iter()
-            .filter(move |(prefix, target)| {
-                !after.contains_key(prefix) && (target.kind == RouteKind::Uplink) == leads_out
-            })
-            .map(|(prefix, _)| Step::RemoveRoute {
-                destination: *prefix,
-            })
-    };
-    let mut steps: Vec<Step> = set(false)
-        .chain(remove(true))
-        .chain(set(true))
-        .chain(remove(false))
-        .collect();
-    if !steps.is_empty() {
-        steps.push(Step::RaiseRouteGeneration);
-    }
-    steps
 }
 
 #[cfg(test)]

@@ -22,10 +22,11 @@ fn interface(slot: u32, uses: u32, v6: bool) -> (Uuid, WantedInterface) {
     let tap = TapSpec {
         name: format!("tap{slot}"),
         ifindex,
-        owner: 0,
-        group: 0,
+        owner: None,
+        group: None,
         queues: 1,
         mtu: 1500,
+        v6,
         alias: format!("{}{id}", alias_prefix(STORE)),
     };
     let third = (slot * 4) as u8;
@@ -112,7 +113,7 @@ fn an_empty_host_gets_a_datapath() {
     let plan = plan_of(&wanted(&[]), &host());
     let steps = texts(&plan);
     assert_eq!(steps[0], "load the programs and make their maps");
-    assert_eq!(steps.last().unwrap(), "attach from_uplink to eth0 (2)");
+    assert_eq!(steps[1], "attach from_uplink to eth0 (2)");
 }
 
 #[test]
@@ -174,6 +175,11 @@ fn what_others_changed_is_mended() {
     );
     check(
         &one,
+        edit(|host| host.links.get_mut(&65_536).unwrap().hardened = false),
+        &one,
+    );
+    check(
+        &one,
         edit(|host| host.links.get_mut(&65_536).unwrap().addresses.clear()),
         &one,
     );
@@ -212,6 +218,23 @@ fn what_others_changed_is_mended() {
 }
 
 #[test]
+fn sysctls_that_others_wrote_are_mended_and_nothing_else() {
+    let host = host();
+    let wanted = wanted(&[(0, 0, true)]);
+    converge(&wanted, &host);
+    host.state()
+        .observed
+        .links
+        .get_mut(&65_536)
+        .unwrap()
+        .hardened = false;
+    assert_eq!(
+        texts(&plan_of(&wanted, &host)),
+        ["mend TAP tap0 (MTU 1500)"]
+    );
+}
+
+#[test]
 fn a_tap_without_programs_goes_down_until_they_are_back() {
     let host = host();
     let wanted = wanted(&[(0, 0, true)]);
@@ -229,9 +252,26 @@ fn a_tap_without_programs_goes_down_until_they_are_back() {
 }
 
 #[test]
-fn a_half_made_tap_without_alias_is_completed() {
-    let half = |host: &FakeHost| host.state().observed.links.get_mut(&65_536).unwrap().alias = None;
-    check(&[(0, 0, false)], half, &[(0, 0, false)]);
+fn a_tap_that_lost_its_alias_gets_it_back() {
+    let lost = |host: &FakeHost| host.state().observed.links.get_mut(&65_536).unwrap().alias = None;
+    check(&[(0, 0, false)], lost, &[(0, 0, false)]);
+}
+
+#[test]
+fn a_half_made_tap_is_made_anew() {
+    let half = |host: &FakeHost| {
+        let tap = ObservedLink {
+            name: "tap0".into(),
+            ..ObservedLink::default()
+        };
+        host.state().observed.links.insert(65_536, tap);
+    };
+    check(&[], half, &[(0, 0, false)]);
+    let host = host();
+    converge(&wanted(&[]), &host);
+    half(&host);
+    let steps = texts(&plan_of(&wanted(&[(0, 0, false)]), &host));
+    assert!(steps.iter().any(|step| step.starts_with("create TAP tap0")));
 }
 
 #[test]
@@ -261,13 +301,19 @@ fn a_record_nobody_wants_is_put_out_of_force() {
 fn an_uplink_that_is_none_any_more_is_detached() {
     let host = host();
     converge(&wanted(&[]), &host);
-    let mut other = wanted(&[(0, 0, true)]);
+    let mut other = wanted(&[]);
     other.datapath.uplinks = [3].into();
     let steps = texts(&plan_of(&other, &host));
-    assert!(
-        steps.contains(&"detach from_uplink from device 2".to_owned()),
-        "{steps:#?}"
+    assert_eq!(steps[0], "attach from_uplink to docker0 (3)");
+    assert_eq!(
+        steps[steps.len() - 2..],
+        [
+            "let flows look up their way again",
+            "detach from_uplink from device 2"
+        ]
     );
+    let routes = &steps[1..steps.len() - 2];
+    assert!(!routes.is_empty() && routes.iter().all(|step| step.contains("route ")));
     other.datapath.uplinks = [77].into();
     let plan = plan_of(&other, &host);
     assert_eq!(plan.problems, [Problem::UplinkGone { ifindex: 77 }]);

@@ -33,9 +33,9 @@ pub struct InterfaceSpec {
     /// Its name; generated where it is omitted.
     pub name: Option<Name>,
     /// User that may open the TAP.
-    pub tap_owner: Principal,
+    pub tap_owner: Option<Principal>,
     /// Group that may open the TAP.
-    pub tap_group: Principal,
+    pub tap_group: Option<Principal>,
     /// Queues of the TAP.
     pub queues: u16,
     /// Model of the device in the VM.

@@ -15,7 +15,7 @@ fn omitted_interfaces_and_one_empty_entry_are_the_same() {
     assert_eq!(parse("{}"), parse(r#"{"network_interfaces": null}"#));
     let spec = parse("{}");
     assert!(spec.autostart && spec.name.is_none() && spec.interfaces.len() == 1);
-    assert_eq!(spec.interfaces[0].tap_owner, Principal::Id(0));
+    assert_eq!(spec.interfaces[0].tap_owner, None);
     assert_eq!(spec.interfaces[0].model, "virtio-net-pci");
 }
 
@@ -38,8 +38,8 @@ fn built_members_are_read() {
     );
     let first = &spec.interfaces[0];
     assert!(!spec.autostart);
-    assert_eq!(first.tap_owner, Principal::Id(1000));
-    assert_eq!(first.tap_group, Principal::Name("kvm".into()));
+    assert_eq!(first.tap_owner, Some(Principal::Id(1000)));
+    assert_eq!(first.tap_group, Some(Principal::Name("kvm".into())));
     assert_eq!((first.queues, first.model.as_str()), (4, "e1000"));
     assert_eq!(spec.interfaces.len(), 2);
 }

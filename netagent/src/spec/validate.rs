@@ -138,21 +138,22 @@ fn name(object: &Object) -> Result<Option<Name>, SpecError> {
         .transpose()
 }
 
-fn principal(object: &Object, member: &'static str) -> Result<Principal, SpecError> {
+fn principal(object: &Object, member: &'static str) -> Result<Option<Principal>, SpecError> {
     match object.get(member) {
-        Some(Value::String(name)) => Ok(Principal::Name(name.clone())),
+        Some(Value::String(name)) => Ok(Some(Principal::Name(name.clone()))),
         Some(Value::Number(id)) => {
             let fits = id
                 .as_u64()
                 .filter(|id| *id < NOBODY)
                 .and_then(|id| u32::try_from(id).ok());
-            fits.map(Principal::Id).ok_or_else(|| SpecError::Value {
+            let id = fits.map(Principal::Id).ok_or_else(|| SpecError::Value {
                 member,
                 value: id.to_string(),
                 expected: "a number below 4294967295",
-            })
+            })?;
+            Ok(Some(id))
         }
-        _ => Ok(Principal::Id(0)),
+        _ => Ok(None),
     }
 }
 

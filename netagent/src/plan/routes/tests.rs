@@ -1,12 +1,13 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use netagent_common::limit::ROUTES_MAX;
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
 use crate::host::fake::{UPLINK, host, route};
-use crate::plan::WantedDatapath;
+use crate::plan::{Step, WantedDatapath};
 
 fn wanted() -> Wanted {
     Wanted {
@@ -171,10 +172,39 @@ fn a_route_has_the_smaller_mtu_and_its_own_source() {
 #[test]
 fn without_an_address_nothing_leads_out() {
     let mut observed = observed(vec![]);
-    observed.links.get_mut(&UPLINK).unwrap().addresses = ["fe80::5/64".parse().unwrap()].into();
+    observed.links.get_mut(&UPLINK).unwrap().sources = vec!["fe80::5/64".parse().unwrap()];
     let (map, _) = compile(&wanted(), &observed);
     check(&map, "8.8.8.8", RouteKind::Unreachable);
     check(&map, "2001:4860::1", RouteKind::Unreachable);
+}
+
+#[test]
+fn the_source_is_near_the_next_hop_else_the_kernels_first() {
+    let mut observed = observed(vec![
+        unicast("10.0.0.0/8", UPLINK, Some("198.51.100.1")),
+        unicast("11.0.0.0/8", UPLINK, Some("203.0.113.1")),
+        unicast("203.0.113.0/24", UPLINK, None),
+    ]);
+    observed.links.get_mut(&UPLINK).unwrap().sources = [
+        "169.254.7.7/16",
+        "198.51.100.9/24",
+        "192.0.2.7/24",
+        "192.0.2.2/24",
+    ]
+    .map(|source| source.parse().unwrap())
+    .to_vec();
+    let (map, _) = compile(&wanted(), &observed);
+    for (address, source) in [
+        // The next hop of the default route is 192.0.2.1.
+        ("8.8.8.8", "192.0.2.7"),
+        ("192.0.2.200", "192.0.2.7"),
+        ("10.0.0.1", "198.51.100.9"),
+        ("11.0.0.1", "198.51.100.9"),
+        ("203.0.113.5", "198.51.100.9"),
+    ] {
+        let target = look_up(&map, address.parse().unwrap()).unwrap();
+        assert_eq!(target.source, Some(source.parse().unwrap()), "{address}");
+    }
 }
 
 #[test]
@@ -187,15 +217,14 @@ fn an_ipv4_route_by_an_ipv6_router_leads_nowhere() {
 fn a_global_ipv6_address_stands_before_a_unique_local_one() {
     let mut observed = observed(vec![]);
     let link = observed.links.get_mut(&UPLINK).unwrap();
-    link.addresses = [
-        "2a00::9/64".parse().unwrap(),
-        "2fd0::1/64".parse().unwrap(),
+    link.sources = vec![
         "fd77::1/64".parse().unwrap(),
-    ]
-    .into();
+        "2fd0::1/64".parse().unwrap(),
+        "2a00::9/64".parse().unwrap(),
+    ];
     let (map, _) = compile(&wanted(), &observed);
     let target = look_up(&map, "2001:4860::1".parse().unwrap()).unwrap();
-    assert_eq!(target.source, Some("2a00::9".parse().unwrap()));
+    assert_eq!(target.source, Some("2fd0::1".parse().unwrap()));
     let near = look_up(&map, "fd77::5".parse().unwrap()).unwrap();
     assert_eq!(near.kind, RouteKind::Uplink);
 }
@@ -210,10 +239,10 @@ fn too_many_routes_lose_their_longest_ways_out_and_no_denial() {
     let (map, problems) = compile(&wanted(), &observed(many.chain([denied]).collect()));
     assert!(matches!(
         problems.as_slice(),
-        [Problem::TooManyRoutes { max: 16_384, .. }]
+        [Problem::TooManyRoutes { max: 15_360, .. }]
     ));
     let v4 = map.keys().filter(|prefix| prefix.addr().is_ipv4()).count();
-    assert_eq!(v4, ROUTES_MAX as usize);
+    assert_eq!(v4, fit::WANTED_MAX);
     check(&map, "8.8.8.8", RouteKind::Uplink);
     check(&map, "172.17.0.5", RouteKind::NotUplink);
 }
@@ -228,6 +257,64 @@ fn more_denials_than_places_close_everything() {
     assert!(look_up(&map, "8.8.8.8".parse().unwrap()).is_none());
     check(&map, "169.254.169.254", RouteKind::AlwaysDenied);
     check(&map, "8::", RouteKind::Uplink);
+}
+
+/// From one full map to another, no step needs more places than there are.
+fn check_change(before: &RouteMap, after: &RouteMap) -> Vec<Step> {
+    let mut now = before.clone();
+    let steps = plan_routes(before, after);
+    // No change here is one of IPv6 routes.
+    let v6 = now.keys().filter(|prefix| prefix.addr().is_ipv6()).count();
+    for step in &steps {
+        if let Step::SetRoute {
+            destination,
+            target,
+        } = step
+        {
+            now.insert(*destination, *target);
+        } else if let Step::RemoveRoute { destination } = step {
+            now.remove(destination);
+        }
+        assert!(now.len() - v6 < ROUTES_MAX as usize);
+    }
+    assert_eq!(now, *after);
+    steps
+}
+
+#[test]
+fn a_change_never_needs_more_places_than_the_map_has() {
+    let full = |base: u32, ifindex| {
+        let many = (0..ROUTES_MAX).map(move |number| {
+            let network = Ipv4Net::new_assert(Ipv4Addr::from(base + (number << 4)), 28);
+            unicast(&network.to_string(), ifindex, None)
+        });
+        compile(&wanted(), &observed(many.collect())).0
+    };
+    // Denials that go for denials that come, ways out for denials, and the other way round.
+    for (before, after) in [(3, 3), (UPLINK, 3), (3, UPLINK)] {
+        let (before, after) = (full(0x0a00_0000, before), full(0x0b00_0000, after));
+        let steps = check_change(&before, &after);
+        let first_set = steps
+            .iter()
+            .position(|step| matches!(step, Step::SetRoute { .. }));
+        let leads_out = before
+            .values()
+            .filter(|target| target.kind == RouteKind::Uplink);
+        assert!(first_set.unwrap() >= leads_out.count());
+    }
+}
+
+#[test]
+fn a_small_change_of_a_full_map_closes_nothing_else() {
+    let many = (0..ROUTES_MAX / 2).map(|number| {
+        let network = Ipv4Net::new_assert(Ipv4Addr::from(0x0a00_0000 + (number << 4)), 28);
+        unicast(&network.to_string(), UPLINK, None)
+    });
+    let mut routes: Vec<KernelRoute> = many.collect();
+    let before = compiled(routes.clone());
+    routes.push(unicast("11.0.0.0/8", 3, None));
+    let steps = check_change(&before, &compiled(routes));
+    assert_eq!(steps.len(), 2);
 }
 
 /// Routes near the forbidden prefixes, so that they meet.

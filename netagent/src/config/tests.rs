@@ -1,0 +1,76 @@
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../netagent.example.toml");
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    let config = Config::parse(text, Path::new("x.toml"))?;
+    config.check()?;
+    Ok(config)
+}
+
+fn check_refused(text: &str, expected: &str) {
+    let error = parse(text).expect_err(text).to_string();
+    assert!(error.contains(expected), "{error}");
+    assert!(!error.contains('\n'), "{error}");
+}
+
+#[test]
+fn the_example_holds_the_defaults() {
+    assert_eq!(parse(EXAMPLE).unwrap(), Config::default());
+}
+
+#[test]
+fn the_example_names_every_key() {
+    // Keys without a default are commented out: with the comment taken off they must be accepted.
+    let keys = EXAMPLE
+        .lines()
+        .map(|line| line.strip_prefix("#: ").unwrap_or(line));
+    let text: Vec<&str> = keys.collect();
+    let config = parse(&text.join("\n")).unwrap();
+    assert!(config.uplink.is_some() && config.pool.subnet6.is_some());
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line() {
+    check_refused("\nbogus = 1", "x.toml line 2: unknown field `bogus`");
+    check_refused("[pool]\nsubnets = 1", "unknown field `subnets`");
+}
+
+#[test]
+fn a_bad_value_says_how_to_mend_it() {
+    check_refused("[pool]\nsubnet = \"172.16.0.1/16\"", "write 172.16.0.0/16");
+    check_refused("[pool]\nsubnet = \"10.0.0.0/8\"", "from /14 to /30");
+    check_refused("[pool]\nsubnet6 = \"fd00::/64\"", "must be a /48");
+    check_refused("[pool]\ntap_prefix = \"tap0\"", "must not end in a digit");
+    check_refused("[nat]\nports = \"9\"", "'9' is no port range");
+    check_refused("[nat]\nports = \"9-8\"", "no port range");
+    check_refused("[limits]\ninstances = 0", "from 1 to 65536");
+    check_refused("[datapath]\nattach = \"xdp\"", "unknown variant `xdp`");
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let mut config = parse("state_dir = \"/a\"\nuplink = \"eth0\"").unwrap();
+    let overrides = Overrides {
+        state_dir: Some("/b".into()),
+        uplink: Some("eth1".into()),
+        ..Overrides::default()
+    };
+    config.apply(&overrides);
+    assert_eq!(config.state_dir, Path::new("/b"));
+    assert_eq!(config.uplink.as_deref(), Some("eth1"));
+    assert_eq!(config.bpf_dir, Path::new("/sys/fs/bpf/netagent"));
+}
+
+#[test]
+fn a_named_file_that_is_missing_is_an_error() {
+    let overrides = Overrides {
+        config: Some("/nonexistent/x.toml".into()),
+        ..Overrides::default()
+    };
+    let error = Config::load(&overrides).unwrap_err().to_string();
+    assert!(
+        error.starts_with("cannot read /nonexistent/x.toml: "),
+        "{error}"
+    );
+}
