@@ -11,6 +11,7 @@ mod garbage;
 mod local;
 mod nat;
 mod paths;
+mod ports;
 mod segments;
 mod spoofs;
 mod states;
