@@ -11,6 +11,7 @@ mod surroundings;
 mod gateway;
 mod masquerade;
 mod segments;
+mod sockets;
 mod stacks;
 
 mod hostile;
