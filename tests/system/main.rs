@@ -17,6 +17,7 @@ mod stacks;
 mod hostile;
 mod isolation;
 mod noise;
+mod owners;
 
 mod changes;
 mod life;
