@@ -23,3 +23,4 @@ mod changes;
 mod life;
 mod refusals;
 mod show;
+mod sources;
