@@ -22,5 +22,6 @@ mod owners;
 mod changes;
 mod life;
 mod refusals;
+mod settings;
 mod show;
 mod sources;
