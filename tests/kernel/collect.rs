@@ -7,6 +7,8 @@ use netagent_tests::packet::udp;
 use netagent_tests::prog_run::{Sizes, verdict};
 use netagent_tests::scene::{self, REMOTE_V4, SLOT, Scene, to};
 
+use crate::drops::REMOTES;
+
 /// More than two runs of a pass may remove.
 const FLOWS: u32 = 2 * REMOVED_MAX + 1_000;
 
@@ -115,4 +117,26 @@ fn a_flow_that_was_opened_just_now_is_left_alone() {
     assert_eq!(collect_all(&mut scene, COLLECT_FLOWS).0, 0);
     assert_eq!(collect_all(&mut scene, COLLECT_ORPHANS).0, 0);
     assert_eq!((flows(&mut scene), reverses(&mut scene)), (1, 1));
+}
+
+#[test]
+fn a_count_that_was_set_to_0_under_live_flows_refuses_no_new_ones() {
+    let mut scene = Scene::usual();
+    for remote in REMOTES {
+        for port in 1..=3 {
+            let first = scene.from_vm(&udp(&to(remote), (port, 53), b"first"));
+            assert_eq!(first.verdict, verdict::REDIRECT);
+            scene.time_out_flows(port);
+        }
+    }
+    let mut open = scene.datapath.array::<u64>(map::OPEN_FLOWS);
+    open.set(SLOT, 0, 0).unwrap();
+    assert_eq!(collect_all(&mut scene, COLLECT_FLOWS).0, 6);
+    assert_eq!(scene.open_flows(), -6, "what was not counted is taken away");
+    for remote in REMOTES {
+        let new = scene.from_vm(&udp(&to(remote), (4, 53), b"new"));
+        let drops = scene.datapath.drops();
+        assert_eq!(new.verdict, verdict::REDIRECT, "{remote}: {drops:?}");
+    }
+    assert_eq!(scene.open_flows(), -4);
 }

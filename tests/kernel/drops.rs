@@ -10,7 +10,7 @@ use netagent_tests::packet;
 use netagent_tests::prog_run::{Context, Sizes, verdict};
 use netagent_tests::scene::{self, REMOTE_V4, REMOTE_V6, SLOT, Scene, to};
 
-use crate::{frames, paths, spoofs};
+use crate::{frames, paths, segments, spoofs};
 
 /// In which state of the maps a packet is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,6 +84,7 @@ fn cases() -> Vec<Case> {
         spoofs::discovery_cases(),
         paths::destination_cases(),
         paths::path_cases(),
+        segments::segment_cases(),
     ];
     tables.into_iter().flatten().collect()
 }

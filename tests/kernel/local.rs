@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use netagent_common::net::GATEWAY_MAC;
+use netagent_common::policy::RouteKind;
 use netagent_tests::neighbour::{self, Claim};
 use netagent_tests::packet::{self, Ends, echo_reply, echo_request, hex, udp};
 use netagent_tests::prog_run::verdict;
@@ -115,5 +116,34 @@ fn the_host_pings_the_guest_and_nothing_else_of_it_gets_in() {
             scene.from_host(&udp(&ends, (5, 6), b"not a ping")).verdict,
             verdict::DROP
         );
+    }
+}
+
+#[test]
+fn a_hosts_ping_ends_when_its_address_is_the_hosts_no_more() {
+    use RouteKind::{Host, Instance, NotUplink, Unreachable, Uplink};
+    let addresses: [IpAddr; 2] = [scene::HOST_V4.into(), scene::HOST_V6.into()];
+    for address in addresses {
+        for left in [NotUplink, Instance, Unreachable, Uplink] {
+            let mut scene = Scene::usual();
+            let ends = from_host(address);
+            let request = scene.from_host(&echo_request(&ends, (5, 1), b"hello"));
+            assert_eq!(request.verdict, verdict::NEXT, "{address}");
+            let reply = echo_reply(&ends.reversed(), (5, 1), b"hello");
+            assert_eq!(scene.from_vm(&reply).verdict, verdict::NEXT, "{address}");
+
+            let stays = scene::route(Host, address.is_ipv4(), false);
+            scene.change_route(address, &stays);
+            let other_routes = scene.from_vm(&reply);
+            assert_eq!(other_routes.verdict, verdict::NEXT, "{address} stays");
+            assert_eq!(scene.open_flows(), 1);
+
+            let leaves = scene::route(left, address.is_ipv4(), false);
+            scene.change_route(address, &leaves);
+            let late = scene.from_vm(&reply);
+            assert_eq!(late.verdict, verdict::DROP, "{address} is {left:?} now");
+            assert_eq!(late.bytes, reply, "it is not changed");
+            assert_eq!(scene.open_flows(), 0, "the flow ended");
+        }
     }
 }

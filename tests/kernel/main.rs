@@ -11,6 +11,8 @@ mod garbage;
 mod local;
 mod nat;
 mod paths;
+mod ports;
+mod segments;
 mod spoofs;
 mod states;
 

@@ -35,7 +35,11 @@ fn guest(remote: IpAddr) -> IpAddr {
     }
 }
 
-fn tcp_segment(ends: &Ends, (src_port, dst_port): (u16, u16), payload: &[u8]) -> Vec<u8> {
+pub(crate) fn tcp_segment(
+    ends: &Ends,
+    (src_port, dst_port): (u16, u16),
+    payload: &[u8],
+) -> Vec<u8> {
     let segment = Segment {
         src_port,
         dst_port,
@@ -54,14 +58,15 @@ fn reply(ends: &Ends, (_, id): (u16, u16), payload: &[u8]) -> Vec<u8> {
     echo_reply(ends, (id, 3), payload)
 }
 
-type Build = fn(&Ends, (u16, u16), &[u8]) -> Vec<u8>;
+pub(crate) type Build = fn(&Ends, (u16, u16), &[u8]) -> Vec<u8>;
 
 /// Protocols: what the guest sends, and what comes back.
-const PROTOCOLS: [(Build, Build); 3] = [(udp, udp), (tcp_segment, tcp_segment), (request, reply)];
+pub(crate) const PROTOCOLS: [(Build, Build); 3] =
+    [(udp, udp), (tcp_segment, tcp_segment), (request, reply)];
 
 /// The guest sends, and the far end answers: both packets are checked byte for byte. Returns the port under
 /// which the world knows the flow.
-fn check_both_ways(
+pub(crate) fn check_both_ways(
     scene: &mut Scene,
     remote: IpAddr,
     (sent, answered): (Build, Build),

@@ -25,7 +25,7 @@ pub struct Nic {
     pub mac: [u8; 6],
     /// The guest's address.
     pub v4: Ipv4Addr,
-    /// The guest's IPv6 address.
+    /// The guest's IPv6 address; `::` where it has none.
     pub v6: Ipv6Addr,
     /// The gateway's address.
     pub gateway_v4: Ipv4Addr,
@@ -56,7 +56,11 @@ impl Nic {
             tap: open_and_wait(host, &tap_name, header),
             mac: parse_mac(&text("mac")),
             v4: address("ip").parse().expect("`ip` is an IPv4 network"),
-            v6: address("ip6").parse().expect("`ip6` is an IPv6 network"),
+            v6: if interface["ip6"].is_null() {
+                Ipv6Addr::UNSPECIFIED
+            } else {
+                address("ip6").parse().expect("`ip6` is an IPv6 network")
+            },
             gateway_v4: address("tap_ip")
                 .parse()
                 .expect("`tap_ip` is an IPv4 address"),

@@ -12,6 +12,7 @@ pub mod deadline;
 pub mod random;
 pub mod sys;
 
+pub mod client;
 pub mod netns;
 pub mod ping;
 pub mod server;

@@ -3,13 +3,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use aya::Pod;
 use bytemuck::Zeroable;
-use netagent_common::flow::{Flow, FlowKey, FlowState};
+use netagent_common::flow::{Flow, FlowKey, FlowState, LAST_SEEN_STEP_NS};
 use netagent_common::names::{self, ABI_VERSION, map};
 use netagent_common::nat::{Reverse, ReverseKey};
 use netagent_common::net::{GATEWAY_MAC, GATEWAY_V6, protocol};
 use netagent_common::policy::RouteKind;
-use netagent_common::vm::{self, Interface};
+use netagent_common::vm::{self, Interface, State};
 
 use crate::packet::Ends;
 use crate::prog_run::{Context, Datapath, Outcome, Sizes};
@@ -102,6 +103,84 @@ impl Scene {
         self.datapath.run(names::TO_VM, bytes, FROM_HOST)
     }
 
+    /// A super-frame of segments of this size, from the guest.
+    pub fn super_frame_from_vm(&mut self, bytes: &[u8], gso_size: u32) -> Outcome {
+        let context = Context {
+            gso_size,
+            ..FROM_VM
+        };
+        self.datapath.run(names::FROM_VM, bytes, context)
+    }
+
+    /// A super-frame of segments of this size, on the uplink.
+    pub fn super_frame_from_uplink(&mut self, bytes: &[u8], gso_size: u32) -> Outcome {
+        let context = Context {
+            gso_size,
+            ..FROM_UPLINK
+        };
+        self.datapath.run(names::FROM_UPLINK, bytes, context)
+    }
+
+    /// The agent found other routes: every flow is judged anew at its next packet.
+    pub fn change_route(&mut self, address: IpAddr, route: &RouteTo) {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        self.datapath.set_route((address, length), route);
+        let mut states = self.datapath.array::<State>(map::STATE);
+        let mut state = states.get(&0, 0).expect("element 0");
+        state.route_generation += 1;
+        states.set(0, state, 0).expect("element 0");
+    }
+
+    /// Makes every flow of a port of the guest a moment older: its time is written anew at its next packet.
+    pub fn age_flows(&mut self, guest_port: u16) {
+        const MOMENT_NS: u64 = 2 * LAST_SEEN_STEP_NS;
+        self.change_flows(guest_port, |last_seen_ns, _| *last_seen_ns -= MOMENT_NS);
+    }
+
+    /// Makes every flow of a port of the guest one that was reset and last heard of when the machine started:
+    /// nobody runs tests in the first two minutes of a boot.
+    pub fn time_out_flows(&mut self, guest_port: u16) {
+        self.change_flows(guest_port, |last_seen_ns, state| {
+            (*last_seen_ns, *state) = (0, FlowState::Reset as u8);
+        });
+    }
+
+    fn change_flows(&mut self, guest_port: u16, change: ChangeFlow) {
+        let of = (guest_port, change);
+        change_flows::<[u8; 4]>(&mut self.datapath, map::FLOWS_V4, of);
+        change_flows::<[u8; 16]>(&mut self.datapath, map::FLOWS_V6, of);
+    }
+
+    /// Removes all reverse entries, as a race with the collection does to one.
+    pub fn remove_reverses(&mut self) {
+        remove_reverses::<[u8; 4]>(&mut self.datapath, map::REVERSE_V4);
+        remove_reverses::<[u8; 16]>(&mut self.datapath, map::REVERSE_V6);
+    }
+
+    /// How many flows the instance has open, by its count.
+    ///
+    /// # Panics
+    /// Where the count is not there.
+    #[must_use]
+    pub fn open_flows(&mut self) -> i64 {
+        let open = self.datapath.array::<u64>(map::OPEN_FLOWS);
+        open.get(&SLOT, 0)
+            .expect("the slot is in the array")
+            .cast_signed()
+    }
+
+    /// The ports of the guest that hold a port of the uplink's address, in either family.
+    #[must_use]
+    pub fn holders(&mut self, nat_port: u16) -> Vec<u16> {
+        let mut found = holders::<[u8; 4]>(&mut self.datapath, map::REVERSE_V4, nat_port);
+        found.extend(holders::<[u8; 16]>(
+            &mut self.datapath,
+            map::REVERSE_V6,
+            nat_port,
+        ));
+        found
+    }
+
     /// Writes `count` IPv4 flows of the instance, last seen at `last_seen_ns`, each with its reverse entry.
     pub fn add_flows(&mut self, count: u32, last_seen_ns: u64) {
         for number in 0..count {
@@ -158,6 +237,45 @@ pub const FROM_HOST: Context = Context {
     mark: 0,
     gso_size: 0,
 };
+
+type ChangeFlow = fn(&mut u64, &mut u8);
+
+fn change_flows<A>(datapath: &mut Datapath, name: &str, (guest_port, change): (u16, ChangeFlow))
+where
+    FlowKey<A>: Pod,
+    Flow<A>: Pod,
+{
+    for (key, mut flow) in datapath.entries::<FlowKey<A>, Flow<A>>(name) {
+        if key.guest_port == guest_port.to_be_bytes() {
+            change(&mut flow.last_seen_ns, &mut flow.state);
+            datapath.insert::<FlowKey<A>, Flow<A>>(name, key, flow);
+        }
+    }
+}
+
+fn remove_reverses<A>(datapath: &mut Datapath, name: &str)
+where
+    ReverseKey<A>: Pod,
+    Reverse<A>: Pod,
+{
+    for (key, _) in datapath.entries::<ReverseKey<A>, Reverse<A>>(name) {
+        datapath.remove::<ReverseKey<A>, Reverse<A>>(name, &key);
+    }
+}
+
+fn holders<A>(datapath: &mut Datapath, name: &str, nat_port: u16) -> Vec<u16>
+where
+    ReverseKey<A>: Pod,
+    Reverse<A>: Pod,
+{
+    let entries = datapath.entries::<ReverseKey<A>, Reverse<A>>(name);
+    let of_port = entries
+        .into_iter()
+        .filter(|(key, _)| key.nat_port == nat_port.to_be_bytes());
+    of_port
+        .map(|(_, reverse)| u16::from_be_bytes(reverse.guest_port))
+        .collect()
+}
 
 fn flow(nat_port: [u8; 2], last_seen_ns: u64) -> Flow<[u8; 4]> {
     Flow {
@@ -222,7 +340,9 @@ fn prefixes() -> [(&'static str, RouteKind); 18] {
     ]
 }
 
-fn route(kind: RouteKind, is_v4: bool, is_default: bool) -> RouteTo {
+/// A route of this kind; the router is the next hop of the default route alone.
+#[must_use]
+pub fn route(kind: RouteKind, is_v4: bool, is_default: bool) -> RouteTo {
     if kind != RouteKind::Uplink {
         return RouteTo {
             kind: kind as u32,

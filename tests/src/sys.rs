@@ -4,7 +4,7 @@
 use std::ffi::{CString, c_int, c_ulong};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
@@ -32,19 +32,52 @@ struct TunRequest {
 /// # Errors
 /// What the kernel says.
 pub fn tun_set_iff(file: &File, name: &str, flags: u16) -> io::Result<()> {
-    const TUNSETIFF: c_ulong = 0x4004_54ca;
-    let mut request = TunRequest {
-        name: [0; libc::IFNAMSIZ],
-        flags,
-        padding: [0; 22],
-    };
-    assert!(
-        name.len() < libc::IFNAMSIZ,
-        "interface name {name} is too long"
-    );
-    request.name[..name.len()].copy_from_slice(name.as_bytes());
-    // SAFETY: the file is open, and the kernel reads and writes one `ifreq`, which `request` is as large as.
-    check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) })
+    TunRequest::new(name, flags).make(file.as_raw_fd())
+}
+
+/// TUNSETIFF as another user and group, without any capability: by a child process that drops its rights
+/// before it. The file stays the TAP.
+///
+/// # Errors
+/// What the kernel says.
+pub fn tun_set_iff_as(
+    file: &File,
+    (name, flags): (&str, u16),
+    (user, group): (u32, u32),
+) -> io::Result<()> {
+    let (descriptor, mut request) = (file.as_raw_fd(), TunRequest::new(name, flags));
+    let mut child = Command::new("true");
+    // Other groups go too: the child of root that changes its user keeps none.
+    child.uid(user).gid(group);
+    let open = move || request.make(descriptor);
+    // SAFETY: between fork and exec the closure makes one system call, on a descriptor that the parent holds
+    // open; it allocates nothing and takes no lock. It runs after user and group are set.
+    unsafe { child.pre_exec(open) };
+    child.status().map(|status| assert!(status.success()))
+}
+
+impl TunRequest {
+    fn new(name: &str, flags: u16) -> Self {
+        let mut request = Self {
+            name: [0; libc::IFNAMSIZ],
+            flags,
+            padding: [0; 22],
+        };
+        assert!(
+            name.len() < libc::IFNAMSIZ,
+            "interface name {name} is too long"
+        );
+        request.name[..name.len()].copy_from_slice(name.as_bytes());
+        request
+    }
+
+    fn make(&mut self, file: RawFd) -> io::Result<()> {
+        const TUNSETIFF: c_ulong = 0x4004_54ca;
+        let request: *mut Self = self;
+        // SAFETY: the callers hold the file open, and the kernel reads and writes one `ifreq`, which `self` is
+        // as large as.
+        check(unsafe { libc::ioctl(file, TUNSETIFF, request) })
+    }
 }
 
 /// TUNSETOFFLOAD: what the reader of the TAP can take.

@@ -51,6 +51,21 @@ impl Tap {
         Self::open_as(netns, name, header, None)
     }
 
+    /// Whether this user and group may open the TAP `name` of a namespace.
+    ///
+    /// # Panics
+    /// When the kernel refuses for another reason.
+    #[must_use]
+    pub fn may_open(netns: &NetNs, name: &str, principal: (u32, u32)) -> bool {
+        let file = netns.run(open_device);
+        let flags = IFF_TAP | IFF_NO_PI;
+        match sys::tun_set_iff_as(&file, (name, flags), principal) {
+            Ok(()) => true,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => false,
+            Err(error) => panic!("open TAP {name} as {principal:?}: {error}"),
+        }
+    }
+
     /// Makes the TAP `name` with this interface index.
     ///
     /// # Panics

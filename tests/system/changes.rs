@@ -11,7 +11,12 @@ use netagent_tests::tap::Header;
 use netagent_tests::world::{HOST_V4, HOST_V6, ROUTER_V4, SILENT, UPLINK, World};
 
 /// Sends datagrams until one leaves, and says from which address and to which hardware address.
-fn leaves(nic: &Nic, wire: &Raw, remote: IpAddr, port: u16) -> Option<(IpAddr, [u8; 6])> {
+pub(crate) fn leaves(
+    nic: &Nic,
+    wire: &Raw,
+    remote: IpAddr,
+    port: u16,
+) -> Option<(IpAddr, [u8; 6])> {
     while wire.receive_now().is_some() {}
     nic.tap
         .send_bytes(packet::udp(&nic.to(remote), (port, 7), b"which way"));

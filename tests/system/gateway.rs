@@ -86,6 +86,34 @@ fn the_gateway_answers_arp_solicitations_and_pings() {
 }
 
 #[test]
+fn the_gateway_answers_questions_whose_checksum_is_to_be_computed() {
+    let world = World::new();
+    let agent = world.agent("");
+    let guest = Guest::create(&agent, &world.host, "partial", Header::Vnet);
+    let (nic, gateway) = (guest.nic(), Ipv6Addr::from(GATEWAY_V6));
+    let solicitation = neighbour::solicitation(nic.mac, nic.v6, gateway);
+    nic.tap.send(&Frame::partial(solicitation));
+    let answer = nic.tap.receive_where(Deadline::after(SOON), |frame| {
+        let answer = neighbour::parse_advertisement(&frame.bytes)?;
+        packet::assert_checksums(&frame.completed());
+        Some(answer)
+    });
+    assert_eq!(answer, (gateway, GATEWAY_MAC));
+    for is_v4 in [true, false] {
+        let ends = nic.to(nic.gateway(is_v4));
+        let request = packet::echo_request(&ends, (9, 2), b"to be computed");
+        nic.tap.send(&Frame::partial(request));
+        let reply = nic.tap.receive_where(Deadline::after(SOON), |frame| {
+            let bytes = frame.completed();
+            (Packet::parse(&bytes)?.payload == b"to be computed").then_some(bytes)
+        });
+        packet::assert_checksums(&reply);
+        let reply = Packet::parse(&reply).unwrap();
+        assert_eq!((reply.ends.src, reply.ends.dst), (ends.dst, ends.src));
+    }
+}
+
+#[test]
 fn the_host_pings_its_guest_and_reaches_nothing_else_of_it() {
     let world = World::new();
     let agent = world.agent("");

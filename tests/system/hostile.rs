@@ -4,12 +4,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netagent_common::drop::DropReason;
+use netagent_common::net::tcp_flag;
 use netagent_tests::coverage;
 use netagent_tests::deadline::{Deadline, SOON, wait_until};
-use netagent_tests::frame::Frame;
+use netagent_tests::frame::{Frame, NEEDS_CHECKSUM, VnetHeader};
 use netagent_tests::guest::Guest;
 use netagent_tests::neighbour::{self, Claim, icmpv6};
-use netagent_tests::packet::{self, Ends, Packet};
+use netagent_tests::packet::{self, Ends, Packet, Segment};
 use netagent_tests::tap::Header;
 use netagent_tests::world::{HOST_V4, HOST_V6, SILENT, World};
 
@@ -45,18 +46,60 @@ fn check_tags(scene: &Surroundings) {
 
 /// A checksum "to be computed" would be written over what was judged: over the source address, for one.
 fn check_virtio_headers(scene: &Surroundings) {
-    let mut frames = Vec::new();
-    for remote in [SILENT[0], SILENT[1]] {
-        let ports = (4_000, 5_000);
-        let valid = Frame::partial(packet::udp(&scene.nic().to(remote), ports, &[0; 64]));
-        for (checksum_start, checksum_offset) in [(14, 12), (20, 6), (26, 0), (42, 2), (60, 6)] {
-            let mut frame = valid.clone();
-            frame.vnet.checksum_start = checksum_start;
-            frame.vnet.checksum_offset = checksum_offset;
-            frames.push(frame);
-        }
-    }
+    let frames: Vec<Frame> = misplaced(scene).collect();
     scene.check_accepted(DropReason::PartialChecksum, &frames);
+}
+
+/// Frames of every kind whose checksum is to be written where their own is not.
+fn misplaced(scene: &Surroundings) -> impl Iterator<Item = Frame> {
+    const V4: usize = 14 + 20;
+    const V6: usize = 14 + 40;
+    let nic = scene.nic();
+    let (v4, v6) = (nic.to(SILENT[0]), nic.to(SILENT[1]));
+    let (ports, gateway) = ((4_000, 5_000), "fe80::1".parse().unwrap());
+    let segment = Segment {
+        src_port: 4_000,
+        dst_port: 5_000,
+        flags: tcp_flag::ACK,
+        ..Segment::default()
+    };
+    let echo = |ends| packet::echo_request(&ends, (1, 1), &[0; 64]);
+    // Bytes of a frame, and the right place of its checksum.
+    let frames = [
+        (packet::udp(&v4, ports, &[0; 64]), (V4, 6)),
+        (packet::udp(&v6, ports, &[0; 64]), (V6, 6)),
+        (packet::tcp(&v4, segment, &[0; 64]), (V4, 16)),
+        (packet::tcp(&v6, segment, &[0; 64]), (V6, 16)),
+        (echo(v4), (V4, 2)),
+        (echo(v6), (V6, 2)),
+        (echo(nic.to(nic.gateway(true))), (V4, 2)),
+        (echo(nic.to(nic.gateway(false))), (V6, 2)),
+        (neighbour::solicitation(nic.mac, nic.v6, gateway), (V6, 2)),
+        (neighbour::advertisement(&v6, nic.v6, nic.mac), (V6, 2)),
+    ];
+    frames.into_iter().flat_map(|(bytes, (start, offset))| {
+        let places = [
+            (14, 12),
+            (20, 6),
+            (26, 0),
+            (42, 2),
+            (60, 6),
+            (start, offset + 2),
+            (start + 2, offset),
+            // The same field, of a sum that begins elsewhere.
+            (start - 2, offset + 2),
+            (0, start + offset),
+        ];
+        places.map(|(start, offset)| Frame {
+            vnet: VnetHeader {
+                flags: NEEDS_CHECKSUM,
+                checksum_start: start as u16,
+                checksum_offset: offset as u16,
+                ..VnetHeader::default()
+            },
+            bytes: bytes.clone(),
+        })
+    })
 }
 
 /// What a program run alone cannot be given: less than an IP header.

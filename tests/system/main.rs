@@ -11,13 +11,17 @@ mod surroundings;
 mod gateway;
 mod masquerade;
 mod segments;
+mod sockets;
 mod stacks;
 
 mod hostile;
 mod isolation;
 mod noise;
+mod owners;
 
 mod changes;
 mod life;
 mod refusals;
+mod settings;
 mod show;
+mod sources;

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use netagent_common::net::{ethertype, protocol};
 use netagent_tests::frame::{Frame, Segments};
 use netagent_tests::guest::Guest;
+use netagent_tests::packet;
 use netagent_tests::random::Random;
 use netagent_tests::tap::Header;
 use netagent_tests::world::{SILENT, World};
@@ -94,4 +96,63 @@ fn every_packet_keeps_its_bytes_by_clsact_with_a_virtio_header() {
 #[test]
 fn every_packet_keeps_its_bytes_by_clsact_without_a_virtio_header() {
     check_all_forms(CLSACT, Header::None);
+}
+
+/// A super-frame whose virtio header says that its headers are so long.
+fn said<const HEADERS: u16>(bytes: Vec<u8>) -> Frame {
+    let is_udp = packet::transport(&bytes).unwrap().protocol == protocol::UDP;
+    let is_v4 = bytes[12..14] == ethertype::IPV4.to_be_bytes();
+    let mut frame = match (is_udp, is_v4) {
+        (true, _) => udp(bytes),
+        (false, true) => tcp_v4(bytes),
+        (false, false) => tcp_v6(bytes),
+    };
+    frame.vnet.header_len = HEADERS;
+    frame
+}
+
+/// Length of the headers, as a Linux guest says it.
+fn headers(protocol: Protocol, is_v4: bool) -> u16 {
+    let ip = if is_v4 { 20 } else { 40 };
+    14 + ip + if protocol == Protocol::Tcp { 20 } else { 8 }
+}
+
+#[test]
+fn a_super_frame_keeps_its_bytes_whatever_is_said_of_its_headers() {
+    let world = World::new();
+    let agent = world.agent("");
+    let guest = Guest::create(&agent, &world.host, "said", Header::Vnet);
+    let wire = world.wire();
+    let way = Way::new(&world, guest.nic(), &wire);
+    let mut random = Random::new(6);
+    // Right for UDP and TCP over IPv4, then over IPv6; nothing, too little, and more than the headers.
+    let forms: [Form; 8] = [
+        said::<42>,
+        said::<54>,
+        said::<62>,
+        said::<74>,
+        said::<0>,
+        said::<1>,
+        said::<200>,
+        said::<3_000>,
+    ];
+    for remote in SILENT {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let flow = FlowTo {
+                protocol,
+                remote,
+                ports: (7_000, 7),
+            };
+            let right = headers(protocol, remote.is_ipv4());
+            let default = super_form(Header::Vnet, protocol, remote.is_ipv4()).unwrap();
+            let ends = way.nic.to(remote);
+            let frame = default(protocol.question(&ends, flow.ports, &[0; 3_000]));
+            assert_eq!(frame.vnet.header_len, right, "as a Linux guest says it");
+            for form in forms {
+                let nat_port = way.send(flow, form, &random.bytes(60_001));
+                way.answer(flow, nat_port, form, &random.bytes(60_002));
+            }
+        }
+    }
+    assert_eq!(agent.guest_drops("said"), BTreeMap::new());
 }

@@ -67,6 +67,58 @@ fn a_pool_that_overlaps_the_uplinks_network_is_refused() {
     check_start(agent, &world.host, &["198.51.0.0/16"]);
 }
 
+/// The command between backquotes in what the agent says.
+fn quoted_command(complaint: &str) -> &str {
+    let command = complaint.split('`').nth(1);
+    command.unwrap_or_else(|| panic!("no command in backquotes: {complaint}"))
+}
+
+#[test]
+fn nat_ports_that_the_host_takes_itself_refuse_the_start_and_the_command_shown_mends_it() {
+    for (local, reserved) in [
+        ("20000 60999", ""),
+        ("1024 65535", "80,5000-5100"),
+        ("29999 60999", "16384-29998"),
+        ("1024 16384", ""),
+    ] {
+        let world = World::new();
+        let set = |name: &str, value: &str| world.host.sysctl(&format!("net/ipv4/{name}"), value);
+        set("ip_local_port_range", local);
+        set("ip_local_reserved_ports", reserved);
+        let words = ["16384-29999", "nat.ports", "net.ipv4.ip_local_port_range"];
+        let prepared = || Agent::prepare(&world.host, Some(UPLINK), "");
+        check_start(prepared(), &world.host, &words);
+
+        let output = prepared().run_to_end();
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        world.host.shell(quoted_command(&complaint));
+        let left = world
+            .host
+            .read_sysctl("net/ipv4/ip_local_reserved_ports")
+            .unwrap();
+        assert!(
+            left.starts_with(reserved.split('-').next().unwrap_or_default()),
+            "what was reserved stays so: {left}"
+        );
+        let _starts = world.agent("");
+    }
+}
+
+#[test]
+fn other_nat_ports_make_way_for_the_hosts_own() {
+    let world = World::new();
+    world
+        .host
+        .sysctl("net/ipv4/ip_local_port_range", "16384 60999");
+    let _starts = world.agent("[nat]\nports = \"10000-16383\"\n");
+    let elsewhere = Agent::prepare(
+        &world.host,
+        Some(UPLINK),
+        "[nat]\nports = \"10000-16384\"\n",
+    );
+    check_start(elsewhere, &world.host, &["10000-16384"]);
+}
+
 #[test]
 fn a_taken_socket_path_is_named_and_left_alone() {
     let world = World::new();
