@@ -244,7 +244,7 @@ fn attaching(wanted: Attach, kernel: (u32, u32)) -> Check {
             name: "attaching",
             verdict: Verdict::Bad,
             found: "no tcx, which datapath.attach asks for".into(),
-            fix: "set datapath.attach to \"auto\", or boot Linux 6.6 or newer",
+            fix: "set datapath.attach to \"auto\", or boot Linux 6.6 or newer".into(),
         },
     }
 }
