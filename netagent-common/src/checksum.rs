@@ -14,6 +14,13 @@ pub const fn fold(sum: u32) -> u16 {
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
+/// Folds a sum of words of 32 bits that was taken in 64 bits, without carries.
+#[must_use]
+pub const fn fold_wide(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    fold(add(sum as u32, (sum >> 32) as u32))
+}
+
 /// Sum of the bytes, taken as words of 32 bits in the order of the host's memory; `N` is a multiple of 4.
 #[must_use]
 #[inline(always)]
@@ -69,5 +76,9 @@ mod tests {
             0x00, 0x01, 0xc0, 0xa8, 0x00, 0xc7,
         ];
         assert_eq!(fold(sum(&header)), 0xffff);
+        let words = header
+            .chunks_exact(4)
+            .map(|word| u64::from(u32::from_ne_bytes(word.try_into().unwrap())));
+        assert_eq!(fold_wide(words.sum()), 0xffff);
     }
 }

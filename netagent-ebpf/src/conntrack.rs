@@ -160,6 +160,7 @@ fn write<A: Family>(
         nat_port: nat_port.to_be_bytes(),
         next_hop: route.next_hop,
         nat_address: route.source,
+        padding: [0; 2],
     };
     let inserted = maps::insert_flow(key, &flow);
     if inserted.is_ok() {
@@ -204,6 +205,7 @@ pub fn open_from_host<A: Family>(
         nat_port: [0; 2],
         next_hop: A::ZERO,
         nat_address: A::ZERO,
+        padding: [0; 2],
     };
     match maps::insert_flow(key, &flow) {
         Ok(()) => {

@@ -136,9 +136,9 @@ impl Family for [u8; 4] {
         ];
         let mut sum = 0;
         for word in words {
-            sum = checksum::add(sum, u32::from_ne_bytes(word));
+            sum += u64::from(u32::from_ne_bytes(word));
         }
-        if checksum::fold(sum) != 0xffff {
+        if checksum::fold_wide(sum) != 0xffff {
             return Err(DropReason::BadChecksum);
         }
         let fragment = u16::from_be_bytes(ip.two::<6>());

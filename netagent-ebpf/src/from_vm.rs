@@ -2,7 +2,7 @@
 
 use netagent_common::drop::DropReason;
 use netagent_common::flow::Sender;
-use netagent_common::net::{GATEWAY_MAC, ethertype};
+use netagent_common::net::{GATEWAY_MAC, ethertype, protocol};
 use netagent_common::vm::Interface;
 
 use crate::family::Family;
@@ -86,12 +86,10 @@ fn judge_ipv4(
 ) -> Result<Option<Action>, DropReason> {
     skb.reach::<{ 14 + 20 + 20 }>(Origin::Vm);
     let header = <[u8; 4]>::header(skb)?;
-    let transport = parse::transport(skb, &header);
-    if header.source == [0; 4] {
-        return Err(without_address(&header, &transport));
+    if !<[u8; 4]>::is_own(interface, header.source) {
+        return Err(spoof::foreign_v4(skb, &header));
     }
-    spoof::check_source(interface, &header)?;
-    packet(skb, interface, (&header, &transport?), to_gateway)
+    by_protocol(skb, interface, &header, to_gateway)
 }
 
 #[inline(always)]
@@ -101,36 +99,39 @@ fn judge_ipv6(
     to_gateway: bool,
 ) -> Result<Option<Action>, DropReason> {
     let header = <[u8; 16]>::header(skb)?;
-    let transport = parse::transport(skb, &header);
-    if let Ok(transport) = transport
-        && spoof::is_link_local_echo(interface, &header, transport.kind)
-        && to_gateway
-    {
+    if <[u8; 16]>::is_own(interface, header.source) {
+        return by_protocol(skb, interface, &header, to_gateway);
+    }
+    if to_gateway && spoof::is_link_local_echo(skb, interface, &header) {
+        spoof::check_partial_checksum::<[u8; 16]>(skb, parse::ICMP_CHECKSUM_OFFSET)?;
         return echo::answer(skb, interface, &header).map(Some);
     }
-    if spoof::is_link_local(header.source) && header.destination[0] == 0xff {
-        return Err(DropReason::AlwaysDenied);
-    }
-    spoof::check_source(interface, &header)?;
-    packet(skb, interface, (&header, &transport?), to_gateway)
+    Err(spoof::foreign_v6(&header))
 }
 
-/// A packet without source address: a DHCP request ends as broadcast, everything else is spoofed.
+/// One copy of what follows for each protocol: offsets and kinds are constants in it, not values to be carried along.
 #[inline(always)]
-fn without_address(
-    header: &Header<[u8; 4]>,
-    transport: &Result<Transport, DropReason>,
-) -> DropReason {
-    const CLIENT: [u8; 2] = 68_u16.to_be_bytes();
-    const SERVER: [u8; 2] = 67_u16.to_be_bytes();
-    match transport {
-        Ok(Transport {
-            kind: Kind::Datagram,
-            source: CLIENT,
-            destination: SERVER,
-            ..
-        }) if header.destination == [255; 4] => DropReason::AlwaysDenied,
-        Ok(_) | Err(_) => DropReason::SpoofedAddress,
+fn by_protocol<A: Family>(
+    skb: Skb,
+    interface: &Interface,
+    header: &Header<A>,
+    to_gateway: bool,
+) -> Result<Option<Action>, DropReason> {
+    if header.first_fragment {
+        return Err(DropReason::Fragment);
+    }
+    if !to_gateway {
+        return Err(DropReason::NotForGateway);
+    }
+    match header.protocol {
+        protocol::TCP => packet(skb, interface, (header, &parse::tcp(skb, header)?)),
+        protocol::UDP => {
+            let transport = parse::udp(skb, header)?;
+            spoof::check_dhcp::<A>(&transport)?;
+            packet(skb, interface, (header, &transport))
+        }
+        number if number == A::ICMP => packet(skb, interface, (header, &parse::icmp::<A>(skb)?)),
+        _ => Err(DropReason::UnknownProtocol),
     }
 }
 
@@ -140,16 +141,8 @@ fn packet<A: Family>(
     skb: Skb,
     interface: &Interface,
     (header, transport): (&Header<A>, &Transport),
-    to_gateway: bool,
 ) -> Result<Option<Action>, DropReason> {
-    if header.first_fragment {
-        return Err(DropReason::Fragment);
-    }
-    spoof::check_dhcp(header, transport)?;
-    spoof::check_partial_checksum::<A>(skb, transport.kind.checksum_offset())?;
-    if !to_gateway {
-        return Err(DropReason::NotForGateway);
-    }
+    let checksum = spoof::check_partial_checksum::<A>(skb, transport.kind.checksum_offset())?;
     let key = conntrack::key_from_vm(interface, header, transport);
     let flow = match maps::flow(&key) {
         Some(flow) if conntrack::is_current(flow, interface) => flow,
@@ -168,7 +161,7 @@ fn packet<A: Family>(
         };
     }
     let refreshed = conntrack::touch(flow, Sender::Vm, transport.kind);
-    if refreshed && !nat::keep_port(&key, flow) {
+    if refreshed && !nat::keep_port(skb, &key, flow) {
         // Its port is another flow's: it gets a new one.
         conntrack::forget(&key, flow, interface);
         return Ok(None);
@@ -179,7 +172,7 @@ fn packet<A: Family>(
     if header.hop_limit <= 1 {
         return Err(DropReason::TtlExpired);
     }
-    nat::rewrite_source(skb, header, transport, flow)?;
+    nat::rewrite_source(skb, (header, transport), flow, checksum)?;
     maps::count_from_vm(interface.slot, parse::on_the_wire::<A>(skb, transport));
     let next_hop = if next_hop == A::ZERO {
         header.destination

@@ -219,6 +219,17 @@ impl Skb {
     }
 }
 
+/// State of a transport checksum.
+#[derive(Clone, Copy)]
+pub enum Checksum {
+    /// It stands in the header, and nothing else depends on the packet's bytes.
+    Full,
+    /// It is still to be computed.
+    Partial,
+    /// Not known, or the card computed a sum over the whole packet.
+    Unknown,
+}
+
 /// A checksum that the kernel or the card computes when the packet leaves.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PartialChecksum {
@@ -238,16 +249,21 @@ impl PartialChecksum {
 }
 
 impl Skb {
-    /// Whether a checksum is still to be computed. The context does not show it: it is read from the kernel's own
-    /// structure. Where that fails the answer is yes, and the check that follows fails too.
+    /// State of the transport checksum. The context does not show it: it is read from the kernel's own structure.
+    /// Where that fails it counts as partial, and the check that follows fails too.
     #[inline(always)]
-    pub fn has_partial_checksum(self, layout: SkbLayout) -> bool {
-        const CHECKSUM_PARTIAL: u8 = 3;
+    pub fn checksum(self, layout: SkbLayout) -> Checksum {
+        // `CHECKSUM_NONE`, `_UNNECESSARY`, `_COMPLETE`, `_PARTIAL` of `include/linux/skbuff.h`.
         let (byte, shift) = (layout.ip_summed_bit / 8, layout.ip_summed_bit % 8);
         let mut summed = u8::MAX;
-        // The helper clears the byte where it fails, so its answer counts.
-        let failed = !self.read_kernel(byte, core::slice::from_mut(&mut summed));
-        failed || (summed >> shift) & 3 == CHECKSUM_PARTIAL
+        if !self.read_kernel(byte, core::slice::from_mut(&mut summed)) {
+            return Checksum::Partial;
+        }
+        match (summed >> shift) & 3 {
+            0 | 1 => Checksum::Full,
+            3 => Checksum::Partial,
+            _ => Checksum::Unknown,
+        }
     }
 
     /// The [`PartialChecksum`], packed; one that no packet has where it cannot be read.

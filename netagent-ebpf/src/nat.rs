@@ -1,12 +1,13 @@
 //! Masquerade: ports are claimed, addresses and ports are rewritten.
 #![allow(unsafe_code, reason = "the kernel calls back with a raw pointer")]
 
+use netagent_common::checksum;
 use netagent_common::drop::DropReason;
 use netagent_common::flow::{Flow, FlowKey};
 use netagent_common::nat::{PORT_TRIES, Reverse, ReverseKey, candidate};
 
 use crate::family::Family;
-use crate::kernel::{self, Skb};
+use crate::kernel::{self, Checksum, Skb};
 use crate::maps::{self, InsertError};
 use crate::parse::{Header, Kind, Transport, checksum_field, transport_offset};
 
@@ -119,14 +120,14 @@ fn is_of<A: Family>(reverse: &Reverse<A>, key: &FlowKey<A>) -> bool {
         && reverse.instance == key.instance
 }
 
-/// Makes sure that the flow's reverse entry is there; false where the port is another flow's.
+/// Makes sure that the flow's reverse entry is there; false where the port is another flow's, or the host's.
 #[inline(never)]
-pub fn keep_port<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+pub fn keep_port<A: Family>(skb: Skb, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
     let reverse_key = reverse_key(key, flow);
-    match maps::reverse(&reverse_key) {
-        Some(reverse) => is_of(reverse, key),
-        None => maps::insert_reverse(&reverse_key, &reverse(key)).is_ok(),
+    if let Some(reverse) = maps::reverse(&reverse_key) {
+        return is_of(reverse, key);
     }
+    !is_the_hosts(skb, &reverse_key) && maps::insert_reverse(&reverse_key, &reverse(key)).is_ok()
 }
 
 /// Gives the flow's port back, unless it is another flow's by now.
@@ -145,17 +146,35 @@ pub fn release<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) {
 #[inline(always)]
 pub fn rewrite_source<A: Family>(
     skb: Skb,
-    header: &Header<A>,
-    transport: &Transport,
+    (header, transport): (&Header<A>, &Transport),
     flow: &Flow<A>,
+    checksum: Checksum,
 ) -> Result<(), DropReason> {
     // Copied before the packet is touched, since the record may change meanwhile.
-    let (address, port, difference) = (flow.nat_address, flow.nat_port, flow.address_difference);
-    if port != transport.source {
-        set_port::<A>(skb, transport.kind, End::Source, (transport.source, port))?;
+    let (address, new, address_difference) =
+        (flow.nat_address, flow.nat_port, flow.address_difference);
+    let (kind, old) = (transport.kind, transport.source);
+    let mut difference = address_difference;
+    if new != old {
+        set_port::<A>(skb, kind, End::Source, new)?;
+        match checksum {
+            // One correction for both: a full checksum does not tell the header from the pseudo header.
+            Checksum::Full if has_pseudo_header::<A>(kind) => {
+                difference = checksum::add(difference, port_difference(old, new));
+            }
+            Checksum::Full | Checksum::Partial | Checksum::Unknown => {
+                skb.correct_l4_checksum_for_word(checksum_field::<A>(kind), old, new)?;
+            }
+        }
     }
-    correct_for_address::<A>(skb, transport.kind, difference)?;
-    A::rewrite_source(skb, header, address, difference)
+    correct_for_address::<A>(skb, kind, difference)?;
+    A::rewrite_source(skb, header, address, address_difference)
+}
+
+/// What replacing a port does to a checksum.
+#[inline(always)]
+fn port_difference([a, b]: [u8; 2], [c, d]: [u8; 2]) -> u32 {
+    checksum::difference(&[a, b, 0, 0], &[c, d, 0, 0])
 }
 
 /// Makes a packet of the world one for the guest.
@@ -169,13 +188,10 @@ pub fn rewrite_destination<A: Family>(
     transport: &Transport,
     (guest, guest_port): (A, [u8; 2]),
 ) -> Result<(), DropReason> {
-    if guest_port != transport.destination {
-        set_port::<A>(
-            skb,
-            transport.kind,
-            End::Destination,
-            (transport.destination, guest_port),
-        )?;
+    let (kind, old) = (transport.kind, transport.destination);
+    if guest_port != old {
+        set_port::<A>(skb, kind, End::Destination, guest_port)?;
+        skb.correct_l4_checksum_for_word(checksum_field::<A>(kind), old, guest_port)?;
     }
     correct_for_address::<A>(
         skb,
@@ -192,25 +208,27 @@ enum End {
 }
 
 #[inline(always)]
-fn set_port<A: Family>(
-    skb: Skb,
-    kind: Kind,
-    end: End,
-    (old, new): ([u8; 2], [u8; 2]),
-) -> Result<(), DropReason> {
+fn set_port<A: Family>(skb: Skb, kind: Kind, end: End, port: [u8; 2]) -> Result<(), DropReason> {
     let ports = skb.window::<8>(transport_offset::<A>())?;
     match (kind, end) {
-        (Kind::EchoRequest | Kind::EchoReply, _) => ports.set_two::<4>(new),
-        (_, End::Source) => ports.set_two::<0>(new),
-        (_, End::Destination) => ports.set_two::<2>(new),
+        (Kind::EchoRequest | Kind::EchoReply, _) => ports.set_two::<4>(port),
+        (_, End::Source) => ports.set_two::<0>(port),
+        (_, End::Destination) => ports.set_two::<2>(port),
     }
-    skb.correct_l4_checksum_for_word(checksum_field::<A>(kind), old, new)
+    Ok(())
+}
+
+#[inline(always)]
+fn has_pseudo_header<A: Family>(kind: Kind) -> bool {
+    match kind {
+        Kind::Segment(_) | Kind::Datagram => true,
+        Kind::EchoRequest | Kind::EchoReply => A::ICMP_HAS_PSEUDO_HEADER,
+    }
 }
 
 #[inline(always)]
 fn correct_for_address<A: Family>(skb: Skb, kind: Kind, difference: u32) -> Result<(), DropReason> {
-    let is_echo = matches!(kind, Kind::EchoRequest | Kind::EchoReply);
-    if is_echo && !A::ICMP_HAS_PSEUDO_HEADER {
+    if !has_pseudo_header::<A>(kind) {
         return Ok(());
     }
     skb.correct_l4_checksum_for_address(checksum_field::<A>(kind), difference)

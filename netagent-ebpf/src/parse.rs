@@ -80,56 +80,72 @@ pub const fn transport_offset<A: Family>() -> u32 {
 /// The reason why the packet belongs to no flow.
 #[inline(always)]
 pub fn transport<A: Family>(skb: Skb, header: &Header<A>) -> Result<Transport, DropReason> {
-    let offset = transport_offset::<A>();
-    let ports = skb.window::<8>(offset)?;
-    let (source, destination) = (ports.two::<0>(), ports.two::<2>());
     match header.protocol {
-        protocol::TCP => {
-            let segment = skb.window::<20>(offset)?;
-            let len = u32::from(segment.byte::<12>() >> 4) * 4;
-            if len < 20 || len > header.payload_len {
-                return Err(DropReason::Malformed);
-            }
-            Ok(Transport {
-                kind: Kind::Segment(segment.byte::<13>()),
-                source,
-                destination,
-                len,
-            })
-        }
-        protocol::UDP => {
-            let len = u32::from(u16::from_be_bytes(ports.two::<4>()));
-            if len < 8 || len > header.payload_len {
-                return Err(DropReason::Malformed);
-            }
-            Ok(Transport {
-                kind: Kind::Datagram,
-                source,
-                destination,
-                len: 8,
-            })
-        }
-        number if number == A::ICMP => {
-            let identifier = ports.two::<4>();
-            match ports.byte::<0>() {
-                kind if kind == A::ECHO_REQUEST => Ok(Transport {
-                    kind: Kind::EchoRequest,
-                    source: identifier,
-                    destination: [0; 2],
-                    len: 8,
-                }),
-                kind if kind == A::ECHO_REPLY => Ok(Transport {
-                    kind: Kind::EchoReply,
-                    source: [0; 2],
-                    destination: identifier,
-                    len: 8,
-                }),
-                kind if A::is_error(kind) => Err(DropReason::IcmpError),
-                _ => Err(DropReason::UnknownProtocol),
-            }
-        }
+        protocol::TCP => tcp(skb, header),
+        protocol::UDP => udp(skb, header),
+        number if number == A::ICMP => icmp::<A>(skb),
         _ => Err(DropReason::UnknownProtocol),
     }
+}
+
+/// Parses a TCP header.
+///
+/// # Errors
+/// [`DropReason::Malformed`].
+#[inline(always)]
+pub fn tcp<A: Family>(skb: Skb, header: &Header<A>) -> Result<Transport, DropReason> {
+    let segment = skb.window::<20>(transport_offset::<A>())?;
+    let len = u32::from(segment.byte::<12>() >> 4) * 4;
+    if len < 20 || len > header.payload_len {
+        return Err(DropReason::Malformed);
+    }
+    Ok(Transport {
+        kind: Kind::Segment(segment.byte::<13>()),
+        source: segment.two::<0>(),
+        destination: segment.two::<2>(),
+        len,
+    })
+}
+
+/// Parses a UDP header.
+///
+/// # Errors
+/// [`DropReason::Malformed`].
+#[inline(always)]
+pub fn udp<A: Family>(skb: Skb, header: &Header<A>) -> Result<Transport, DropReason> {
+    let datagram = skb.window::<8>(transport_offset::<A>())?;
+    let len = u32::from(u16::from_be_bytes(datagram.two::<4>()));
+    if len < 8 || len > header.payload_len {
+        return Err(DropReason::Malformed);
+    }
+    Ok(Transport {
+        kind: Kind::Datagram,
+        source: datagram.two::<0>(),
+        destination: datagram.two::<2>(),
+        len: 8,
+    })
+}
+
+/// Parses an ICMP or ICMPv6 header.
+///
+/// # Errors
+/// [`DropReason::IcmpError`]; [`DropReason::UnknownProtocol`] where it is no echo.
+#[inline(always)]
+pub fn icmp<A: Family>(skb: Skb) -> Result<Transport, DropReason> {
+    let message = skb.window::<8>(transport_offset::<A>())?;
+    let identifier = message.two::<4>();
+    let (kind, source, destination) = match message.byte::<0>() {
+        kind if kind == A::ECHO_REQUEST => (Kind::EchoRequest, identifier, [0; 2]),
+        kind if kind == A::ECHO_REPLY => (Kind::EchoReply, [0; 2], identifier),
+        kind if A::is_error(kind) => return Err(DropReason::IcmpError),
+        _ => return Err(DropReason::UnknownProtocol),
+    };
+    Ok(Transport {
+        kind,
+        source,
+        destination,
+        len: 8,
+    })
 }
 
 /// The checksum field of the transport header.

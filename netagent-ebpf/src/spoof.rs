@@ -5,24 +5,35 @@ use netagent_common::net::protocol;
 use netagent_common::vm::Interface;
 
 use crate::family::Family;
-use crate::kernel::{PartialChecksum, Skb};
+use crate::kernel::{Checksum, PartialChecksum, Skb};
 use crate::maps;
-use crate::parse::{Header, Kind, Transport};
+use crate::parse::{self, Header, Kind, Transport};
 
-/// Whether the guest may send from this source address.
-///
-/// # Errors
-/// [`DropReason::SpoofedAddress`].
+/// Why a packet from an address that is not the guest's own is dropped: a DHCP request ends as broadcast,
+/// everything else is spoofed.
 #[inline(always)]
-pub fn check_source<A: Family>(
-    interface: &Interface,
-    header: &Header<A>,
-) -> Result<(), DropReason> {
-    if A::is_own(interface, header.source) {
-        Ok(())
-    } else {
-        Err(DropReason::SpoofedAddress)
+pub fn foreign_v4(skb: Skb, header: &Header<[u8; 4]>) -> DropReason {
+    const CLIENT: [u8; 2] = 68_u16.to_be_bytes();
+    const SERVER: [u8; 2] = 67_u16.to_be_bytes();
+    if header.source == [0; 4]
+        && header.destination == [255; 4]
+        && header.protocol == protocol::UDP
+        && let Ok(datagram) = parse::udp(skb, header)
+        && (datagram.source, datagram.destination) == (CLIENT, SERVER)
+    {
+        return DropReason::AlwaysDenied;
     }
+    DropReason::SpoofedAddress
+}
+
+/// The same for IPv6, where DHCPv6 and others go from a link-local address to a multicast one.
+#[inline(always)]
+pub fn foreign_v6(header: &Header<[u8; 16]>) -> DropReason {
+    let [first, ..] = header.destination;
+    if is_link_local(header.source) && first == 0xff {
+        return DropReason::AlwaysDenied;
+    }
+    DropReason::SpoofedAddress
 }
 
 /// Whether the guest plays a DHCP server: only servers send from these ports.
@@ -30,16 +41,15 @@ pub fn check_source<A: Family>(
 /// # Errors
 /// [`DropReason::RogueDhcp`].
 #[inline(always)]
-pub fn check_dhcp<A: Family>(header: &Header<A>, transport: &Transport) -> Result<(), DropReason> {
+pub fn check_dhcp<A: Family>(datagram: &Transport) -> Result<(), DropReason> {
     const SERVER_V4: u16 = 67;
     const SERVER_V6: u16 = 547;
-    let port = u16::from_be_bytes(transport.source);
     let server = if A::ICMP == protocol::ICMPV6 {
         SERVER_V6
     } else {
         SERVER_V4
     };
-    if header.protocol == protocol::UDP && port == server {
+    if u16::from_be_bytes(datagram.source) == server {
         return Err(DropReason::RogueDhcp);
     }
     Ok(())
@@ -51,19 +61,23 @@ pub fn check_dhcp<A: Family>(header: &Header<A>, transport: &Transport) -> Resul
 /// # Errors
 /// [`DropReason::PartialChecksum`].
 #[inline(always)]
-pub fn check_partial_checksum<A: Family>(skb: Skb, field_offset: u32) -> Result<(), DropReason> {
+pub fn check_partial_checksum<A: Family>(
+    skb: Skb,
+    field_offset: u32,
+) -> Result<Checksum, DropReason> {
     let Some(layout) = maps::skb_layout() else {
-        return Ok(());
+        return Ok(Checksum::Unknown);
     };
-    if !skb.has_partial_checksum(layout) {
-        return Ok(());
+    let checksum = skb.checksum(layout);
+    if !matches!(checksum, Checksum::Partial) {
+        return Ok(checksum);
     }
     let own = PartialChecksum {
         start: A::HEADER_LEN as u16,
         offset: field_offset as u16,
     };
     if skb.partial_checksum(layout) == own.packed() {
-        Ok(())
+        Ok(checksum)
     } else {
         Err(DropReason::PartialChecksum)
     }
@@ -72,12 +86,13 @@ pub fn check_partial_checksum<A: Family>(skb: Skb, field_offset: u32) -> Result<
 /// Whether a source address that is not the guest's own may stand in this packet: a link-local address in an
 /// echo request to the gateway.
 #[inline(always)]
-pub fn is_link_local_echo(interface: &Interface, header: &Header<[u8; 16]>, kind: Kind) -> bool {
-    is_link_local(header.source)
+pub fn is_link_local_echo(skb: Skb, interface: &Interface, header: &Header<[u8; 16]>) -> bool {
+    interface.has_v6 != 0
+        && is_link_local(header.source)
         && header.source != interface.gateway_v6
         && header.destination == interface.gateway_v6
-        && kind == Kind::EchoRequest
-        && interface.has_v6 != 0
+        && header.protocol == protocol::ICMPV6
+        && parse::icmp::<[u8; 16]>(skb).is_ok_and(|echo| echo.kind == Kind::EchoRequest)
 }
 
 /// fe80::/10, RFC 4291 section 2.5.6.
