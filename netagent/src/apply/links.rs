@@ -44,7 +44,9 @@ pub enum LinkError {
         found: u32,
     },
     /// Somebody was quicker than the owner: what that queue sends would pass for the guest's.
-    #[error("{held} queues of the new TAP '{name}' are held, not 1: it is made anew")]
+    #[error(
+        "the new TAP '{name}' has {held} queues, not 1: another process attached one before it had an owner"
+    )]
     QueueTaken {
         /// Its name.
         name: String,

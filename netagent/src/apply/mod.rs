@@ -14,6 +14,9 @@ pub mod queues;
 pub mod settings;
 pub mod tap;
 
+pub mod ethtool;
+pub mod features;
+
 pub mod expedite;
 pub mod memory;
 
@@ -25,6 +28,7 @@ use std::io;
 use crate::apply::attach::Attacher;
 use crate::apply::datapath::Datapath;
 use crate::apply::expedite::{Expedite, Guard};
+use crate::apply::features::UplinkFeatures;
 use crate::apply::maps::Maps;
 use crate::apply::pins::Pins;
 use crate::host::{Cleaned, Counters, Host, HostError, HostOptions};
@@ -47,6 +51,7 @@ pub struct KernelHost {
     events: Events,
     attacher: Attacher,
     expedite: Expedite,
+    features: UplinkFeatures,
     /// `None` where it is not loaded.
     datapath: Option<Datapath>,
     rounds: u32,
@@ -64,6 +69,8 @@ impl KernelHost {
         let netlink = Netlink::open().map_err(|error| HostError::failed("open netlink", error))?;
         let events =
             Events::open().map_err(|error| HostError::failed("listen to netlink", error))?;
+        let features = UplinkFeatures::new(&options.state_dir)
+            .map_err(|error| HostError::failed("ask which boot this is", error))?;
         let attacher = Attacher::new(options.attach, netlink.clone(), idle_alias(&options));
         let datapath = Datapath::open(&pins).unwrap_or_else(|error| {
             tracing::warn!(%error, "what is pinned cannot be used and is loaded anew");
@@ -76,6 +83,7 @@ impl KernelHost {
             events,
             attacher,
             expedite,
+            features,
             datapath,
             rounds: 0,
         })
@@ -87,6 +95,7 @@ impl KernelHost {
             Step::LoadDatapath => self.load().await?,
             Step::AttachUplink { ifindex, name } => {
                 let programs = &mut loaded(&mut self.datapath)?.programs;
+                self.features.switch_off(*ifindex, name);
                 self.attacher
                     .attach_uplink(&self.pins, programs, *ifindex, name)
                     .await?;
@@ -116,8 +125,10 @@ impl KernelHost {
             }
             Step::SetLinkDown { ifindex } => links::set_up(netlink, *ifindex, false).await?,
             Step::ClearInterface { slot } => self.maps()?.clear_interface(*slot)?,
-            Step::DetachTap { ifindex } | Step::DetachUplink { ifindex } => {
+            Step::DetachTap { ifindex } => self.attacher.detach(&self.pins, *ifindex).await?,
+            Step::DetachUplink { ifindex } => {
                 self.attacher.detach(&self.pins, *ifindex).await?;
+                self.features.restore(Some(*ifindex))?;
             }
             Step::RemoveLink { ifindex, alias, .. } => {
                 links::remove(netlink, *ifindex, alias).await?;
@@ -146,6 +157,7 @@ impl KernelHost {
 
     async fn unload(&mut self) -> Result<usize, Cause> {
         let links = self.attacher.detach_all(&self.pins).await?;
+        self.features.restore(None)?;
         self.datapath = None;
         Ok(links + self.pins.remove_all()?)
     }

@@ -98,10 +98,10 @@ struct CreateArgs {
     /// Whether to start it
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     autostart: Option<bool>,
-    /// User that may open the TAP [default: root]
+    /// User that may open the TAP [default: root, where no group is named]
     #[arg(long, value_name = "USER")]
     tap_owner: Option<String>,
-    /// Group that may open the TAP [default: root]
+    /// Group that may open the TAP [default: root, where no user is named]
     #[arg(long, value_name = "GROUP")]
     tap_group: Option<String>,
     /// Queues of the TAP [default: 1]

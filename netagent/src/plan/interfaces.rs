@@ -117,10 +117,16 @@ fn plan_interface(interface: &WantedInterface, observed: &Observed) -> Vec<Step>
 
 fn is_configured(link: &ObservedLink, interface: &WantedInterface) -> bool {
     let tap = &interface.tap;
+    // One that lost every IPv6 address may have had IPv6 switched off, and would take none.
+    let has_v6 = link
+        .addresses
+        .iter()
+        .any(|address| address.addr().is_ipv6());
     link.hardened
         && link.mac == GATEWAY_MAC
         && link.mtu == tap.mtu
         && link.alias.as_ref() == Some(&tap.alias)
+        && (has_v6 || !tap.v6)
 }
 
 /// Addresses of the gateway on the TAP.

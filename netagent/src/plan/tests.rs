@@ -235,6 +235,25 @@ fn sysctls_that_others_wrote_are_mended_and_nothing_else() {
 }
 
 #[test]
+fn ipv6_that_others_switched_off_is_switched_on_before_its_address() {
+    let host = host();
+    let wanted = wanted(&[(0, 0, true)]);
+    converge(&wanted, &host);
+    let v4_only = |address: &IpNet| address.addr().is_ipv4();
+    let mut state = host.state();
+    let link = state.observed.links.get_mut(&65_536).unwrap();
+    link.addresses.retain(v4_only);
+    drop(state);
+    assert_eq!(
+        texts(&plan_of(&wanted, &host)),
+        [
+            "mend TAP tap0 (MTU 1500)",
+            "add address fe80::1/64 to device 65536"
+        ]
+    );
+}
+
+#[test]
 fn a_tap_without_programs_goes_down_until_they_are_back() {
     let host = host();
     let wanted = wanted(&[(0, 0, true)]);
