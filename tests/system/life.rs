@@ -91,6 +91,8 @@ fn down_leaves_nothing() {
         agent.cli("down", &[]);
         assert_eq!(taps(&world), [""; 0]);
         assert_eq!(agent.pins().pins(), [""; 0].map(std::path::PathBuf::from));
+        let directory = agent.pins().path();
+        assert!(!directory.exists(), "{} is left", directory.display());
         let filters = world
             .host
             .shell(&format!("tc filter show dev {UPLINK} ingress"));

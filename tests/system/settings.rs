@@ -1,14 +1,17 @@
 //! The host's own settings: those that others change under the agent, those that it cannot work with, and those
 //! that it changes for as long as it runs.
 
+use std::iter;
 use std::time::Duration;
 
 use netagent_tests::agent::Agent;
-use netagent_tests::deadline::wait_until;
+use netagent_tests::deadline::{Deadline, wait_until};
+use netagent_tests::frame::Frame;
 use netagent_tests::guest::Guest;
 use netagent_tests::netns::NetNs;
+use netagent_tests::packet::{self, Packet};
 use netagent_tests::tap::Header;
-use netagent_tests::world::{SILENT, UPLINK, World};
+use netagent_tests::world::{SILENT, UPLINK, World, host_address};
 use serde_json::json;
 
 use crate::exchange::{FlowTo, Protocol, Way};
@@ -57,6 +60,71 @@ fn taps_stay_closed_to_the_hosts_forwarding_when_others_switch_it_on() {
             Some("1"),
             "what others want stays"
         );
+    }
+}
+
+/// Takes every program off the uplink and a TAP, as an administrator's `tc` or `bpftool` does.
+fn take_off(world: &World, agent: &Agent, tap: &str, attach: &str) {
+    if attach == "clsact" {
+        for device in [tap, UPLINK] {
+            world
+                .host
+                .shell(&format!("tc qdisc delete dev {device} clsact"));
+        }
+        return;
+    }
+    let detach = |pin: &std::path::PathBuf| {
+        let line = format!("bpftool link detach pinned {}", pin.display());
+        world.host.try_shell(&line).status.success()
+    };
+    // Pinned maps and programs are no links.
+    let links = agent.pins().pins().iter().filter(|pin| detach(pin)).count();
+    assert_eq!(links, 3, "two of the TAP, one of the uplink");
+}
+
+/// Whether a question of the guest, and the answer to it, arrive. While the agent mends it, the TAP may be down.
+fn answered(way: &Way<'_>) -> bool {
+    const AT_ONCE: Duration = Duration::from_millis(200);
+    const QUESTION: &[u8] = b"is it mended";
+    let (remote, deadline) = (SILENT[0], Deadline::after(AT_ONCE));
+    let question = packet::udp(&way.nic.to(remote), (9_300, 7), QUESTION);
+    if way.nic.tap.try_send(&Frame::plain(question)).is_err() {
+        return false;
+    }
+    let mut arrived = iter::from_fn(|| way.wire.receive(deadline));
+    let port = arrived.find_map(|received| {
+        let packet = Packet::parse(&received.frame.bytes)?;
+        let is_it = packet.payload == QUESTION && packet.ends.src == host_address(true);
+        is_it.then_some(packet.ports.0)
+    });
+    let Some(port) = port else {
+        return false;
+    };
+    let answer = packet::udp(&way.back(remote), (7, port), b"it is");
+    way.wire.send_bytes(answer);
+    let mut delivered = iter::from_fn(|| way.nic.tap.receive(deadline));
+    delivered.any(|frame| {
+        Packet::parse(&frame.completed()).is_some_and(|packet| packet.payload == b"it is")
+    })
+}
+
+#[test]
+fn programs_that_others_took_off_are_put_back_within_a_round() {
+    for attach in ["tcx", "clsact"] {
+        let world = World::new();
+        let agent = world.agent(&format!("[datapath]\nattach = \"{attach}\"\n"));
+        let guest = Guest::create(&agent, &world.host, "bare", Header::Vnet);
+        let (wire, tap) = (world.wire(), &guest.nic().tap_name);
+        let way = Way::new(&world, guest.nic(), &wire);
+        take_off(&world, &agent, tap, attach);
+        wait_until("the programs are back", A_ROUND, || answered(&way));
+        for remote in SILENT {
+            way.check(FlowTo {
+                protocol: Protocol::Udp,
+                remote,
+                ports: (9_200, 7),
+            });
+        }
     }
 }
 
