@@ -120,17 +120,20 @@ fn by_protocol<A: Family>(
     if header.first_fragment {
         return Err(DropReason::Fragment);
     }
-    if !to_gateway {
-        return Err(DropReason::NotForGateway);
-    }
     match header.protocol {
-        protocol::TCP => packet(skb, interface, (header, &parse::tcp(skb, header)?)),
+        protocol::TCP => {
+            let transport = parse::tcp(skb, header)?;
+            packet(skb, interface, (header, &transport), to_gateway)
+        }
         protocol::UDP => {
             let transport = parse::udp(skb, header)?;
             spoof::check_dhcp::<A>(&transport)?;
-            packet(skb, interface, (header, &transport))
+            packet(skb, interface, (header, &transport), to_gateway)
         }
-        number if number == A::ICMP => packet(skb, interface, (header, &parse::icmp::<A>(skb)?)),
+        number if number == A::ICMP => {
+            let transport = parse::icmp::<A>(skb)?;
+            packet(skb, interface, (header, &transport), to_gateway)
+        }
         _ => Err(DropReason::UnknownProtocol),
     }
 }
@@ -141,7 +144,11 @@ fn packet<A: Family>(
     skb: Skb,
     interface: &Interface,
     (header, transport): (&Header<A>, &Transport),
+    to_gateway: bool,
 ) -> Result<Option<Action>, DropReason> {
+    if !to_gateway {
+        return Err(DropReason::NotForGateway);
+    }
     let checksum = spoof::check_partial_checksum::<A>(skb, transport.kind.checksum_offset())?;
     let key = conntrack::key_from_vm(interface, header, transport);
     let flow = match maps::flow(&key) {
