@@ -1,0 +1,184 @@
+//! IPv6 (RFC 8200).
+
+use netagent_common::checksum;
+use netagent_common::drop::DropReason;
+use netagent_common::net::{ETHERNET_LEN, protocol};
+use netagent_common::vm::Interface;
+
+use crate::family::{Family, HOP_LIMIT, Quoted};
+use crate::kernel::Skb;
+use crate::parse::Header;
+
+const V6_NEXT_HEADER: u32 = ETHERNET_LEN + 6;
+
+impl Family for [u8; 16] {
+    const HEADER_LEN: u32 = 40;
+    const ICMP: u8 = protocol::ICMPV6;
+    const ECHO_REQUEST: u8 = 128;
+    const ECHO_REPLY: u8 = 129;
+    const ICMP_HAS_PSEUDO_HEADER: bool = true;
+    const ZERO: Self = [0; 16];
+
+    /// Types below 128 (RFC 4443, section 2.1).
+    #[inline(always)]
+    fn is_error(icmp_type: u8) -> bool {
+        icmp_type < 128
+    }
+
+    #[inline(always)]
+    fn header(skb: Skb) -> Result<Header<Self>, DropReason> {
+        let ip = skb.window::<40>(ETHERNET_LEN)?;
+        if ip.byte::<0>() >> 4 != 6 {
+            return Err(DropReason::Malformed);
+        }
+        let payload_len = u32::from(u16::from_be_bytes(ip.two::<4>()));
+        if payload_len < 8 || payload_len + Self::HEADER_LEN > skb.len() - ETHERNET_LEN {
+            return Err(DropReason::Malformed);
+        }
+        match ip.byte::<6>() {
+            // Hop-by-hop, routing, ESP, AH, destination options, mobility, HIP, shim6 (IANA).
+            0 if is_multicast_report(skb) => return Err(DropReason::MulticastReport),
+            0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 => return Err(DropReason::IpOptions),
+            44 => return Err(DropReason::Fragment),
+            _ => {}
+        }
+        Ok(Header {
+            source: ip.sixteen::<8>(),
+            destination: ip.sixteen::<24>(),
+            protocol: ip.byte::<6>(),
+            hop_limit: ip.byte::<7>(),
+            first_fragment: false,
+            payload_len,
+        })
+    }
+
+    #[inline(always)]
+    fn destination(skb: Skb) -> Result<Self, DropReason> {
+        Ok(skb.window::<16>(ETHERNET_LEN + 24)?.sixteen::<0>())
+    }
+
+    #[inline(always)]
+    fn is_own(interface: &Interface, address: Self) -> bool {
+        let [a, b, c, d, e, f, g, h, ..] = address;
+        let network = [a, b, c, d, e, f, g, h];
+        let [first, others @ ..] = interface.networks_v6;
+        interface.has_v6 != 0
+            && (network == first || (network != [0; 8] && others.contains(&network)))
+    }
+
+    #[inline(always)]
+    fn guest(interface: &Interface) -> Self {
+        interface.guest_v6
+    }
+
+    #[inline(always)]
+    fn gateway(interface: &Interface) -> Self {
+        interface.gateway_v6
+    }
+
+    #[inline(always)]
+    fn difference(old: Self, new: Self) -> u32 {
+        checksum::difference(&old, &new)
+    }
+
+    #[inline(always)]
+    fn rewrite_source(
+        skb: Skb,
+        header: &Header<Self>,
+        source: Self,
+        _difference: u32,
+    ) -> Result<(), DropReason> {
+        let mut bytes = [0; 18];
+        set_start(
+            &mut bytes,
+            header.protocol,
+            header.hop_limit.wrapping_sub(1),
+        );
+        if let Some(address) = bytes.last_chunk_mut() {
+            *address = source;
+        }
+        skb.store(V6_NEXT_HEADER, &bytes)
+    }
+
+    #[inline(always)]
+    fn rewrite_destination(
+        skb: Skb,
+        header: &Header<Self>,
+        destination: Self,
+    ) -> Result<(), DropReason> {
+        let lower = header.hop_limit.wrapping_sub(1);
+        store_addresses(skb, (header.protocol, lower), header.source, destination)
+    }
+
+    #[inline(always)]
+    fn turn_round(skb: Skb, header: &Header<Self>) -> Result<(), DropReason> {
+        store_addresses(
+            skb,
+            (header.protocol, HOP_LIMIT),
+            header.destination,
+            header.source,
+        )
+    }
+
+    #[inline(always)]
+    fn redirect(ifindex: u32, next_hop: Self, skb: Skb) -> i32 {
+        skb.redirect_neighbour_v6(ifindex, next_hop)
+    }
+
+    #[inline(always)]
+    fn quoted(skb: Skb) -> Result<Quoted<Self>, DropReason> {
+        let inner = skb.window::<48>(ETHERNET_LEN + Self::HEADER_LEN + 8)?;
+        if inner.byte::<0>() >> 4 != 6 {
+            return Err(DropReason::Malformed);
+        }
+        Ok(Quoted {
+            source: inner.sixteen::<8>(),
+            destination: inner.sixteen::<24>(),
+            protocol: inner.byte::<6>(),
+            transport: [
+                inner.two::<40>(),
+                inner.two::<42>(),
+                inner.two::<44>(),
+                inner.two::<46>(),
+            ],
+        })
+    }
+}
+
+/// MLD behind a hop-by-hop header of eight bytes (RFC 3810, section 5): query, report, done, report version 2.
+#[inline(always)]
+fn is_multicast_report(skb: Skb) -> bool {
+    let Ok(behind) = skb.window::<9>(ETHERNET_LEN + <[u8; 16]>::HEADER_LEN) else {
+        return false;
+    };
+    behind.two::<0>() == [protocol::ICMPV6, 0] && matches!(behind.byte::<8>(), 130..=132 | 143)
+}
+
+#[inline(always)]
+fn set_start(bytes: &mut [u8], next_header: u8, hop_limit: u8) {
+    if let [first, second, ..] = bytes {
+        *first = next_header;
+        *second = hop_limit;
+    }
+}
+
+/// Everything from the next-header byte on in one write, from an even offset: there is no header checksum that
+/// would make up for the change, so the helper keeps the device's checksum of the packet right.
+#[inline(always)]
+fn store_addresses(
+    skb: Skb,
+    (next_header, hop_limit): (u8, u8),
+    source: [u8; 16],
+    destination: [u8; 16],
+) -> Result<(), DropReason> {
+    let mut bytes = [0; 34];
+    set_start(&mut bytes, next_header, hop_limit);
+    if let Some((_, addresses)) = bytes.split_first_chunk_mut::<2>()
+        && let Some((first, second)) = addresses.split_first_chunk_mut::<16>()
+        && let Some(second) = second.first_chunk_mut::<16>()
+    {
+        *first = source;
+        *second = destination;
+    }
+    skb.store(V6_NEXT_HEADER, &bytes)
+}
