@@ -16,7 +16,7 @@ pub trait Host: Send + 'static {
     /// Looks at links, addresses, routes, neighbours, pinned maps and attached programs.
     fn observe(&mut self) -> impl Future<Output = Result<Observed, HostError>> + Send;
 
-    /// Applies one step. Applying it twice does no harm.
+    /// Applies one step. Applying it twice does no harm. An error names the step as it prints itself.
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), HostError>> + Send;
 
     /// Reads the counters of the interface in `slot`; all zero where nothing was counted.

@@ -69,7 +69,7 @@ impl<H: Host> Agent<H> {
                 continue;
             }
             if let Err((step, error)) = self.apply_group(&group).await {
-                let reason = format!("{step}: {}", one_line(&error));
+                let reason = one_line(&error);
                 tracing::warn!(instance = self.name_of(group.owner), reason, "step failed");
                 self.raise_owed |= group.steps.contains(&Step::RaiseRouteGeneration);
                 if group.owner == Owner::Host {

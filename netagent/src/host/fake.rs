@@ -126,7 +126,7 @@ impl FakeHost {
             .is_some_and(|text| step.to_string().contains(text));
         if refused || state.until_fault == Some(0) {
             return Err(HostError::failed(
-                "fake fault",
+                step.to_string(),
                 io::Error::other("as the test wants"),
             ));
         }
@@ -145,7 +145,7 @@ impl FakeHost {
         };
         if taken {
             return Err(HostError::failed(
-                "create TAP",
+                step.to_string(),
                 io::Error::from(io::ErrorKind::AlreadyExists),
             ));
         }
