@@ -68,7 +68,7 @@ impl<H: Host> Agent<H> {
             if skipped {
                 continue;
             }
-            if let Err((step, error)) = self.apply_group(&group).await {
+            if let Err(error) = self.apply_group(&group).await {
                 let reason = one_line(&error);
                 tracing::warn!(instance = self.name_of(group.owner), reason, "step failed");
                 self.raise_owed |= group.steps.contains(&Step::RaiseRouteGeneration);
@@ -81,12 +81,10 @@ impl<H: Host> Agent<H> {
         outcome
     }
 
-    async fn apply_group(&mut self, group: &Group) -> Result<(), (Step, HostError)> {
+    async fn apply_group(&mut self, group: &Group) -> Result<(), HostError> {
         for step in &group.steps {
             tracing::debug!(instance = self.name_of(group.owner), %step, "apply");
-            if let Err(error) = self.host.apply(step).await {
-                return Err((step.clone(), error));
-            }
+            self.host.apply(step).await?;
             self.observed.follow(step);
             if *step == Step::RaiseRouteGeneration {
                 self.raise_owed = false;
