@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, SOON, wait_for};
 use crate::frame::{Frame, VNET_HEADER_LEN, VnetHeader};
 use crate::netns::NetNs;
 use crate::sys;
@@ -59,11 +59,16 @@ impl Tap {
     pub fn may_open(netns: &NetNs, name: &str, principal: (u32, u32)) -> bool {
         let file = netns.run(open_device);
         let flags = IFF_TAP | IFF_NO_PI;
-        match sys::tun_set_iff_as(&file, (name, flags), principal) {
-            Ok(()) => true,
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => false,
-            Err(error) => panic!("open TAP {name} as {principal:?}: {error}"),
-        }
+        // A process that another test is starting holds a TAP that was closed, until its exec.
+        let is_busy = |error: &std::io::Error| error.kind() == ErrorKind::ResourceBusy;
+        wait_for("the TAP is free", SOON, || {
+            match sys::tun_set_iff_as(&file, (name, flags), principal) {
+                Ok(()) => Some(true),
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => Some(false),
+                Err(error) if is_busy(&error) => None,
+                Err(error) => panic!("open TAP {name} as {principal:?}: {error}"),
+            }
+        })
     }
 
     /// Makes the TAP `name` with this interface index.
@@ -88,8 +93,14 @@ impl Tap {
                 } else {
                     0
                 };
-            sys::tun_set_iff(&file, name, flags)
-                .unwrap_or_else(|error| panic!("cannot open TAP {name}: {error}"));
+            // A process that another test is starting holds a TAP that was closed, until its exec.
+            wait_for("the TAP is free", SOON, || {
+                match sys::tun_set_iff(&file, name, flags) {
+                    Ok(()) => Some(()),
+                    Err(error) if error.kind() == ErrorKind::ResourceBusy => None,
+                    Err(error) => panic!("cannot open TAP {name}: {error}"),
+                }
+            });
             file
         });
         if header == Header::Vnet {

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::fs;
 
 use netagent_common::drop::DropReason;
 use netagent_tests::agent::{Agent, HOST_CHATTER};
@@ -12,7 +13,7 @@ use netagent_tests::netns::NetNs;
 use netagent_tests::packet::{self, Packet, hex};
 use netagent_tests::raw::Raw;
 use netagent_tests::tap::Header;
-use netagent_tests::world::{SILENT, World};
+use netagent_tests::world::{SILENT, UPLINK, World};
 
 /// Everything around a guest that could be reached.
 pub(crate) struct Surroundings {
@@ -146,22 +147,31 @@ impl Surroundings {
     }
 }
 
-/// Packets that the host's stack took in, both families.
+/// Packets that the host's stack took in: of IPv4 all, of IPv6 those of every TAP. On the uplink the world's own
+/// group reports arrive whenever they like.
 pub(crate) fn received_by_stack(host: &NetNs) -> u64 {
-    let read = |path: &str| host.run(|| std::fs::read_to_string(path)).unwrap();
-    let v6 = read("/proc/thread-self/net/snmp6");
-    let v6 = v6
-        .lines()
-        .find_map(|line| line.strip_prefix("Ip6InReceives"))
-        .unwrap();
-    let v4 = read("/proc/thread-self/net/snmp");
-    let v4 = v4
-        .lines()
-        .filter(|line| line.starts_with("Ip:"))
-        .nth(1)
-        .unwrap();
-    let v4: u64 = v4.split_whitespace().nth(3).unwrap().parse().unwrap();
-    v4 + v6.trim().parse::<u64>().unwrap()
+    host.run(|| {
+        let v4 = fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+        let v4 = v4
+            .lines()
+            .filter(|line| line.starts_with("Ip:"))
+            .nth(1)
+            .unwrap();
+        let v4: u64 = v4.split_whitespace().nth(3).unwrap().parse().unwrap();
+        let devices = fs::read_dir("/proc/thread-self/net/dev_snmp6").unwrap();
+        let taps = devices
+            .map(|device| device.unwrap().path())
+            .filter(|path| path.file_name().is_some_and(|name| name != UPLINK));
+        let v6 = taps.map(|tap| {
+            let counters = fs::read_to_string(&tap).unwrap();
+            let received = counters
+                .lines()
+                .find_map(|line| line.strip_prefix("Ip6InReceives"))
+                .unwrap();
+            received.trim().parse::<u64>().unwrap()
+        });
+        v4 + v6.sum::<u64>()
+    })
 }
 
 /// What a Linux host says by itself on a link: neighbour discovery and group reports.
