@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+pub mod handle;
 pub mod instance;
 mod requests;
 mod round;
@@ -13,14 +14,15 @@ mod start;
 pub mod store_id;
 pub mod uplink;
 
+pub use handle::{AgentHandle, Announcement, NewToken, PlanView, RequestError};
 pub use start::{StartError, clean_host, host_options, start};
 
-use crate::agent::instance::{Instance, InstanceState};
+use crate::agent::handle::{Asked, Request, SharedTokens};
+use crate::agent::instance::Instance;
 use crate::config::Config;
-use crate::host::{Host, HostError};
-use crate::ipam::{IpamError, Pool, Reservation, Reservations};
+use crate::host::Host;
+use crate::ipam::{Pool, Reservation, Reservations};
 use crate::plan::Observed;
-use crate::spec::InstanceSpec;
 use uuid::Uuid;
 
 /// Time between two full rounds.
@@ -55,138 +57,12 @@ pub struct Agent<H> {
     host_trouble: Option<String>,
     /// The step of the host's part that failed, without which no instance can start.
     host_blocked: Option<String>,
-    requests: mpsc::Receiver<Request>,
-}
-
-/// Speaks to the agent.
-#[derive(Clone, Debug)]
-pub struct AgentHandle {
-    requests: mpsc::Sender<Request>,
-}
-
-/// Why a request was refused.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the text says it")]
-pub enum RequestError {
-    #[error("Instance '{0}' not found")]
-    NotFound(String),
-    #[error("Instance name '{0}' is already in use")]
-    NameTaken(String),
-    #[error("Network interface name '{0}' is already in use")]
-    InterfaceNameTaken(String),
-    #[error("Unknown user '{0}'")]
-    UnknownUser(String),
-    #[error("Unknown group '{0}'")]
-    UnknownGroup(String),
-    #[error(transparent)]
-    Exhausted(#[from] IpamError),
-    #[error("limits.instances = {0} instances exist already")]
-    InstanceLimit(u32),
-    #[error("The host cannot be read: {}", crate::host::one_line(.0))]
-    Host(#[from] HostError),
-    #[error("The agent is stopping")]
-    Stopping,
-}
-
-/// What `netagent plan` shows.
-#[derive(Clone, Debug, Default)]
-pub struct PlanView {
-    /// Steps with the name of their instance, where they have one.
-    pub steps: Vec<(Option<String>, String)>,
-    /// What stands in the way.
-    pub problems: Vec<(Option<String>, String)>,
-}
-
-type Answer<T> = oneshot::Sender<Result<T, RequestError>>;
-
-enum Request {
-    Create(Box<InstanceSpec>, Answer<InstanceState>),
-    List(Answer<Vec<InstanceState>>),
-    Inspect(String, Answer<InstanceState>),
-    Start(String, Answer<InstanceState>),
-    Stop(String, Answer<InstanceState>),
-    Delete(String, Answer<()>),
-    Plan(Answer<PlanView>),
-    Health(Answer<Option<String>>),
-}
-
-impl AgentHandle {
-    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, RequestError> {
-        let (answer, answered) = oneshot::channel();
-        if self.requests.send(request(answer)).await.is_err() {
-            return Err(RequestError::Stopping);
-        }
-        answered.await.unwrap_or(Err(RequestError::Stopping))
-    }
-
-    /// Creates an instance, and starts it if its spec says so.
-    ///
-    /// # Errors
-    /// Where it is refused; nothing is left behind then.
-    pub async fn create(&self, spec: InstanceSpec) -> Result<InstanceState, RequestError> {
-        self.ask(|answer| Request::Create(Box::new(spec), answer))
-            .await
-    }
-
-    /// All instances, in the order in which they were created.
-    ///
-    /// # Errors
-    /// Where the agent is stopping.
-    pub async fn list(&self) -> Result<Vec<InstanceState>, RequestError> {
-        self.ask(Request::List).await
-    }
-
-    /// One instance by id or name, with its counters.
-    ///
-    /// # Errors
-    /// Where it does not exist.
-    pub async fn inspect(&self, key: String) -> Result<InstanceState, RequestError> {
-        self.ask(|answer| Request::Inspect(key, answer)).await
-    }
-
-    /// Starts an instance; a running one stays as it is.
-    ///
-    /// # Errors
-    /// Where it does not exist.
-    pub async fn start(&self, key: String) -> Result<InstanceState, RequestError> {
-        self.ask(|answer| Request::Start(key, answer)).await
-    }
-
-    /// Stops an instance; its reservations stay.
-    ///
-    /// # Errors
-    /// Where it does not exist.
-    pub async fn stop(&self, key: String) -> Result<InstanceState, RequestError> {
-        self.ask(|answer| Request::Stop(key, answer)).await
-    }
-
-    /// Deletes an instance.
-    ///
-    /// # Errors
-    /// Where it does not exist.
-    pub async fn delete(&self, key: String) -> Result<(), RequestError> {
-        self.ask(|answer| Request::Delete(key, answer)).await
-    }
-
-    /// What the agent would change now.
-    ///
-    /// # Errors
-    /// Where the host cannot be read.
-    pub async fn plan(&self) -> Result<PlanView, RequestError> {
-        self.ask(Request::Plan).await
-    }
-
-    /// What keeps the host's part from being in order; `None` where it is.
-    ///
-    /// # Errors
-    /// Where the agent is stopping.
-    pub async fn health(&self) -> Result<Option<String>, RequestError> {
-        self.ask(Request::Health).await
-    }
+    requests: mpsc::Receiver<Asked>,
+    tokens: SharedTokens,
 }
 
 enum Event {
-    Request(Request),
+    Request(Asked),
     HostChanged,
     Due,
     End,
@@ -250,15 +126,24 @@ impl<H: Host> Agent<H> {
         }
     }
 
-    async fn answer(&mut self, request: Request) {
+    async fn answer(&mut self, asked: Asked) {
         // An asker that went away does not wait for the answer: what was done stays done.
-        match request {
+        match asked.request {
             Request::Create(spec, answer) => drop(answer.send(self.create(*spec).await)),
             Request::List(answer) => drop(answer.send(Ok(self.list()))),
             Request::Inspect(key, answer) => drop(answer.send(self.inspect(&key).await)),
             Request::Start(key, answer) => drop(answer.send(self.start_instance(&key).await)),
             Request::Stop(key, answer) => drop(answer.send(self.stop_instance(&key).await)),
             Request::Delete(key, answer) => drop(answer.send(self.delete(&key).await)),
+            Request::Check(_, answer) => drop(answer.send(Ok(Vec::new()))),
+            Request::Announce(_, _, answer) => drop(answer.send(Ok(false))),
+            Request::Template(_, answer) => drop(answer.send(Ok(serde_json::Map::new()))),
+            Request::Copyable(_, _, answer) | Request::RevokeToken(_, answer) => {
+                drop(answer.send(Ok(())));
+            }
+            Request::CreateToken(_, _, answer) => {
+                drop(answer.send(Err(RequestError::Stopping)));
+            }
             Request::Plan(answer) => drop(answer.send(self.show_plan().await)),
             Request::Health(answer) => drop(answer.send(Ok(self.host_trouble.clone()))),
         }

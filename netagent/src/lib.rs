@@ -2,8 +2,10 @@
 #![deny(unsafe_code)]
 
 pub mod config;
-pub mod ipam;
 
+pub mod access;
+pub mod instance;
+pub mod ipam;
 pub mod spec;
 
 pub mod plan;

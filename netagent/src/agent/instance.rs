@@ -1,6 +1,7 @@
 //! An instance as the agent holds it, and as it is shown.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use netagent_common::names::ABI_VERSION;
@@ -12,6 +13,7 @@ use uuid::Uuid;
 
 use crate::agent::uplink::MTU_MIN_V6;
 use crate::host::Counters;
+use crate::instance::AnnouncedPort;
 use crate::ipam::{Reservation, SlotAddresses};
 use crate::plan::{TapSpec, WantedInterface};
 use crate::spec::name::Name;
@@ -77,6 +79,12 @@ pub struct InstanceState {
     pub interfaces: Vec<InterfaceState>,
     /// Members that describe the VM.
     pub machine: Map<String, Value>,
+    /// What the guest is told as its gateway.
+    pub gateway: Ipv4Addr,
+    /// What the guest is told as its name server.
+    pub nameserver: IpAddr,
+    /// Ports that the guest announced on its primary address.
+    pub announced: Vec<AnnouncedPort>,
 }
 
 /// What is shown of an interface.
@@ -98,6 +106,10 @@ pub struct InterfaceState {
     pub guest_mac: [u8; 6],
     /// MTU, bytes.
     pub mtu: u32,
+    /// Model of the device in the VM.
+    pub model: String,
+    /// Whether the guest is told to configure it.
+    pub autoconfig: bool,
     /// Whether a VMM holds the TAP, and what was counted: only in an inspection.
     pub inspected: Option<(bool, Counters)>,
 }
@@ -156,6 +168,16 @@ impl Instance {
                 .map(|interface| interface.state(mtu))
                 .collect(),
             machine: self.machine.clone(),
+            gateway: self
+                .interfaces
+                .first()
+                .map_or(Ipv4Addr::UNSPECIFIED, |one| one.addresses.host_v4.addr()),
+            nameserver: self
+                .interfaces
+                .first()
+                .map_or(Ipv4Addr::UNSPECIFIED, |one| one.addresses.host_v4.addr())
+                .into(),
+            announced: Vec::new(),
         }
     }
 
@@ -255,6 +277,8 @@ impl Interface {
             guest_v6: self.addresses.guest_v6,
             guest_mac: self.addresses.guest_mac,
             mtu,
+            model: String::new(),
+            autoconfig: true,
             inspected: None,
         }
     }

@@ -2,6 +2,7 @@
 
 use tokio::sync::mpsc;
 
+use crate::agent::handle::SharedTokens;
 use crate::agent::store_id::{StoreError, StoreId};
 use crate::agent::uplink::{self, UplinkError};
 use crate::agent::{Agent, AgentHandle, REQUESTS_MAX};
@@ -107,6 +108,7 @@ pub async fn start<H: Host>(
         host_trouble: None,
         host_blocked: None,
         requests,
+        tokens: SharedTokens::default(),
     };
     for route in uplink::check_pools(&agent.pool.prefixes(), uplink, &agent.observed)? {
         let device = agent
@@ -119,7 +121,10 @@ pub async fn start<H: Host>(
     agent.round().await?;
     match agent.host_blocked.take() {
         Some(reason) => Err(StartError::Datapath(reason)),
-        None => Ok((agent, AgentHandle { requests: sender })),
+        None => {
+            let handle = AgentHandle::new(sender, agent.tokens.clone());
+            Ok((agent, handle))
+        }
     }
 }
 

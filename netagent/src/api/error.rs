@@ -57,14 +57,23 @@ impl From<SpecError> for ApiError {
 impl From<RequestError> for ApiError {
     fn from(error: RequestError) -> Self {
         let status = match error {
-            RequestError::NotFound(_) => StatusCode::NOT_FOUND,
-            RequestError::NameTaken(_) | RequestError::InterfaceNameTaken(_) => {
-                StatusCode::CONFLICT
-            }
-            RequestError::UnknownUser(_) | RequestError::UnknownGroup(_) => StatusCode::BAD_REQUEST,
-            RequestError::Exhausted(_) | RequestError::InstanceLimit(_) => {
-                StatusCode::INSUFFICIENT_STORAGE
-            }
+            RequestError::NotFound(_) | RequestError::TokenNotFound(_) => StatusCode::NOT_FOUND,
+            RequestError::NameTaken(_)
+            | RequestError::InterfaceNameTaken(_)
+            | RequestError::AddressTaken(_)
+            | RequestError::TapTaken(_)
+            | RequestError::MacTaken(_)
+            | RequestError::SeveralInterfaces(_) => StatusCode::CONFLICT,
+            RequestError::UnknownUser(_)
+            | RequestError::UnknownGroup(_)
+            | RequestError::NotATap(_)
+            | RequestError::Invalid(_) => StatusCode::BAD_REQUEST,
+            RequestError::TapNotAllowed(_) => StatusCode::FORBIDDEN,
+            RequestError::NotSupported(_) => StatusCode::NOT_IMPLEMENTED,
+            RequestError::Exhausted(_)
+            | RequestError::InstanceLimit(_)
+            | RequestError::AccountLimit { .. }
+            | RequestError::Store(_) => StatusCode::INSUFFICIENT_STORAGE,
             RequestError::Host(_) => StatusCode::INTERNAL_SERVER_ERROR,
             RequestError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         };

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use std::net::Ipv4Addr;
 use uuid::Uuid;
 
+use crate::access::Caller;
 use crate::agent::instance::{InstanceState, InterfaceState};
 use crate::agent::{AgentHandle, PlanView};
 use crate::api::error::ApiError;
@@ -223,13 +224,15 @@ pub(crate) async fn create(
         ),
         status => ApiError::new(status, rejection.body_text()),
     })?;
-    let state = agent.create(InstanceSpec::parse(&body)?).await?;
+    let state = agent
+        .create(&Caller::local("api"), InstanceSpec::parse(&body)?)
+        .await?;
     Ok((StatusCode::CREATED, Json(state.into())))
 }
 
 /// `GET /v1/instances`
 pub(crate) async fn list(State(agent): State<AgentHandle>) -> Answer<Json<Vec<InstanceView>>> {
-    let states = agent.list().await?;
+    let states = agent.list(&Caller::local("api")).await?;
     Ok(Json(states.into_iter().map(InstanceView::from).collect()))
 }
 
@@ -238,7 +241,9 @@ pub(crate) async fn inspect(
     State(agent): State<AgentHandle>,
     Path(key): Path<String>,
 ) -> Answer<Json<InstanceView>> {
-    Ok(Json(agent.inspect(key).await?.into()))
+    Ok(Json(
+        agent.inspect(&Caller::local("api"), key).await?.into(),
+    ))
 }
 
 /// `PUT /v1/instances/{instance}/start`
@@ -246,7 +251,7 @@ pub(crate) async fn start(
     State(agent): State<AgentHandle>,
     Path(key): Path<String>,
 ) -> Answer<Json<InstanceView>> {
-    Ok(Json(agent.start(key).await?.into()))
+    Ok(Json(agent.start(&Caller::local("api"), key).await?.into()))
 }
 
 /// `PUT /v1/instances/{instance}/stop`
@@ -254,7 +259,7 @@ pub(crate) async fn stop(
     State(agent): State<AgentHandle>,
     Path(key): Path<String>,
 ) -> Answer<Json<InstanceView>> {
-    Ok(Json(agent.stop(key).await?.into()))
+    Ok(Json(agent.stop(&Caller::local("api"), key).await?.into()))
 }
 
 /// `DELETE /v1/instances/{instance}`
@@ -262,13 +267,13 @@ pub(crate) async fn delete(
     State(agent): State<AgentHandle>,
     Path(key): Path<String>,
 ) -> Answer<StatusCode> {
-    agent.delete(key).await?;
+    agent.delete(&Caller::local("api"), key).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `GET /v1/plan`
 pub(crate) async fn plan(State(agent): State<AgentHandle>) -> Answer<Json<PlanBody>> {
-    Ok(Json(agent.plan().await?.into()))
+    Ok(Json(agent.plan(&Caller::local("api")).await?.into()))
 }
 
 /// `GET /healthz`

@@ -1,0 +1,314 @@
+//! What others ask of the agent, and why it refuses.
+
+use std::net::IpAddr;
+use std::sync::{Arc, RwLock};
+
+use ipnet::IpNet;
+use serde_json::{Map, Value};
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use crate::access::{AccountName, Caller, TokenRecord};
+use crate::agent::instance::InstanceState;
+use crate::host::HostError;
+use crate::instance::AnnouncedPort;
+use crate::ipam::IpamError;
+use crate::spec::InstanceSpec;
+
+/// Speaks to the agent.
+#[derive(Clone, Debug)]
+pub struct AgentHandle {
+    requests: mpsc::Sender<Asked>,
+    tokens: SharedTokens,
+}
+
+/// Tokens as the API reads them while the agent works.
+pub(crate) type SharedTokens = Arc<RwLock<Vec<TokenRecord>>>;
+
+/// Why a request was refused.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the text says it")]
+pub enum RequestError {
+    #[error("Instance '{0}' not found")]
+    NotFound(String),
+    #[error("Token '{0}' not found")]
+    TokenNotFound(String),
+    #[error("Instance name '{0}' is already in use")]
+    NameTaken(String),
+    #[error("Network interface name '{0}' is already in use")]
+    InterfaceNameTaken(String),
+    #[error("Network interface IP address '{0}' is already in use")]
+    AddressTaken(IpNet),
+    #[error("TAP device '{0}' is already in use by another network interface")]
+    TapTaken(String),
+    #[error("MAC address '{0}' is already in use")]
+    MacTaken(String),
+    #[error("Device '{0}' exists and is not a TAP device")]
+    NotATap(String),
+    #[error("{0}")]
+    TapNotAllowed(String),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("Not supported yet: {0}")]
+    NotSupported(String),
+    #[error("Unknown user '{0}'")]
+    UnknownUser(String),
+    #[error("Unknown group '{0}'")]
+    UnknownGroup(String),
+    #[error("Instances with more than one network interface cannot be {0}")]
+    SeveralInterfaces(&'static str),
+    #[error(transparent)]
+    Exhausted(#[from] IpamError),
+    #[error("limits.instances = {0} instances exist already")]
+    InstanceLimit(u32),
+    #[error("Account '{account}' may have {limit} instances, and has them already")]
+    AccountLimit { account: AccountName, limit: u32 },
+    #[error("The host cannot be read: {}", crate::host::one_line(.0))]
+    Host(#[from] HostError),
+    #[error("The request cannot be stored: {0}: nothing was changed")]
+    Store(String),
+    #[error("The agent is stopping")]
+    Stopping,
+}
+
+/// What `netagent plan` shows.
+#[derive(Clone, Debug, Default)]
+pub struct PlanView {
+    /// Steps with the name of their instance, where they have one.
+    pub steps: Vec<(Option<String>, String)>,
+    /// What stands in the way.
+    pub problems: Vec<(Option<String>, String)>,
+}
+
+/// A port that a guest says it listens on (I-4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// Address that it listens on.
+    pub address: IpAddr,
+    /// Port and protocol.
+    pub port: AnnouncedPort,
+}
+
+/// A new token; its secret is shown once.
+#[derive(Clone, Debug)]
+pub struct NewToken {
+    /// What is kept.
+    pub record: TokenRecord,
+    /// What authenticates.
+    pub secret: String,
+}
+
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, RequestError>>;
+
+pub(crate) enum Request {
+    Create(Box<InstanceSpec>, Answer<InstanceState>),
+    /// Everything that create would refuse, without creating (`--check`).
+    Check(Box<InstanceSpec>, Answer<Vec<String>>),
+    List(Answer<Vec<InstanceState>>),
+    Inspect(String, Answer<InstanceState>),
+    Start(String, Answer<InstanceState>),
+    Stop(String, Answer<InstanceState>),
+    Delete(String, Answer<()>),
+    Announce(String, Announcement, Answer<bool>),
+    Template(String, Answer<Map<String, Value>>),
+    /// Whether it may be branched or checkpointed.
+    Copyable(String, &'static str, Answer<()>),
+    CreateToken(AccountName, bool, Answer<NewToken>),
+    RevokeToken(Uuid, Answer<()>),
+    Plan(Answer<PlanView>),
+    Health(Answer<Option<String>>),
+}
+
+/// A request with who asks.
+pub(crate) struct Asked {
+    pub(crate) caller: Caller,
+    pub(crate) request: Request,
+}
+
+impl AgentHandle {
+    /// A handle on the other end of `requests`, sharing the tokens that are in force.
+    pub(crate) const fn new(requests: mpsc::Sender<Asked>, tokens: SharedTokens) -> Self {
+        Self { requests, tokens }
+    }
+
+    async fn ask<T>(
+        &self,
+        caller: &Caller,
+        request: impl FnOnce(Answer<T>) -> Request,
+    ) -> Result<T, RequestError> {
+        let (answer, answered) = oneshot::channel();
+        let asked = Asked {
+            caller: caller.clone(),
+            request: request(answer),
+        };
+        if self.requests.send(asked).await.is_err() {
+            return Err(RequestError::Stopping);
+        }
+        answered.await.unwrap_or(Err(RequestError::Stopping))
+    }
+
+    /// Creates an instance, and starts it if its spec says so.
+    ///
+    /// # Errors
+    /// Where it is refused; nothing is left behind then.
+    pub async fn create(
+        &self,
+        caller: &Caller,
+        spec: InstanceSpec,
+    ) -> Result<InstanceState, RequestError> {
+        self.ask(caller, |answer| Request::Create(Box::new(spec), answer))
+            .await
+    }
+
+    /// Everything for which create would be refused; empty where it would not be. Nothing is reserved.
+    ///
+    /// # Errors
+    /// Where the host cannot be read.
+    pub async fn check(
+        &self,
+        caller: &Caller,
+        spec: InstanceSpec,
+    ) -> Result<Vec<String>, RequestError> {
+        self.ask(caller, |answer| Request::Check(Box::new(spec), answer))
+            .await
+    }
+
+    /// The instances of the caller's account, in the order in which they were created.
+    ///
+    /// # Errors
+    /// Where the agent is stopping.
+    pub async fn list(&self, caller: &Caller) -> Result<Vec<InstanceState>, RequestError> {
+        self.ask(caller, Request::List).await
+    }
+
+    /// One instance by id or name, with its counters.
+    ///
+    /// # Errors
+    /// Where it does not exist.
+    pub async fn inspect(
+        &self,
+        caller: &Caller,
+        key: String,
+    ) -> Result<InstanceState, RequestError> {
+        self.ask(caller, |answer| Request::Inspect(key, answer))
+            .await
+    }
+
+    /// Starts an instance; a running one stays as it is.
+    ///
+    /// # Errors
+    /// Where it does not exist.
+    pub async fn start(&self, caller: &Caller, key: String) -> Result<InstanceState, RequestError> {
+        self.ask(caller, |answer| Request::Start(key, answer)).await
+    }
+
+    /// Stops an instance; its reservations stay.
+    ///
+    /// # Errors
+    /// Where it does not exist.
+    pub async fn stop(&self, caller: &Caller, key: String) -> Result<InstanceState, RequestError> {
+        self.ask(caller, |answer| Request::Stop(key, answer)).await
+    }
+
+    /// Deletes an instance.
+    ///
+    /// # Errors
+    /// Where it does not exist.
+    pub async fn delete(&self, caller: &Caller, key: String) -> Result<(), RequestError> {
+        self.ask(caller, |answer| Request::Delete(key, answer))
+            .await
+    }
+
+    /// Takes note of a port that a guest listens on; `false` where it is for another address than the primary's.
+    ///
+    /// # Errors
+    /// Where the instance does not exist.
+    pub async fn announce(
+        &self,
+        caller: &Caller,
+        key: String,
+        announcement: Announcement,
+    ) -> Result<bool, RequestError> {
+        self.ask(caller, |answer| {
+            Request::Announce(key, announcement, answer)
+        })
+        .await
+    }
+
+    /// The request that made an instance, without its network configuration (I-19).
+    ///
+    /// # Errors
+    /// Where the instance does not exist.
+    pub async fn template(
+        &self,
+        caller: &Caller,
+        key: String,
+    ) -> Result<Map<String, Value>, RequestError> {
+        self.ask(caller, |answer| Request::Template(key, answer))
+            .await
+    }
+
+    /// Whether an instance may be `branched` or `checkpointed` (I-19).
+    ///
+    /// # Errors
+    /// Where it does not exist, or has more than one interface.
+    pub async fn check_copyable(
+        &self,
+        caller: &Caller,
+        key: String,
+        what: &'static str,
+    ) -> Result<(), RequestError> {
+        self.ask(caller, |answer| Request::Copyable(key, what, answer))
+            .await
+    }
+
+    /// Makes a token for an account.
+    ///
+    /// # Errors
+    /// Where it cannot be stored.
+    pub async fn create_token(
+        &self,
+        caller: &Caller,
+        account: AccountName,
+        net_manager: bool,
+    ) -> Result<NewToken, RequestError> {
+        self.ask(caller, |answer| {
+            Request::CreateToken(account, net_manager, answer)
+        })
+        .await
+    }
+
+    /// Revokes a token.
+    ///
+    /// # Errors
+    /// Where there is none in force with this id.
+    pub async fn revoke_token(&self, caller: &Caller, id: Uuid) -> Result<(), RequestError> {
+        self.ask(caller, |answer| Request::RevokeToken(id, answer))
+            .await
+    }
+
+    /// Every token that was ever made.
+    #[must_use]
+    pub fn tokens(&self) -> Vec<TokenRecord> {
+        self.tokens
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+
+    /// What the agent would change now.
+    ///
+    /// # Errors
+    /// Where the host cannot be read.
+    pub async fn plan(&self, caller: &Caller) -> Result<PlanView, RequestError> {
+        self.ask(caller, Request::Plan).await
+    }
+
+    /// What keeps the host's part from being in order; `None` where it is.
+    ///
+    /// # Errors
+    /// Where the agent is stopping.
+    pub async fn health(&self) -> Result<Option<String>, RequestError> {
+        self.ask(&Caller::local("health"), Request::Health).await
+    }
+}

@@ -1,0 +1,162 @@
+//! An instance as the store keeps it: what was asked for, and what is reserved for it until it is deleted.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::access::AccountName;
+use crate::spec::name::Name;
+
+/// One instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Instance {
+    /// Its id.
+    pub id: Uuid,
+    /// Whose it is.
+    pub account: AccountName,
+    /// Unique in its account.
+    pub name: Name,
+    /// The request that made it, as it came, without members that are null.
+    pub request: Map<String, Value>,
+    /// What the guest is told instead of the derived gateway (I-15).
+    pub gateway: Option<Ipv4Addr>,
+    /// What the guest is told instead of the derived server (I-15).
+    pub nameserver: Option<IpAddr>,
+    /// How far it is.
+    pub life: Life,
+    /// Counts the starts of instances; 0 before the first one.
+    pub generation: u32,
+    /// Ports that the guest announced on its primary address (I-4).
+    pub announced: Vec<AnnouncedPort>,
+    /// When it was created, milliseconds since 1970.
+    pub created_ms: u64,
+    /// One to four; the first is the primary.
+    pub interfaces: Vec<Interface>,
+}
+
+/// One interface of an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its id, part of the alias of its TAP.
+    pub id: Uuid,
+    /// Unique in its account.
+    pub name: Name,
+    /// Its place in the datapath; unique on the host.
+    pub slot: u32,
+    /// Index of the TAP since the last start; 0 before the first one.
+    pub ifindex: u32,
+    /// Name of the TAP; unique on the host.
+    pub tap_name: String,
+    /// User that may open the TAP.
+    pub tap_owner: Option<u32>,
+    /// Group that may open the TAP.
+    pub tap_group: Option<u32>,
+    /// Queues of the TAP.
+    pub queues: u16,
+    /// Where the TAP and its address come from.
+    pub origin: Origin,
+    /// The host's end: on the TAP, and what the guest reaches the host by.
+    pub host_v4: Ipv4Net,
+    /// The guest's address with its prefix; unique on the host.
+    pub guest_v4: Ipv4Net,
+    /// The guest's IPv6 address with its prefix; unique on the host.
+    pub guest_v6: Option<Ipv6Net>,
+    /// MAC address of the guest; unique on the host.
+    pub mac: [u8; 6],
+    /// Model of the device in the VM.
+    pub model: String,
+    /// Whether the guest is told to configure it (I-17).
+    pub autoconfig: bool,
+}
+
+/// Where a TAP and its address come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Out of the pool.
+    Pool,
+    /// The user's address on a TAP that the agent makes.
+    Custom,
+    /// The user's address on the user's TAP, which is given back as it was (I-9).
+    Existing(Before),
+}
+
+/// How an existing TAP was before the agent used it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    /// Its index then.
+    pub ifindex: u32,
+    /// Hardware address.
+    pub mac: [u8; 6],
+    /// MTU, bytes.
+    pub mtu: u32,
+    /// Alias, where it had one.
+    pub alias: Option<String>,
+    /// Whether it was up.
+    pub up: bool,
+    /// Per-device settings under `/proc/sys/net`, by path below it (`ipv4/conf/vpc0/forwarding`).
+    pub settings: std::collections::BTreeMap<String, String>,
+}
+
+/// How far an instance is (I-13).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Never started.
+    Pending,
+    /// Wanted on the host.
+    Running,
+    /// Taken off the host; its reservations stay.
+    Stopped,
+    /// Being taken off the host; its row goes when nothing of it is left (S-4).
+    Deleting,
+}
+
+/// A port that a guest announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AnnouncedPort {
+    /// Its number.
+    pub port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: PortProtocol,
+}
+
+/// Protocol of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum PortProtocol {
+    Tcp,
+    Udp,
+}
+
+impl Instance {
+    /// Its number in the datapath: the slot of its first interface.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.interfaces
+            .first()
+            .map_or(u32::MAX, |primary| primary.slot)
+    }
+
+    /// Whether `key` is its id or its name.
+    #[must_use]
+    pub fn is(&self, key: &str) -> bool {
+        self.name.as_str() == key || Uuid::parse_str(key).is_ok_and(|id| id == self.id)
+    }
+}
+
+impl Life {
+    /// As it is stored.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Deleting => "deleting",
+        }
+    }
+}
