@@ -118,7 +118,10 @@ fn the_agent_killed_at_every_boundary_of_a_life_brings_back_what_was_acknowledge
     );
     stage.check(&mut entries);
     let exchanges = stage.witness.finish();
-    println!("killed at {} boundaries, {exchanges} exchanges", boundary - 1);
+    println!(
+        "killed at {} boundaries, {exchanges} exchanges",
+        boundary - 1
+    );
 }
 
 /// Kills of the second test.
@@ -178,8 +181,7 @@ fn killed_at_two_hundred_random_instants_under_traffic_nothing_is_lost_or_duplic
     });
     let (mut random, mut kills, mut answers) = (Random::new(3), 0, 0);
     while kills < KILLS {
-        let (killed, answered) =
-            kill_under_requests(&mut stage.agent, &mut clients, &mut random);
+        let (killed, answered) = kill_under_requests(&mut stage.agent, &mut clients, &mut random);
         kills += killed;
         answers += answered;
         stage.agent.run();

@@ -75,9 +75,7 @@ impl Request {
     fn perform(self, socket: &Path, entry: &Entry) -> io::Result<Answer> {
         let one = format!("/v1/instances/{}", entry.name);
         match self {
-            Self::Create => {
-                http::request(socket, "POST", "/v1/instances", &entry.spec.to_string())
-            }
+            Self::Create => http::request(socket, "POST", "/v1/instances", &entry.spec.to_string()),
             Self::Stop => http::request(socket, "PUT", &format!("{one}/stop"), ""),
             Self::Start => http::request(socket, "PUT", &format!("{one}/start"), ""),
             Self::Delete => http::request(socket, "DELETE", &one, ""),
