@@ -20,6 +20,9 @@ use crate::netns::NetNs;
 /// Time that the agent may take to serve its socket: loading programs costs most of it.
 pub const START_LIMIT: Duration = Duration::from_secs(30);
 
+/// What makes `down` remove everything.
+const DOWN_ALL: &[&str] = &[];
+
 /// Why `to_vm` drops what a Linux host says on every link: IPv6 group reports.
 pub const HOST_CHATTER: [&str; 1] = ["multicast_report"];
 
@@ -214,6 +217,14 @@ impl Agent {
         String::from_utf8(output.stdout).expect("the command line writes UTF-8")
     }
 
+    /// Takes everything that it made off the host; what is stored stays.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn take_down(&self) {
+        self.cli("down", DOWN_ALL);
+    }
+
     /// Sends a request to the API.
     ///
     /// # Panics
@@ -359,7 +370,11 @@ impl Drop for Agent {
             return;
         }
         // Pins and namespace go with their owners; `down` gives back what is the machine's (the expedite guard).
-        let down = self.command("down").stdin(Stdio::null()).output();
+        let down = self
+            .command("down")
+            .args(DOWN_ALL)
+            .stdin(Stdio::null())
+            .output();
         if !down.as_ref().is_ok_and(|output| output.status.success()) {
             eprintln!("netagent down: {down:?}");
         }

@@ -223,6 +223,11 @@ impl Entry {
         }
         self.ifindexes = Some(seen);
     }
+
+    /// Its TAPs were taken off the host: those of the next look are others.
+    pub fn expect_new_taps(&mut self) {
+        self.ifindexes = None;
+    }
 }
 
 /// Whether a request reached nobody.

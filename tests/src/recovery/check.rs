@@ -21,7 +21,6 @@ const LONG: Duration = Duration::from_secs(3_600);
 ///
 /// # Panics
 /// When it has still something to do after [`SOON`].
-#[must_use]
 pub fn settled(agent: &Agent) -> Vec<Shown> {
     let deadline = Deadline::after(SOON);
     wait_for("the agent settles", LONG, || {
