@@ -96,7 +96,7 @@ impl Agent {
     /// When it does not; with what it wrote.
     pub fn run(&mut self) {
         self.spawn();
-        if let Some(status) = self.serves_or_ended() {
+        if let Some(status) = self.serves_or_ended(START_LIMIT) {
             panic!("the agent ended ({status:?}):\n{}", self.log());
         }
     }
@@ -105,9 +105,9 @@ impl Agent {
     ///
     /// # Panics
     /// When it does neither; with what it wrote.
-    pub fn serves_or_ended(&mut self) -> Option<ExitStatus> {
-        let deadline = Deadline::after(START_LIMIT);
-        wait_for("the agent serves", 2 * START_LIMIT, || {
+    pub fn serves_or_ended(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let deadline = Deadline::after(limit);
+        wait_for("the agent serves", 2 * limit, || {
             if let Some(status) = self.status() {
                 return Some(Some(status));
             }

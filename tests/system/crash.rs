@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use netagent_tests::agent::Agent;
+use netagent_tests::agent::{Agent, START_LIMIT};
 use netagent_tests::deadline::{SOON, wait_for};
 use netagent_tests::random::Random;
 use netagent_tests::recovery::book::{Entry, Life, Request, Sent};
@@ -82,7 +82,7 @@ fn dies_at(agent: &mut Agent, boundary: u32, entries: &mut [Entry]) -> bool {
     agent.kill_at(Some(boundary));
     agent.spawn();
     agent.kill_at(None);
-    let ended = agent.serves_or_ended();
+    let ended = agent.serves_or_ended(START_LIMIT);
     if ended.is_none() && survives_script(agent, entries) {
         return false;
     }
@@ -118,7 +118,7 @@ fn the_agent_killed_at_every_boundary_of_a_life_brings_back_what_was_acknowledge
     );
     stage.check(&mut entries);
     let exchanges = stage.witness.finish();
-    println!(
+    eprintln!(
         "killed at {} boundaries, {exchanges} exchanges",
         boundary - 1
     );
@@ -189,5 +189,5 @@ fn killed_at_two_hundred_random_instants_under_traffic_nothing_is_lost_or_duplic
     }
     assert!(answers > KILLS, "{answers} answers: it was killed idle");
     let exchanges = stage.witness.finish();
-    println!("{kills} kills, {answers} answers, {exchanges} exchanges");
+    eprintln!("{kills} kills, {answers} answers, {exchanges} exchanges");
 }

@@ -227,7 +227,7 @@ fn a_tap_deleted_behind_the_agents_back_is_back_within_a_second_and_works() {
             check_flows(&world, &nic, 8_000);
             check_flows(&world, &nic, 8_001);
             settled(&agent);
-            println!("back after {took:?}");
+            eprintln!("back after {took:?}");
         }
     }
 }
