@@ -31,6 +31,8 @@ pub mod guest;
 pub mod http;
 pub mod stack;
 
+pub mod recovery;
+
 pub mod bench;
 pub mod coverage;
 pub mod prog_run;

@@ -20,7 +20,9 @@ mod noise;
 mod owners;
 
 mod changes;
+mod crash;
 mod life;
+mod recovery;
 mod refusals;
 mod settings;
 mod show;
