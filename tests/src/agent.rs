@@ -31,6 +31,7 @@ pub struct Agent {
     directory: TempDir,
     state_dir: PathBuf,
     pins: Arc<PinDir>,
+    environment: BTreeMap<String, String>,
     process: Option<Child>,
 }
 
@@ -50,6 +51,7 @@ impl Agent {
             state_dir: directory.path().join("state"),
             directory,
             pins: Arc::new(PinDir::new()),
+            environment: BTreeMap::new(),
             process: None,
         }
     }
@@ -57,6 +59,11 @@ impl Agent {
     /// Uses the state directory of another agent.
     pub fn share_state(&mut self, other: &Self) {
         self.state_dir.clone_from(&other.state_dir);
+    }
+
+    /// Sets a variable for every later start and command.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
     }
 
     /// Pins where another agent does.
@@ -152,7 +159,8 @@ impl Agent {
         let mut command = self.netns.command(&binary().to_string_lossy());
         command
             .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .envs(&self.environment);
         command.arg(word).arg("--socket").arg(self.socket());
         // The other words only speak to the agent that runs.
         if matches!(word, "run" | "down" | "doctor") {
@@ -208,7 +216,6 @@ impl Agent {
     ///
     /// # Panics
     /// When it is refused, or does not run.
-    #[must_use]
     pub fn create(&self, spec: &Value) -> Value {
         let answer = self.api("POST", "/v1/instances", &spec.to_string());
         assert_eq!(
@@ -217,6 +224,35 @@ impl Agent {
             "{answer:?}\n{}",
             self.log()
         );
+        answer.body
+    }
+
+    /// Asks for an instance that is refused, with this status and text.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn refuse(&self, spec: &Value, (status, message): (u16, &str)) {
+        let answer = self.api("POST", "/v1/instances", &spec.to_string());
+        assert_eq!(answer.status, status, "{spec}: {answer:?}");
+        assert_eq!(answer.message(), message, "{spec}");
+    }
+
+    /// Deletes an instance.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn delete(&self, name: &str) {
+        let answer = self.api("DELETE", &format!("/v1/instances/{name}"), "");
+        assert_eq!(answer.status, 204, "{answer:?}\n{}", self.log());
+    }
+
+    /// Starts or stops an instance, and what is answered.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn change(&self, name: &str, action: &str) -> Value {
+        let answer = self.api("PUT", &format!("/v1/instances/{name}/{action}"), "");
+        assert_eq!(answer.status, 200, "{action}: {answer:?}\n{}", self.log());
         answer.body
     }
 

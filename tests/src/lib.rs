@@ -27,6 +27,7 @@ pub mod tap;
 
 pub mod agent;
 pub mod bpffs;
+pub mod database;
 pub mod guest;
 pub mod http;
 pub mod stack;
