@@ -175,6 +175,34 @@ impl Agent {
         command
     }
 
+    /// Runs any words of the command line; they find the agent by its variables.
+    ///
+    /// # Panics
+    /// When the binary cannot be started.
+    #[must_use]
+    pub fn say(&self, words: &[&str]) -> Output {
+        let mut command = self.netns.command(&binary().to_string_lossy());
+        command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("NETAGENT_SOCKET", self.socket())
+            .args(words)
+            .stdin(Stdio::null());
+        command.output().expect("the binary was there a moment ago")
+    }
+
+    /// Runs any words of the command line; the JSON that they print.
+    ///
+    /// # Panics
+    /// When they fail or print something else.
+    #[must_use]
+    pub fn say_json(&self, words: &[&str]) -> Value {
+        let output = self.say(words);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{words:?}: {error}: {output:?}"))
+    }
+
     /// Runs a word of the command line with more arguments.
     ///
     /// # Panics

@@ -31,6 +31,7 @@ pub mod database;
 pub mod guest;
 pub mod http;
 pub mod stack;
+pub mod tls;
 
 pub mod bench;
 pub mod coverage;

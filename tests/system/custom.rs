@@ -675,6 +675,43 @@ const POOL_ADDRESS: &str =
     "Network interface IP address cannot be from the platform's address pool";
 const NOT_AVAILABLE: &str = "Network interface IP address is not available on this host";
 
+/// Addresses that are the pool's or the host's; the uplink also has 10.50.0.2/24, another device 192.168.77.1/24.
+const REFUSED_V4: [(&str, &str); 18] = [
+    ("172.16.0.2/30", POOL_ADDRESS),
+    ("172.16.200.1/24", POOL_ADDRESS),
+    ("172.16.255.255/32", POOL_ADDRESS),
+    // Networks that hold the pool.
+    ("172.31.0.1/12", POOL_ADDRESS),
+    ("172.17.0.1/15", POOL_ADDRESS),
+    ("128.0.0.1/1", POOL_ADDRESS),
+    ("8.8.8.8/32", NOT_AVAILABLE),
+    ("203.0.113.9/24", NOT_AVAILABLE),
+    ("198.51.100.9/32", NOT_AVAILABLE),
+    ("127.0.0.1/8", NOT_AVAILABLE),
+    ("169.254.7.7/16", NOT_AVAILABLE),
+    ("224.0.0.1/24", NOT_AVAILABLE),
+    ("0.0.0.0/32", NOT_AVAILABLE),
+    ("10.50.0.9/24", NOT_AVAILABLE),
+    ("10.50.0.9/16", NOT_AVAILABLE),
+    ("10.50.0.2/32", NOT_AVAILABLE),
+    ("192.168.77.1/32", NOT_AVAILABLE),
+    ("192.168.77.9/24", NOT_AVAILABLE),
+];
+
+/// What is no IPv4 network.
+const MALFORMED_V4: [&str; 10] = [
+    "",
+    "10.7.0.5/33",
+    "10.7.0.5/",
+    "/24",
+    "10.7.0/24",
+    "10.7.0.5/24/1",
+    "10.7.0.5/-1",
+    "fec0::2/64",
+    "::ffff:10.7.0.5/120",
+    "::ffff:10.7.0.5/24",
+];
+
 #[test]
 fn a_custom_address_overlaps_neither_the_pool_nor_the_host() {
     let world = World::new();
@@ -682,61 +719,19 @@ fn a_custom_address_overlaps_neither_the_pool_nor_the_host() {
         "address add 10.50.0.2/24 dev uplink0",
         "link add inner0 type dummy",
         "address add 192.168.77.1/24 dev inner0",
-        "address add fd77::1/64 dev inner0 nodad",
         "link set inner0 up",
     ] {
         world.host.ip(words);
     }
     let agent = world.agent("");
-    for (ip, text) in [
-        ("172.16.0.2/30", POOL_ADDRESS),
-        ("172.16.200.1/24", POOL_ADDRESS),
-        ("172.16.255.255/32", POOL_ADDRESS),
-        // Networks that hold the pool.
-        ("172.31.0.1/12", POOL_ADDRESS),
-        ("172.17.0.1/15", POOL_ADDRESS),
-        ("128.0.0.1/1", POOL_ADDRESS),
-        ("8.8.8.8/32", NOT_AVAILABLE),
-        ("203.0.113.9/24", NOT_AVAILABLE),
-        ("198.51.100.9/32", NOT_AVAILABLE),
-        ("127.0.0.1/8", NOT_AVAILABLE),
-        ("169.254.7.7/16", NOT_AVAILABLE),
-        ("224.0.0.1/24", NOT_AVAILABLE),
-        ("0.0.0.0/32", NOT_AVAILABLE),
-        // The uplink's network, and the host's addresses.
-        ("10.50.0.9/24", NOT_AVAILABLE),
-        ("10.50.0.9/16", NOT_AVAILABLE),
-        ("10.50.0.2/32", NOT_AVAILABLE),
-        ("192.168.77.1/32", NOT_AVAILABLE),
-        ("192.168.77.9/24", NOT_AVAILABLE),
-    ] {
+    for (ip, text) in REFUSED_V4 {
         agent.refuse(&custom("refused", ip, "vpc0"), (400, text));
     }
-    for bad in [
-        "",
-        "10.7.0.5/33",
-        "10.7.0.5/",
-        "/24",
-        "10.7.0/24",
-        "10.7.0.5/24/1",
-        "10.7.0.5/-1",
-        "fec0::2/64",
-    ] {
-        let answer = agent.api(
-            "POST",
-            "/v1/instances",
-            &custom("bad", bad, "vpc0").to_string(),
-        );
+    for bad in MALFORMED_V4 {
+        let spec = custom("bad", bad, "vpc0").to_string();
+        let answer = agent.api("POST", "/v1/instances", &spec);
         assert_eq!(answer.status, 400, "{bad}: {answer:?}");
         assert!(answer.message().contains(bad), "{bad}: {answer:?}");
-    }
-    for mapped in ["::ffff:10.7.0.5/120", "::ffff:10.7.0.5/24"] {
-        let answer = agent.api(
-            "POST",
-            "/v1/instances",
-            &custom("bad", mapped, "vpc0").to_string(),
-        );
-        assert_eq!(answer.status, 400, "{mapped}: {answer:?}");
     }
     // Host bits are the address; a neighbour of the host's own address is none of it.
     for (number, ip) in [
@@ -754,13 +749,8 @@ fn a_custom_address_overlaps_neither_the_pool_nor_the_host() {
             &format!("vpc{number}"),
         ));
     }
-    agent.refuse(
-        &custom("taken", "10.7.0.5/24", "vpc9"),
-        (
-            409,
-            "Network interface IP address '10.7.0.5/24' is already in use",
-        ),
-    );
+    let taken = "Network interface IP address '10.7.0.5/24' is already in use";
+    agent.refuse(&custom("taken", "10.7.0.5/24", "vpc9"), (409, taken));
     // The prefix is shared, not the address.
     agent.create(&custom("neighbour", "10.7.0.6/24", "vpc9"));
 }
@@ -817,76 +807,80 @@ fn a_custom_ipv6_address_overlaps_neither_the_pool_nor_the_host() {
     );
 }
 
+/// Interfaces as addresses, "" for one of the pool; and what the guest is told, "" for the first pool interface's.
+const DERIVED: [(&[&str], &str); 12] = [
+    (&["", "10.7.0.5/24"], ""),
+    (&["10.7.0.5/24", ""], ""),
+    (&["10.7.0.5/24", "10.8.0.5/24", "", ""], ""),
+    (&["192.168.0.1/30"], "192.168.0.2"),
+    (&["192.168.0.2/30"], "192.168.0.1"),
+    (&["10.7.0.5/24"], "10.7.0.254"),
+    (&["10.7.0.254/24"], "10.7.0.1"),
+    (&["10.7.1.5/23"], "10.7.1.254"),
+    (&["10.8.0.0/31"], "10.8.0.1"),
+    (&["10.8.0.1/31"], "10.8.0.0"),
+    (&["10.9.0.1/32"], "169.254.1.1"),
+    (&["10.7.0.5/24", "192.168.0.1/30"], "10.7.0.254"),
+];
+
 #[test]
 fn gateway_and_nameserver_come_from_the_first_pool_interface_or_the_end_of_the_primarys_network() {
     let world = World::new();
     let agent = world.agent("");
-    let mut count = 0;
-    // Interfaces as addresses, "" for one of the pool; the answer's gateway, "" for the first pool interface's.
-    for (addresses, expected) in [
-        (&["", "10.7.0.5/24"][..], ""),
-        (&["10.7.0.5/24", ""], ""),
-        (&["10.7.0.5/24", "10.8.0.5/24", "", ""], ""),
-        (&["192.168.0.1/30"], "192.168.0.2"),
-        (&["192.168.0.2/30"], "192.168.0.1"),
-        (&["10.7.0.5/24"], "10.7.0.254"),
-        (&["10.7.0.254/24"], "10.7.0.1"),
-        (&["10.7.1.5/23"], "10.7.1.254"),
-        (&["10.8.0.0/31"], "10.8.0.1"),
-        (&["10.8.0.1/31"], "10.8.0.0"),
-        (&["10.9.0.1/32"], "169.254.1.1"),
-        (&["10.7.0.5/24", "192.168.0.1/30"], "10.7.0.254"),
-    ] {
-        let interfaces: Vec<_> = addresses
-            .iter()
-            .map(|ip| {
-                count += 1;
-                if ip.is_empty() {
-                    json!({})
-                } else {
-                    json!({ "ip": ip, "tap_name": format!("vpc{count}") })
-                }
-            })
-            .collect();
-        let derived = json!({ "name": "derived", "network_interfaces": interfaces });
-        let made = agent.create(&derived);
+    for (addresses, expected) in DERIVED {
+        let entry = |(number, ip): (usize, &&str)| match *ip {
+            "" => json!({}),
+            ip => json!({ "ip": ip, "tap_name": format!("vpc{number}") }),
+        };
+        let entries: Vec<_> = addresses.iter().enumerate().map(entry).collect();
+        let mut spec = json!({ "name": "derived", "network_interfaces": entries });
+        let made = agent.create(&spec);
         let interfaces = made["network_interfaces"].as_array().unwrap();
-        let pool = interfaces
-            .iter()
-            .find(|one| one["tap_name"].as_str().unwrap().starts_with("tap"));
+        let is_pool = |one: &&Value| one["tap_name"].as_str().unwrap().starts_with("tap");
+        let pool = interfaces.iter().find(is_pool);
         let expected = pool.map_or(json!(expected), |one| one["tap_ip"].clone());
-        for member in ["gateway", "nameserver"] {
-            assert_eq!(made[member], expected, "{addresses:?}: {member}");
-        }
+        let told = |made: &Value| (made["gateway"].clone(), made["nameserver"].clone());
         assert_eq!(
-            made["private_ip"].as_str(),
-            interfaces[0]["ip"].as_str().unwrap().split('/').next()
+            told(&made),
+            (expected.clone(), expected.clone()),
+            "{addresses:?}"
         );
+        let primary = interfaces[0]["ip"].as_str().unwrap().split('/').next();
+        assert_eq!(made["private_ip"].as_str(), primary, "{addresses:?}");
         agent.delete("derived");
         // Each overrides on its own.
-        let mut own = derived;
-        own["gateway"] = json!("10.99.0.1");
-        let made = agent.create(&own);
+        spec["gateway"] = json!("10.99.0.1");
+        let overridden = told(&agent.create(&spec));
         assert_eq!(
-            (&made["gateway"], &made["nameserver"]),
-            (&json!("10.99.0.1"), &expected)
+            overridden,
+            (json!("10.99.0.1"), expected.clone()),
+            "{addresses:?}"
         );
         agent.delete("derived");
-        own["gateway"] = Value::Null;
-        own["nameserver"] = json!("2001:db8::53");
-        let made = agent.create(&own);
+        spec["gateway"] = Value::Null;
+        spec["nameserver"] = json!("2001:db8::53");
+        let overridden = told(&agent.create(&spec));
         assert_eq!(
-            (&made["gateway"], &made["nameserver"]),
-            (&expected, &json!("2001:db8::53"))
+            overridden,
+            (expected, json!("2001:db8::53")),
+            "{addresses:?}"
         );
         agent.delete("derived");
     }
+}
+
+#[test]
+fn a_gateway_and_a_nameserver_are_bare_addresses() {
+    let world = World::new();
+    let agent = world.agent("");
     for (member, bad) in [
         ("gateway", "nowhere"),
         ("gateway", "10.0.0.1/24"),
+        ("gateway", "fe80::1"),
         ("gateway", ""),
         ("nameserver", "nowhere"),
         ("nameserver", "1.2.3"),
+        ("nameserver", "dns.example"),
         ("nameserver", ""),
     ] {
         let answer = agent.api("POST", "/v1/instances", &json!({ member: bad }).to_string());

@@ -1,6 +1,7 @@
 //! Instances and their interfaces as the API gives them: names, reservations, members, life, refusals (I-1 to I-20).
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use netagent_tests::agent::Agent;
 use netagent_tests::database;
@@ -552,86 +553,87 @@ fn an_instance_is_pending_running_and_stopped_and_says_whether_a_vmm_holds_its_t
     }
 }
 
+fn is_uuid(value: &Value) -> bool {
+    let text = value.as_str().unwrap_or_default();
+    text.len() == 36 && text.split('-').map(str::len).eq([8, 4, 4, 4, 12])
+}
+
+/// Members of every interface (I-14).
+const MEMBERS: [&str; 11] = [
+    "id",
+    "name",
+    "mode",
+    "tap_name",
+    "ip",
+    "ip6",
+    "tap_ip",
+    "mac",
+    "mtu",
+    "autoconfig",
+    "relay",
+];
+
+fn check_interface(interface: &Value) {
+    let missing: Vec<_> = MEMBERS
+        .iter()
+        .filter(|member| interface.get(**member).is_none())
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}: {interface}");
+    assert!(is_uuid(&interface["id"]), "{interface}");
+    assert_eq!(
+        (&interface["mtu"], &interface["relay"]),
+        (&json!(1_500), &Value::Null)
+    );
+    let host = interface["tap_ip"].as_str().unwrap();
+    assert!(host.parse::<Ipv4Addr>().is_ok(), "tap_ip is bare: {host}");
+}
+
 #[test]
 fn create_answers_with_everything_that_a_vmm_needs() {
     let world = World::new();
     let agent = world.agent("");
-    let made = agent.create(&json!({
-        "name": "all",
-        "network_interfaces": [
-            { "ip": "10.7.0.5/24", "ip6": "fec0::2/64", "tap_name": "vpc0", "autoconfig": false, "model": "e1000" },
-            {},
-        ],
-        "tags": ["a", { "b": 1 }],
-    }));
-    let is_uuid = |value: &Value| {
-        let text = value.as_str().unwrap_or_default();
-        text.len() == 36 && text.split('-').map(str::len).eq([8, 4, 4, 4, 12])
-    };
+    let custom = json!({
+        "ip": "10.7.0.5/24", "ip6": "fec0::2/64", "tap_name": "vpc0", "autoconfig": false, "model": "e1000",
+    });
+    let spec =
+        json!({ "name": "all", "network_interfaces": [custom, {}], "tags": ["a", { "b": 1 }] });
+    let made = agent.create(&spec);
     assert!(is_uuid(&made["id"]), "{made}");
+    let interfaces = &made["network_interfaces"];
+    interfaces
+        .as_array()
+        .unwrap()
+        .iter()
+        .for_each(check_interface);
     // The flat members are the primary's; gateway and server come from the pool interface (I-16).
-    for (member, value) in [
-        ("name", json!("all")),
-        ("status", json!("running")),
-        ("private_ip", json!("10.7.0.5")),
-        ("guest_ip", json!("10.7.0.5")),
-        ("tap_device", json!("vpc0")),
-        ("gateway", json!("172.16.0.1")),
-        ("nameserver", json!("172.16.0.1")),
-        ("guest_mac", made["network_interfaces"][0]["mac"].clone()),
-        ("tap_ip", made["network_interfaces"][0]["tap_ip"].clone()),
-        ("tags", json!(["a", { "b": 1 }])),
-    ] {
-        assert_eq!(made[member], value, "{member}: {made}");
+    let flat = json!({
+        "name": "all", "status": "running", "private_ip": "10.7.0.5", "guest_ip": "10.7.0.5", "tap_device": "vpc0",
+        "gateway": "172.16.0.1", "nameserver": "172.16.0.1", "guest_mac": interfaces[0]["mac"],
+        "tap_ip": interfaces[0]["tap_ip"], "tags": ["a", { "b": 1 }],
+    });
+    for (member, value) in flat.as_object().unwrap() {
+        assert_eq!(&made[member], value, "{member}: {made}");
     }
-    let first = &made["network_interfaces"][0];
-    let pool_v6 = made["network_interfaces"][1]["ip6"].as_str().unwrap();
+    let first = json!({ "name": "all-eth0", "ip": "10.7.0.5/24", "ip6": "fec0::2/64", "autoconfig": false });
+    for (member, value) in first.as_object().unwrap() {
+        assert_eq!(&interfaces[0][member], value, "{member}: {made}");
+    }
+    let pool_v6 = interfaces[1]["ip6"].as_str().unwrap();
     assert!(pool_v6.ends_with("::2/64"), "{pool_v6}");
-    for interface in made["network_interfaces"].as_array().unwrap() {
-        let members = [
-            "id",
-            "name",
-            "mode",
-            "tap_name",
-            "ip",
-            "ip6",
-            "tap_ip",
-            "mac",
-            "mtu",
-            "autoconfig",
-            "relay",
-        ];
-        let missing: Vec<_> = members
-            .iter()
-            .filter(|member| interface.get(**member).is_none())
-            .collect();
-        assert!(missing.is_empty(), "{missing:?}: {interface}");
-        assert!(is_uuid(&interface["id"]), "{interface}");
-        assert_eq!(
-            (&interface["mtu"], &interface["relay"]),
-            (&json!(1_500), &Value::Null)
-        );
-        let host = interface["tap_ip"].as_str().unwrap();
-        assert!(
-            host.parse::<std::net::Ipv4Addr>().is_ok(),
-            "tap_ip is bare: {host}"
-        );
-    }
-    for (member, value) in [
-        ("name", json!("all-eth0")),
-        ("ip", json!("10.7.0.5/24")),
-        ("ip6", json!("fec0::2/64")),
-        ("autoconfig", json!(false)),
-    ] {
-        assert_eq!(first[member], value, "{member}: {first}");
-    }
     // The same is shown later, by name and by id.
     for key in ["all", made["id"].as_str().unwrap()] {
         let shown = agent.inspect(key);
-        for member in keys(&made) {
-            if member != "network_interfaces" {
-                assert_eq!(shown[member], made[member], "{member}");
-            }
+        for member in keys(&made)
+            .into_iter()
+            .filter(|member| *member != "network_interfaces")
+        {
+            assert_eq!(shown[member], made[member], "{member}");
+        }
+        for member in MEMBERS {
+            assert_eq!(
+                shown["network_interfaces"][0][member], interfaces[0][member],
+                "{member}"
+            );
         }
     }
     let list = agent.api("GET", "/v1/instances", "").body;
@@ -738,121 +740,131 @@ fn custom(ip: &str, tap_name: &str) -> Value {
     json!({ "network_interfaces": [{ "ip": ip, "tap_name": tap_name }] })
 }
 
+const VICE_VERSA: &str =
+    "Network interface must specify an IP address when a TAP device is provided and vice versa";
+
 /// Requests that are refused, with status and the whole text.
-fn refused() -> Vec<(Value, u16, &'static str)> {
-    let one = |interface: Value| json!({ "network_interfaces": [interface] });
-    const VICE_VERSA: &str =
-        "Network interface must specify an IP address when a TAP device is provided and vice versa";
-    const POOL_ADDRESS: &str =
-        "Network interface IP address cannot be from the platform's address pool";
-    const POOL_DEVICE: &str =
-        "Network interface TAP device cannot be from the platform's device pool";
-    vec![
-        (one(json!({ "ip": "10.7.0.5/24" })), 400, VICE_VERSA),
-        (one(json!({ "tap_name": "vpc0" })), 400, VICE_VERSA),
-        (
-            one(json!({ "ip6": "fec0::2/64", "tap_name": "vpc0" })),
-            400,
-            VICE_VERSA,
-        ),
-        (custom("172.16.0.2/30", "vpc0"), 400, POOL_ADDRESS),
-        (custom("10.7.0.5/24", "tap7"), 400, POOL_DEVICE),
-        (json!({ "colour": 1 }), 400, "Unknown member 'colour'"),
-        (one(json!({ "colour": 1 })), 400, "Unknown member 'colour'"),
-        (
-            one(json!({ "relay": { "colour": 1 } })),
-            400,
-            "Unknown member 'colour'",
-        ),
-        (
-            json!({ "limits": { "colour": 1 } }),
-            400,
-            "Unknown member 'colour'",
-        ),
-        (
-            json!({ "publish": [{ "colour": 1 }] }),
-            400,
-            "Unknown member 'colour'",
-        ),
-        (json!({ "name": 7 }), 400, "Member 'name' must be a text"),
-        (
-            json!({ "network_interfaces": {} }),
-            400,
-            "Member 'network_interfaces' must be a list of objects",
-        ),
-        (
-            json!({ "network_interfaces": [7] }),
-            400,
-            "Member 'network_interfaces' must be a list of objects",
-        ),
-        (
-            one(json!({ "ip": 7, "tap_name": "vpc0" })),
-            400,
-            "Member 'ip' must be a text",
-        ),
-        (
-            one(json!({ "autoconfig": "yes" })),
-            400,
-            "Member 'autoconfig' must be true or false",
-        ),
-        (
-            one(json!({ "relay": "x" })),
-            400,
-            "Member 'relay' must be an object",
-        ),
-        (
-            one(json!({ "relay": { "name": 7 } })),
-            400,
-            "Member 'name' must be a text",
-        ),
-        (
-            json!({ "autostart": 1 }),
-            400,
-            "Member 'autostart' must be true or false",
-        ),
-        (
-            json!({ "gateway": 1 }),
-            400,
-            "Member 'gateway' must be a text",
-        ),
-        (
-            one(json!({ "mode": "bridge" })),
-            501,
-            "Not supported yet: mode",
-        ),
-        (
-            one(json!({ "guest_ip": "10.0.0.1" })),
-            501,
-            "Not supported yet: guest_ip",
-        ),
-        (
-            json!({ "network_policy": "deny-all" }),
-            501,
-            "Not supported yet: network_policy",
-        ),
-        (json!({ "mtu": 1400 }), 501, "Not supported yet: mtu"),
-        (
-            json!({ "name": "first" }),
-            409,
-            "Instance name 'first' is already in use",
-        ),
-        (
-            custom("10.8.0.1/24", "vpc9"),
-            409,
-            "Network interface IP address '10.8.0.1/24' is already in use",
-        ),
-        (
-            custom("10.8.0.2/24", "own0"),
-            409,
-            "TAP device 'own0' is already in use by another network interface",
-        ),
-        (
-            custom("10.8.0.2/24", "veth9"),
-            400,
-            "Device 'veth9' exists and is not a TAP device",
-        ),
-    ]
-}
+const REFUSED: [(&str, u16, &str); 27] = [
+    (
+        r#"{"network_interfaces": [{"ip": "10.7.0.5/24"}]}"#,
+        400,
+        VICE_VERSA,
+    ),
+    (
+        r#"{"network_interfaces": [{"tap_name": "vpc0"}]}"#,
+        400,
+        VICE_VERSA,
+    ),
+    (
+        r#"{"network_interfaces": [{"ip6": "fec0::2/64", "tap_name": "vpc0"}]}"#,
+        400,
+        VICE_VERSA,
+    ),
+    (
+        r#"{"network_interfaces": [{"ip": "172.16.0.2/30", "tap_name": "vpc0"}]}"#,
+        400,
+        "Network interface IP address cannot be from the platform's address pool",
+    ),
+    (
+        r#"{"network_interfaces": [{"ip": "10.7.0.5/24", "tap_name": "tap7"}]}"#,
+        400,
+        "Network interface TAP device cannot be from the platform's device pool",
+    ),
+    (r#"{"colour": 1}"#, 400, "Unknown member 'colour'"),
+    (
+        r#"{"network_interfaces": [{"colour": 1}]}"#,
+        400,
+        "Unknown member 'colour'",
+    ),
+    (
+        r#"{"network_interfaces": [{"relay": {"colour": 1}}]}"#,
+        400,
+        "Unknown member 'colour'",
+    ),
+    (
+        r#"{"limits": {"colour": 1}}"#,
+        400,
+        "Unknown member 'colour'",
+    ),
+    (
+        r#"{"publish": [{"colour": 1}]}"#,
+        400,
+        "Unknown member 'colour'",
+    ),
+    (r#"{"name": 7}"#, 400, "Member 'name' must be a text"),
+    (
+        r#"{"network_interfaces": {}}"#,
+        400,
+        "Member 'network_interfaces' must be a list of objects",
+    ),
+    (
+        r#"{"network_interfaces": [7]}"#,
+        400,
+        "Member 'network_interfaces' must be a list of objects",
+    ),
+    (
+        r#"{"network_interfaces": [{"ip": 7, "tap_name": "vpc0"}]}"#,
+        400,
+        "Member 'ip' must be a text",
+    ),
+    (
+        r#"{"network_interfaces": [{"autoconfig": "yes"}]}"#,
+        400,
+        "Member 'autoconfig' must be true or false",
+    ),
+    (
+        r#"{"network_interfaces": [{"relay": "x"}]}"#,
+        400,
+        "Member 'relay' must be an object",
+    ),
+    (
+        r#"{"network_interfaces": [{"relay": {"name": 7}}]}"#,
+        400,
+        "Member 'name' must be a text",
+    ),
+    (
+        r#"{"autostart": 1}"#,
+        400,
+        "Member 'autostart' must be true or false",
+    ),
+    (r#"{"gateway": 1}"#, 400, "Member 'gateway' must be a text"),
+    (
+        r#"{"network_interfaces": [{"mode": "bridge"}]}"#,
+        501,
+        "Not supported yet: mode",
+    ),
+    (
+        r#"{"network_interfaces": [{"guest_ip": "10.0.0.1"}]}"#,
+        501,
+        "Not supported yet: guest_ip",
+    ),
+    (
+        r#"{"network_policy": "deny-all"}"#,
+        501,
+        "Not supported yet: network_policy",
+    ),
+    (r#"{"mtu": 1400}"#, 501, "Not supported yet: mtu"),
+    (
+        r#"{"name": "first"}"#,
+        409,
+        "Instance name 'first' is already in use",
+    ),
+    (
+        r#"{"network_interfaces": [{"ip": "10.8.0.1/24", "tap_name": "vpc9"}]}"#,
+        409,
+        "Network interface IP address '10.8.0.1/24' is already in use",
+    ),
+    (
+        r#"{"network_interfaces": [{"ip": "10.8.0.2/24", "tap_name": "own0"}]}"#,
+        409,
+        "TAP device 'own0' is already in use by another network interface",
+    ),
+    (
+        r#"{"network_interfaces": [{"ip": "10.8.0.2/24", "tap_name": "veth9"}]}"#,
+        400,
+        "Device 'veth9' exists and is not a TAP device",
+    ),
+];
 
 #[test]
 fn a_refusal_says_why_and_leaves_neither_link_nor_pin_nor_row() {
@@ -868,8 +880,8 @@ fn a_refusal_says_why_and_leaves_neither_link_nor_pin_nor_row() {
         )
     };
     let before = state();
-    for (spec, status, text) in refused() {
-        agent.refuse(&spec, (status, text));
+    for (spec, status, text) in REFUSED {
+        agent.refuse(&serde_json::from_str(spec).unwrap(), (status, text));
     }
     // Two interfaces of one request that contradict each other, and one that fails after good ones.
     for entries in [
