@@ -375,11 +375,11 @@ fn a_neighbours_ipv6_address_in_the_same_network_is_spoofed() {
 /// What the user's TAP is like, as far as anyone but its VMM can tell.
 #[derive(Debug, PartialEq)]
 struct Shape {
-    link: BTreeMap<String, Value>,
+    link: Value,
     addresses: Vec<String>,
-    routes: String,
+    routes: Vec<String>,
     neighbours: String,
-    queueing: String,
+    has_clsact: bool,
     programs: String,
     settings: BTreeMap<String, String>,
 }
@@ -387,39 +387,42 @@ struct Shape {
 impl Shape {
     fn of(host: &NetNs, name: &str) -> Self {
         let link = host.json(&format!("ip -details -json link show dev {name}"));
-        let members = [
-            "ifindex",
-            "mtu",
-            "address",
-            "ifalias",
-            "flags",
-            "inet6_addr_gen_mode",
-            "linkinfo",
-        ];
-        let member = |name: &str| (name.to_owned(), link[0][name].clone());
+        let link = &link[0];
+        let data = &link["linkinfo"]["info_data"];
+        let is_up = link["flags"].as_array().unwrap().contains(&json!("UP"));
         let addresses = host.json(&format!("ip -json address show dev {name}"));
-        let text = |address: &Value| {
+        let address = |address: &Value| {
             format!(
                 "{}/{}",
                 address["local"].as_str().unwrap(),
                 address["prefixlen"]
             )
         };
+        let routes = host.json(&format!("ip -json route show dev {name}"));
+        let destination = |route: &Value| route["dst"].as_str().unwrap().to_owned();
+        let queueing = host.shell(&format!("tc qdisc show dev {name}"));
         Self {
-            link: members.into_iter().map(member).collect(),
-            addresses: addresses[0]["addr_info"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(text)
-                .collect(),
-            routes: host.shell(&format!("ip route show dev {name}")),
+            link: json!([
+                link["ifindex"],
+                link["mtu"],
+                link["address"],
+                link["ifalias"],
+                is_up,
+                data["persist"],
+                data["user"],
+            ]),
+            addresses: texts(&addresses[0]["addr_info"], address),
+            routes: texts(&routes, destination),
             neighbours: host.shell(&format!("ip neighbour show dev {name}")),
-            queueing: host.shell(&format!("tc qdisc show dev {name}")),
+            has_clsact: queueing.contains("clsact"),
             programs: host.shell(&format!("bpftool net show dev {name}")),
             settings: settings(host, name),
         }
     }
+}
+
+fn texts(list: &Value, text: impl Fn(&Value) -> String) -> Vec<String> {
+    list.as_array().unwrap().iter().map(text).collect()
 }
 
 /// Every readable setting of a device.
@@ -590,19 +593,15 @@ fn a_device_that_is_no_free_tap_is_refused() {
 fn a_custom_tap_that_is_not_there_is_made_with_owner_and_queues_and_deleted_with_its_interface() {
     let world = World::new();
     let agent = world.agent("");
-    let interface = json!({ "ip": "10.7.0.5/24", "tap_name": "exactly15bytes0", "tap_owner": 1_000, "queues": 2 });
+    // Users without a name, so that `ip` prints their numbers.
+    let interface = json!({ "ip": "10.7.0.5/24", "tap_name": "exactly15bytes0", "tap_owner": 54_321, "queues": 2 });
     agent.create(&json!({ "name": "made", "network_interfaces": [interface] }));
     let link = world
         .host
         .json("ip -details -json link show dev exactly15bytes0");
     let data = &link[0]["linkinfo"]["info_data"];
-    assert_eq!(data["type"], "tap", "{link}");
-    assert_eq!(data["multi_queue"], true, "{link}");
-    let owner = data["user"]
-        .as_str()
-        .map(str::to_owned)
-        .unwrap_or_else(|| data["user"].to_string());
-    assert_eq!(owner, "1000", "{link}");
+    let found = json!([data["type"], data["multi_queue"], data["user"]]);
+    assert_eq!(found, json!(["tap", true, 54_321]), "{link}");
     let alias = link[0]["ifalias"].as_str().unwrap();
     assert!(
         alias.starts_with("netagent:") && !alias.ends_with(":lent"),
@@ -615,10 +614,10 @@ fn a_custom_tap_that_is_not_there_is_made_with_owner_and_queues_and_deleted_with
     agent.delete("made");
     assert!(world.host.find_ifindex("exactly15bytes0").is_none());
     // A single-queue one may be opened by its owner alone.
-    let interface = json!({ "ip": "10.7.0.5/24", "tap_name": "vpc0", "tap_owner": 1_000 });
+    let interface = json!({ "ip": "10.7.0.5/24", "tap_name": "vpc0", "tap_owner": 54_321 });
     agent.create(&json!({ "name": "owned", "network_interfaces": [interface] }));
-    assert!(Tap::may_open(&world.host, "vpc0", (1_000, 1_000)));
-    assert!(!Tap::may_open(&world.host, "vpc0", (1_001, 1_000)));
+    assert!(Tap::may_open(&world.host, "vpc0", (54_321, 54_321)));
+    assert!(!Tap::may_open(&world.host, "vpc0", (54_322, 54_321)));
 }
 
 #[test]
