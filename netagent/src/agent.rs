@@ -1,50 +1,58 @@
 //! The one task that owns the host: it answers requests, follows changes, and repairs every thirty seconds.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+use std::sync::PoisonError;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use uuid::Uuid;
 
+mod carry_out;
+mod create;
+mod custom;
+mod decide;
+mod fault;
 pub mod handle;
-pub mod instance;
+mod registry;
 mod requests;
 mod round;
 mod start;
+pub mod state;
 pub mod store_id;
 pub mod uplink;
 
 pub use handle::{AgentHandle, Announcement, NewToken, PlanView, RequestError};
-pub use start::{StartError, clean_host, host_options, start};
+pub use start::{StartError, host_options, open_store, start, take_down};
 
-use crate::agent::handle::{Asked, Request, SharedTokens};
-use crate::agent::instance::Instance;
+use crate::access::TokenRecord;
+use crate::agent::handle::{Asked, SharedTokens};
+use crate::agent::registry::Registry;
 use crate::config::Config;
-use crate::host::Host;
-use crate::ipam::{Pool, Reservation, Reservations};
+use crate::host::{Changes, Host, one_line};
+use crate::ipam::{Pool, Reservations};
 use crate::plan::Observed;
-use uuid::Uuid;
+use crate::store::Store;
 
 /// Time between two full rounds.
 const ROUND_INTERVAL: Duration = Duration::from_secs(30);
-/// Time that changes of the host are gathered before a round.
-const DEBOUNCE: Duration = Duration::from_millis(300);
+/// Time that changes of the host are gathered before they are followed.
+const DEBOUNCE: Duration = Duration::from_millis(100);
 /// Time between two collection passes.
 const COLLECT_INTERVAL: Duration = Duration::from_secs(5);
 /// Requests that may wait.
 const REQUESTS_MAX: usize = 1_024;
+/// Requests that share one commit.
+const BATCH_MAX: usize = 64;
 
 /// The agent of one host.
 pub struct Agent<H> {
     host: H,
     config: Config,
+    store: Store,
     store_id: Uuid,
     pool: Pool,
     reservations: Reservations,
-    /// Reservations of deleted instances whose links could not be removed yet.
-    doomed: Vec<Reservation>,
-    /// In the order in which they were created.
-    instances: Vec<Instance>,
+    registry: Registry,
     /// The last observation, kept true by following every step.
     observed: Observed,
     uplink: Option<u32>,
@@ -62,8 +70,8 @@ pub struct Agent<H> {
 }
 
 enum Event {
-    Request(Asked),
-    HostChanged,
+    Requests(Vec<Asked>),
+    HostChanged(Changes),
     Due,
     End,
 }
@@ -72,6 +80,8 @@ enum Event {
 struct Timers {
     round_at: Instant,
     collect_at: Instant,
+    /// Changes of the host that are still gathered, and when they are followed.
+    changes: Option<(Changes, Instant)>,
 }
 
 impl<H: Host> Agent<H> {
@@ -82,22 +92,24 @@ impl<H: Host> Agent<H> {
         let mut timers = Timers {
             round_at: now + ROUND_INTERVAL,
             collect_at: now + COLLECT_INTERVAL,
+            changes: None,
         };
         loop {
-            let due = timers.next(self.next_retry());
+            let due = timers.next(self.registry.next_retry());
+            let mut asked = Vec::new();
             let event = tokio::select! {
                 biased;
                 () = &mut end => Event::End,
-                request = self.requests.recv() => request.map_or(Event::End, Event::Request),
                 () = tokio::time::sleep_until(due) => Event::Due,
-                () = self.host.changed() => Event::HostChanged,
+                count = self.requests.recv_many(&mut asked, BATCH_MAX) => {
+                    if count == 0 { Event::End } else { Event::Requests(asked) }
+                }
+                changes = self.host.changed() => Event::HostChanged(changes),
             };
             match event {
                 Event::End => return,
-                Event::Request(request) => self.answer(request).await,
-                Event::HostChanged => {
-                    timers.round_at = timers.round_at.min(Instant::now() + DEBOUNCE);
-                }
+                Event::Requests(asked) => self.answer(asked).await,
+                Event::HostChanged(changes) => timers.gather(changes),
                 Event::Due => self.do_due(&mut timers).await,
             }
         }
@@ -105,72 +117,63 @@ impl<H: Host> Agent<H> {
 
     async fn do_due(&mut self, timers: &mut Timers) {
         let now = Instant::now();
-        let retry = self.next_retry().is_some_and(|at| at <= now);
-        if retry || timers.round_at <= now {
+        if let Some((changes, _)) = timers.changes.take_if(|(_, at)| *at <= now) {
+            said(self.follow(changes).await, "cannot follow the host");
+        }
+        if self.registry.next_retry().is_some_and(|at| at <= now) {
+            said(self.retry().await, "cannot read the host");
+        }
+        if timers.round_at <= now {
             timers.round_at = now + ROUND_INTERVAL;
-            if let Err(error) = self.round().await {
-                tracing::warn!(
-                    error = crate::host::one_line(&error),
-                    "cannot read the host"
-                );
-            }
+            said(self.round().await, "cannot read the host");
         }
         if timers.collect_at <= now {
             timers.collect_at = now + COLLECT_INTERVAL;
-            if let Err(error) = self.host.collect().await {
-                tracing::warn!(
-                    error = crate::host::one_line(&error),
-                    "cannot collect flows"
-                );
-            }
+            said(self.host.collect().await, "cannot collect flows");
         }
     }
 
-    async fn answer(&mut self, asked: Asked) {
-        // An asker that went away does not wait for the answer: what was done stays done.
-        match asked.request {
-            Request::Create(spec, answer) => drop(answer.send(self.create(*spec).await)),
-            Request::List(answer) => drop(answer.send(Ok(self.list()))),
-            Request::Inspect(key, answer) => drop(answer.send(self.inspect(&key).await)),
-            Request::Start(key, answer) => drop(answer.send(self.start_instance(&key).await)),
-            Request::Stop(key, answer) => drop(answer.send(self.stop_instance(&key).await)),
-            Request::Delete(key, answer) => drop(answer.send(self.delete(&key).await)),
-            Request::Check(_, answer) => drop(answer.send(Ok(Vec::new()))),
-            Request::Announce(_, _, answer) => drop(answer.send(Ok(false))),
-            Request::Template(_, answer) => drop(answer.send(Ok(serde_json::Map::new()))),
-            Request::Copyable(_, _, answer) | Request::RevokeToken(_, answer) => {
-                drop(answer.send(Ok(())));
-            }
-            Request::CreateToken(_, _, answer) => {
-                drop(answer.send(Err(RequestError::Stopping)));
-            }
-            Request::Plan(answer) => drop(answer.send(self.show_plan().await)),
-            Request::Health(answer) => drop(answer.send(Ok(self.host_trouble.clone()))),
-        }
+    fn read_tokens(&self) -> Vec<TokenRecord> {
+        self.tokens
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
-    fn next_retry(&self) -> Option<Instant> {
-        self.instances
-            .iter()
-            .filter_map(|instance| Some(instance.trouble.as_ref()?.retry_at))
-            .min()
-    }
-
-    /// Names of the links of the host.
-    fn link_names(&self) -> BTreeSet<&str> {
-        self.observed
-            .links
-            .values()
-            .map(|link| link.name.as_str())
-            .collect()
+    fn with_tokens(&self, change: impl FnOnce(&mut Vec<TokenRecord>)) {
+        change(&mut self.tokens.write().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
 impl Timers {
     fn next(&self, retry: Option<Instant>) -> Instant {
         let due = self.round_at.min(self.collect_at);
-        retry.map_or(due, |retry| due.min(retry))
+        let follow = self.changes.as_ref().map(|(_, at)| *at);
+        [retry, follow]
+            .into_iter()
+            .flatten()
+            .fold(due, Instant::min)
     }
+
+    fn gather(&mut self, changes: Changes) {
+        let fresh = (Changes::default(), Instant::now() + DEBOUNCE);
+        self.changes.get_or_insert(fresh).0.add(changes);
+    }
+}
+
+/// Says what failed; what was to be done is done at the next round.
+fn said<E: std::error::Error>(result: Result<(), E>, what: &str) {
+    if let Err(error) = result {
+        tracing::warn!(error = one_line(&error), "{what}");
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 #[cfg(test)]

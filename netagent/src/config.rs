@@ -1,8 +1,10 @@
 //! The configuration: a file, overridden by flags and `NETAGENT_*` variables.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -13,7 +15,11 @@ use serde::de::{Deserializer, Error as _};
 
 use crate::host::Attach;
 
+pub mod accounts;
 pub mod ports;
+
+use crate::access::AccountName;
+use crate::config::accounts::{Account, Custom, Modes};
 
 /// Read where no other file is named.
 pub const DEFAULT_FILE: &str = "/etc/netagent/netagent.toml";
@@ -33,6 +39,9 @@ pub struct Config {
     pub limits: Limits,
     pub datapath: Datapath,
     pub nat: Nat,
+    pub custom: Custom,
+    pub modes: Modes,
+    pub accounts: BTreeMap<String, Account>,
 }
 
 /// `[api]`
@@ -42,6 +51,9 @@ pub struct Config {
 pub struct Api {
     pub socket: PathBuf,
     pub group: String,
+    pub listen: Option<SocketAddr>,
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
 }
 
 /// `[pool]`
@@ -164,6 +176,9 @@ impl Default for Config {
             limits: Limits::default(),
             datapath: Datapath::default(),
             nat: Nat::default(),
+            custom: Custom::default(),
+            modes: Modes::default(),
+            accounts: BTreeMap::new(),
         }
     }
 }
@@ -173,6 +188,9 @@ impl Default for Api {
         Self {
             socket: DEFAULT_SOCKET.into(),
             group: "netagent".into(),
+            listen: None,
+            tls_cert: None,
+            tls_key: None,
         }
     }
 }
@@ -300,7 +318,49 @@ impl Config {
         }
     }
 
+    /// What an account may.
+    #[must_use]
+    pub fn account(&self, name: &AccountName) -> Account {
+        accounts::of(&self.accounts, name)
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
+        self.check_pool()?;
+        self.check_limits()?;
+        self.check_access()
+    }
+
+    fn check_access(&self) -> Result<(), ConfigError> {
+        let api = &self.api;
+        let pair = api.tls_cert.is_some() == api.tls_key.is_some();
+        check("api.tls_cert", pair, || {
+            "goes together with api.tls_key: name both or neither".into()
+        })?;
+        let open = api
+            .listen
+            .is_some_and(|address| !address.ip().is_loopback());
+        check("api.listen", !open || api.tls_cert.is_some(), || {
+            "is not loopback: tokens would cross the network in the clear: name api.tls_cert and api.tls_key".into()
+        })?;
+        let bad = self
+            .accounts
+            .keys()
+            .find(|name| AccountName::parse(name).is_none());
+        check("accounts", bad.is_none(), || {
+            format!(
+                "'{}' is no name of an account: use up to 63 of a-z, 0-9 and '-'",
+                bad.map_or("", String::as_str)
+            )
+        })?;
+        let subnets = &self.custom.subnets;
+        check(
+            "custom.subnets",
+            subnets.iter().all(|net| *net == net.trunc()),
+            || "a network has host bits: write its first address".into(),
+        )
+    }
+
+    fn check_pool(&self) -> Result<(), ConfigError> {
         let pool = &self.pool;
         check("pool.subnet", pool.subnet == pool.subnet.trunc(), || {
             format!(
@@ -325,7 +385,10 @@ impl Config {
                 "'{}' must be 1 to 9 of a-z, A-Z, 0-9, '-', '_', and must not end in a digit",
                 pool.tap_prefix
             )
-        })?;
+        })
+    }
+
+    fn check_limits(&self) -> Result<(), ConfigError> {
         check(
             "limits.instances",
             (1..=65_536).contains(&self.limits.instances),

@@ -1,6 +1,6 @@
 //! The border to the machine: what the agent asks of the host. A fake one stands in for it in tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::path::PathBuf;
 
@@ -9,6 +9,7 @@ use netagent_common::vm::Traffic;
 use serde::Deserialize;
 use uuid::Uuid;
 
+use crate::instance::Before;
 use crate::plan::{Observed, Step};
 
 /// The machine that the agent works on: it is looked at, and changed one step at a time.
@@ -16,21 +17,94 @@ pub trait Host: Send + 'static {
     /// Looks at links, addresses, routes, neighbours, pinned maps and attached programs.
     fn observe(&mut self) -> impl Future<Output = Result<Observed, HostError>> + Send;
 
+    /// Looks at some interfaces alone and corrects what `observed` says of them (S-1).
+    fn observe_interfaces(
+        &mut self,
+        observed: &mut Observed,
+        places: &[Place],
+    ) -> impl Future<Output = Result<(), HostError>> + Send;
+
+    /// Looks at links, addresses and routes, and corrects what `observed` says of them; maps and programs are
+    /// taken to be as they were.
+    fn observe_host(
+        &mut self,
+        observed: &mut Observed,
+    ) -> impl Future<Output = Result<(), HostError>> + Send;
+
+    /// How a link is now, so that it can be given back; `None` where there is none of this name.
+    fn before(
+        &mut self,
+        name: &str,
+    ) -> impl Future<Output = Result<Option<Before>, HostError>> + Send;
+
     /// Applies one step. Applying it twice does no harm. An error names the step as it prints itself.
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), HostError>> + Send;
+
+    /// No step follows for now: what steps share (expedited RCU) is let go.
+    fn settle(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Reads the counters of the interface in `slot`; all zero where nothing was counted.
     fn counters(&mut self, slot: u32) -> impl Future<Output = Result<Counters, HostError>> + Send;
 
-    /// Waits until links, addresses or routes changed. The agent drops the future and asks again, so a
-    /// change between two calls must not be lost.
-    fn changed(&mut self) -> impl Future<Output = ()> + Send;
+    /// Waits until links, addresses or routes changed, and says which. The agent drops the future and asks again,
+    /// so a change between two calls must not be lost.
+    fn changed(&mut self) -> impl Future<Output = Changes> + Send;
 
-    /// Removes every link with an alias of this store and every pin under the BPF directory.
+    /// Removes every link that agents of this store made, and every pin under the BPF directory. A lent TAP is
+    /// freed and stays.
     fn clean(&mut self) -> impl Future<Output = Result<Cleaned, HostError>> + Send;
 
     /// Runs one round of the flow collection pass; without a datapath, does nothing.
     fn collect(&mut self) -> impl Future<Output = Result<(), HostError>> + Send;
+}
+
+/// Where one interface is, or should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Name of the TAP.
+    pub tap_name: String,
+    /// Its index; 0 where it never had one.
+    pub ifindex: u32,
+    /// Its slot; `None` where only the name is asked for.
+    pub slot: Option<u32>,
+}
+
+impl Place {
+    /// Whatever has this name.
+    #[must_use]
+    pub fn named(tap_name: &str) -> Self {
+        Self {
+            tap_name: tap_name.to_owned(),
+            ifindex: 0,
+            slot: None,
+        }
+    }
+}
+
+/// What changed on the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Interface indices of links that changed, or whose addresses or routes did.
+    pub links: BTreeSet<u32>,
+    /// Something changed that is not a TAP of ours: routes, the uplink, other links.
+    pub network: bool,
+    /// Messages were lost: anything may have changed.
+    pub overrun: bool,
+}
+
+impl Changes {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty() && !self.network && !self.overrun
+    }
+
+    /// Takes in others.
+    pub fn add(&mut self, mut others: Self) {
+        self.links.append(&mut others.links);
+        self.network |= others.network;
+        self.overrun |= others.overrun;
+    }
 }
 
 /// What the kernel's own host needs to know from the start.

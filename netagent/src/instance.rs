@@ -1,8 +1,9 @@
 //! An instance as the store keeps it: what was asked for, and what is reserved for it until it is deleted.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -97,8 +98,10 @@ pub struct Before {
     pub alias: Option<String>,
     /// Whether it was up.
     pub up: bool,
+    /// Its addresses.
+    pub addresses: BTreeSet<IpNet>,
     /// Per-device settings under `/proc/sys/net`, by path below it (`ipv4/conf/vpc0/forwarding`).
-    pub settings: std::collections::BTreeMap<String, String>,
+    pub settings: BTreeMap<String, String>,
 }
 
 /// How far an instance is (I-13).
@@ -139,12 +142,6 @@ impl Instance {
         self.interfaces
             .first()
             .map_or(u32::MAX, |primary| primary.slot)
-    }
-
-    /// Whether `key` is its id or its name.
-    #[must_use]
-    pub fn is(&self, key: &str) -> bool {
-        self.name.as_str() == key || Uuid::parse_str(key).is_ok_and(|id| id == self.id)
     }
 }
 

@@ -34,22 +34,21 @@ pub struct SlotAddresses {
     pub guest_mac: [u8; 6],
 }
 
-/// What one interface holds from create to delete.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reservation {
-    /// Slot of the pool, and of the datapath.
-    pub slot: u32,
-    /// Name of the TAP.
-    pub tap_name: String,
-    tap_number: u32,
-}
-
 /// Slots and TAP names in use.
 #[derive(Clone, Debug, Default)]
 pub struct Reservations {
-    slots: BTreeSet<u32>,
-    tap_numbers: BTreeSet<u32>,
+    slots: Numbers,
+    tap_names: BTreeSet<String>,
+    tap_numbers: Numbers,
     uses: BTreeMap<u32, u32>,
+}
+
+/// A set of numbers that knows the lowest one outside it.
+#[derive(Clone, Debug, Default)]
+struct Numbers {
+    taken: BTreeSet<u32>,
+    /// Every number below this is taken.
+    full_below: u32,
 }
 
 /// Nothing is left.
@@ -61,6 +60,9 @@ pub enum IpamError {
         /// The pool.
         subnet: Ipv4Net,
     },
+    /// Every place in the datapath is in use.
+    #[error("all {} network interfaces of this host are in use", vm::SLOTS_MAX)]
+    NoSlot,
 }
 
 impl Pool {
@@ -111,40 +113,67 @@ fn guest_mac(slot: u32) -> [u8; 6] {
 }
 
 impl Reservations {
-    /// Reserves the lowest free slot and the lowest TAP name that is neither reserved nor in `present`.
+    /// Holds a slot and a TAP name that are given away already.
+    pub fn hold(&mut self, slot: u32, tap_name: &str) {
+        self.slots.insert(slot);
+        self.tap_names.insert(tap_name.to_owned());
+    }
+
+    /// Reserves the lowest free slot and the lowest TAP name that is neither reserved nor present on the host.
     ///
     /// # Errors
     /// Where every slot is in use.
-    pub fn reserve(
+    pub fn reserve_pool(
         &mut self,
         pool: &Pool,
-        present: &BTreeSet<&str>,
-    ) -> Result<Reservation, IpamError> {
-        let slot = lowest_free(&self.slots);
+        is_present: &dyn Fn(&str) -> bool,
+    ) -> Result<(u32, String), IpamError> {
+        let slot = self.slots.lowest_free();
         if slot >= pool.slots() {
-            return Err(IpamError::Exhausted {
-                subnet: pool.subnet,
-            });
+            let subnet = pool.subnet;
+            return Err(IpamError::Exhausted { subnet });
         }
-        let tap_number = (lowest_free(&self.tap_numbers)..)
-            .find(|number| {
-                !self.tap_numbers.contains(number)
-                    && !present.contains(format!("{}{number}", pool.tap_prefix).as_str())
-            })
-            .unwrap_or(u32::MAX);
-        self.slots.insert(slot);
-        self.tap_numbers.insert(tap_number);
-        Ok(Reservation {
-            slot,
-            tap_name: format!("{}{tap_number}", pool.tap_prefix),
-            tap_number,
-        })
+        let mut passed = Vec::new();
+        let tap_name = loop {
+            let number = self.tap_numbers.lowest_free();
+            self.tap_numbers.insert(number);
+            let name = format!("{}{number}", pool.tap_prefix);
+            if !self.tap_names.contains(&name) && !is_present(&name) {
+                break name;
+            }
+            // Names that were held at the start are known by name alone.
+            if !self.tap_names.contains(&name) {
+                passed.push(number);
+            }
+        };
+        passed
+            .iter()
+            .for_each(|number| self.tap_numbers.remove(*number));
+        self.hold(slot, &tap_name);
+        Ok((slot, tap_name))
     }
 
-    /// Gives a reservation back.
-    pub fn release(&mut self, reservation: &Reservation) {
-        self.slots.remove(&reservation.slot);
-        self.tap_numbers.remove(&reservation.tap_number);
+    /// Reserves the highest free slot: a place in the datapath for an interface with the user's own address.
+    ///
+    /// # Errors
+    /// Where every slot is in use.
+    pub fn reserve_custom_slot(&mut self, tap_name: &str) -> Result<u32, IpamError> {
+        let slot = (0..vm::SLOTS_MAX)
+            .rev()
+            .find(|slot| !self.slots.taken.contains(slot))
+            .ok_or(IpamError::NoSlot)?;
+        self.hold(slot, tap_name);
+        Ok(slot)
+    }
+
+    /// Gives a slot and a name back.
+    pub fn release(&mut self, pool: &Pool, slot: u32, tap_name: &str) {
+        self.slots.remove(slot);
+        self.tap_names.remove(tap_name);
+        let number = tap_name.strip_prefix(&pool.tap_prefix);
+        if let Some(number) = number.and_then(|digits| digits.parse().ok()) {
+            self.tap_numbers.remove(number);
+        }
     }
 
     /// The interface index of the next TAP in `slot`: not the one of the last 32,766.
@@ -154,13 +183,45 @@ impl Reservations {
         *uses = uses.wrapping_add(1);
         ifindex
     }
+
+    /// How often a TAP was made in `slot`.
+    #[must_use]
+    pub fn uses(&self, slot: u32) -> u32 {
+        self.uses.get(&slot).copied().unwrap_or(0)
+    }
+
+    /// Remembers how often a TAP was made in `slot`.
+    pub fn set_uses(&mut self, slot: u32, uses: u32) {
+        self.uses.insert(slot, uses);
+    }
 }
 
-fn lowest_free(taken: &BTreeSet<u32>) -> u32 {
-    let gap = (0..)
-        .zip(taken)
-        .find(|(expected, taken)| expected != *taken);
-    gap.map_or(taken.len() as u32, |(expected, _)| expected)
+impl Numbers {
+    fn insert(&mut self, number: u32) {
+        self.taken.insert(number);
+    }
+
+    fn remove(&mut self, number: u32) {
+        self.taken.remove(&number);
+        self.full_below = self.full_below.min(number);
+    }
+
+    fn lowest_free(&mut self) -> u32 {
+        while self.taken.contains(&self.full_below) {
+            self.full_below += 1;
+        }
+        self.full_below
+    }
+}
+
+/// A MAC address out of random bytes: unicast, locally administered (IEEE 802), and none of the pool's.
+#[must_use]
+pub const fn custom_mac(random: [u8; 6]) -> [u8; 6] {
+    let [a, b, c, d, e, f] = random;
+    let first = a & 0xfc | 0x02;
+    // The pool's begin with AA:FC, and the gateway's is FE:FC:00:00:00:01.
+    let second = if b == 0xfc { 0xfd } else { b };
+    [first, second, c, d, e, f]
 }
 
 #[cfg(test)]
@@ -226,28 +287,60 @@ mod tests {
     #[test]
     fn tap_names_skip_what_the_host_has_and_slots_do_not() {
         let mut reservations = Reservations::default();
-        let present = BTreeSet::from(["tap0", "tap2", "eth0"]);
-        let mut reserve = || {
-            reservations
-                .reserve(&pool(GatewayPlace::First), &present)
-                .unwrap()
-        };
-        let (first, second) = (reserve(), reserve());
-        assert_eq!((first.slot, first.tap_name.as_str()), (0, "tap1"));
-        assert_eq!((second.slot, second.tap_name.as_str()), (1, "tap3"));
+        let pool = pool(GatewayPlace::First);
+        let present = |name: &str| ["tap0", "tap2", "eth0"].contains(&name);
+        let mut reserve =
+            |present: &dyn Fn(&str) -> bool| reservations.reserve_pool(&pool, present).unwrap();
+        assert_eq!(reserve(&present), (0, "tap1".to_owned()));
+        assert_eq!(reserve(&present), (1, "tap3".to_owned()));
+        assert_eq!(
+            reserve(&|_| false),
+            (2, "tap0".to_owned()),
+            "it is gone from the host"
+        );
+    }
+
+    #[test]
+    fn what_was_held_before_a_start_is_not_given_away() {
+        let mut reservations = Reservations::default();
+        let pool = pool(GatewayPlace::First);
+        reservations.hold(0, "tap1");
+        reservations.hold(1, "tap0");
+        assert_eq!(
+            reservations.reserve_pool(&pool, &|_| false).unwrap(),
+            (2, "tap2".to_owned())
+        );
+        reservations.release(&pool, 1, "tap0");
+        assert_eq!(
+            reservations.reserve_pool(&pool, &|_| false).unwrap(),
+            (1, "tap0".to_owned())
+        );
     }
 
     #[test]
     fn a_full_pool_says_so() {
-        let pool = Pool {
-            subnet: "10.0.0.0/29".parse().unwrap(),
-            ..pool(GatewayPlace::First)
-        };
+        let pool = pool(GatewayPlace::First);
         let mut reservations = Reservations::default();
-        reservations.reserve(&pool, &BTreeSet::new()).unwrap();
-        reservations.reserve(&pool, &BTreeSet::new()).unwrap();
-        let error = reservations.reserve(&pool, &BTreeSet::new()).unwrap_err();
-        assert_eq!(error.to_string(), "Address pool 10.0.0.0/29 is exhausted");
+        for slot in 0..16_384 {
+            let reserved = reservations.reserve_pool(&pool, &|_| false).unwrap();
+            assert_eq!(reserved.0, slot);
+        }
+        let error = reservations.reserve_pool(&pool, &|_| false).unwrap_err();
+        assert_eq!(error.to_string(), "Address pool 172.16.0.0/16 is exhausted");
+        reservations.release(&pool, 7, "tap7");
+        assert_eq!(
+            reservations.reserve_pool(&pool, &|_| false).unwrap(),
+            (7, "tap7".to_owned())
+        );
+    }
+
+    #[test]
+    fn custom_slots_come_from_the_other_end() {
+        let mut reservations = Reservations::default();
+        assert_eq!(reservations.reserve_custom_slot("vpc0"), Ok(65_535));
+        assert_eq!(reservations.reserve_custom_slot("vpc1"), Ok(65_534));
+        reservations.release(&pool(GatewayPlace::First), 65_535, "vpc0");
+        assert_eq!(reservations.reserve_custom_slot("vpc2"), Ok(65_535));
     }
 
     #[test]
@@ -263,18 +356,26 @@ mod tests {
         fn reservations_never_overlap_and_the_lowest_is_taken(releases in prop::collection::vec(0_usize..40, 0..80)) {
             let pool = pool(GatewayPlace::First);
             let mut reservations = Reservations::default();
-            let mut held: Vec<Reservation> = Vec::new();
+            let mut held: Vec<(u32, String)> = Vec::new();
             for release in releases {
                 if release < held.len() {
-                    reservations.release(&held.remove(release));
+                    let (slot, name) = held.remove(release);
+                    reservations.release(&pool, slot, &name);
                 } else {
-                    let next = reservations.reserve(&pool, &BTreeSet::new()).unwrap();
-                    prop_assert!(held.iter().all(|other| other.slot != next.slot && other.tap_name != next.tap_name));
-                    let below = held.iter().filter(|other| other.slot < next.slot).count();
-                    prop_assert_eq!(below, next.slot as usize);
+                    let next = reservations.reserve_pool(&pool, &|_| false).unwrap();
+                    prop_assert!(held.iter().all(|other| other.0 != next.0 && other.1 != next.1));
+                    let below = held.iter().filter(|other| other.0 < next.0).count();
+                    prop_assert_eq!(below, next.0 as usize);
                     held.push(next);
                 }
             }
+        }
+
+        #[test]
+        fn a_custom_mac_is_local_unicast_and_not_the_pools(random in any::<[u8; 6]>()) {
+            let mac = custom_mac(random);
+            prop_assert_eq!(mac[0] & 3, 2);
+            prop_assert!(mac[..2] != [0xaa, 0xfc] && mac[..2] != [0xfe, 0xfc]);
         }
 
         #[test]

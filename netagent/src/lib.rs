@@ -4,9 +4,11 @@
 pub mod config;
 
 pub mod access;
+pub mod gateway;
 pub mod instance;
 pub mod ipam;
 pub mod spec;
+pub mod store;
 
 pub mod plan;
 

@@ -53,6 +53,17 @@ impl Netlink {
         Ok(Self { handle })
     }
 
+    /// Opens a connection on which the kernel heeds what a dump is limited to (`NETLINK_GET_STRICT_CHK`, kernel 4.20).
+    ///
+    /// # Errors
+    /// Where the kernel gives no socket.
+    pub fn open_strict() -> Result<Self, NetlinkError> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection_with_strict_check().map_err(NetlinkError::Open)?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
     /// Every entry that the kernel has of what `question` asks for.
     ///
     /// # Errors

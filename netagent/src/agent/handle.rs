@@ -9,11 +9,11 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::access::{AccountName, Caller, TokenRecord};
-use crate::agent::instance::InstanceState;
+use crate::agent::state::InstanceState;
 use crate::host::HostError;
 use crate::instance::AnnouncedPort;
 use crate::ipam::IpamError;
-use crate::spec::InstanceSpec;
+use crate::spec::{InstanceSpec, SpecError};
 
 /// Speaks to the agent.
 #[derive(Clone, Debug)]
@@ -45,6 +45,8 @@ pub enum RequestError {
     MacTaken(String),
     #[error("Device '{0}' exists and is not a TAP device")]
     NotATap(String),
+    #[error(transparent)]
+    Spec(#[from] SpecError),
     #[error("{0}")]
     TapNotAllowed(String),
     #[error("{0}")]

@@ -1,311 +1,135 @@
-//! Create, start, stop, delete and the questions, each for one instance.
+//! Which requests wait for a commit together, and the questions that change nothing.
 
-use std::collections::BTreeSet;
+use serde_json::{Map, Value};
 
-use nix::unistd::{Group, User};
-use uuid::Uuid;
-
-use crate::agent::instance::{Instance, InstanceState, Interface, Life};
-use crate::agent::store_id::random;
+use crate::access::Caller;
+use crate::agent::handle::{Asked, Request};
+use crate::agent::state::InstanceState;
 use crate::agent::{Agent, RequestError};
-use crate::host::{Host, one_line};
-use crate::ipam::Reservation;
-use crate::plan::{self, Owner, alias_prefix};
-use crate::spec::name::Name;
-use crate::spec::{InstanceSpec, InterfaceSpec, Principal};
+use crate::host::{Host, Place};
+use crate::instance::Life;
+use crate::spec::InstanceSpec;
+
+impl Request {
+    /// Whether it changes what is stored.
+    const fn is_change(&self) -> bool {
+        match self {
+            Self::Create(..)
+            | Self::Start(..)
+            | Self::Stop(..)
+            | Self::Delete(..)
+            | Self::Announce(..)
+            | Self::CreateToken(..)
+            | Self::RevokeToken(..) => true,
+            Self::Check(..)
+            | Self::List(_)
+            | Self::Inspect(..)
+            | Self::Template(..)
+            | Self::Copyable(..)
+            | Self::Plan(_)
+            | Self::Health(_) => false,
+        }
+    }
+}
 
 impl<H: Host> Agent<H> {
-    pub(crate) async fn create(
+    /// Answers requests in the order in which they came; changes that follow each other share a commit.
+    pub(crate) async fn answer(&mut self, asked: Vec<Asked>) {
+        let mut changes = Vec::new();
+        for one in asked {
+            if one.request.is_change() {
+                changes.push(one);
+                continue;
+            }
+            if !changes.is_empty() {
+                self.answer_together(std::mem::take(&mut changes)).await;
+            }
+            self.answer_question(one).await;
+        }
+        if !changes.is_empty() {
+            self.answer_together(changes).await;
+        }
+    }
+
+    async fn answer_question(&mut self, asked: Asked) {
+        let caller = &asked.caller;
+        // An asker that went away does not wait for the answer.
+        match asked.request {
+            Request::Check(spec, answer) => drop(answer.send(self.check(caller, &spec).await)),
+            Request::List(answer) => drop(answer.send(self.list(caller))),
+            Request::Inspect(name, answer) => {
+                drop(answer.send(self.inspect(caller, &name).await));
+            }
+            Request::Template(name, answer) => drop(answer.send(self.template(caller, &name))),
+            Request::Copyable(name, what, answer) => {
+                drop(answer.send(self.check_copyable(caller, &name, what)));
+            }
+            Request::Plan(answer) => drop(answer.send(self.show_plan().await)),
+            Request::Health(answer) => drop(answer.send(Ok(self.host_trouble.clone()))),
+            Request::Create(..)
+            | Request::Start(..)
+            | Request::Stop(..)
+            | Request::Delete(..)
+            | Request::Announce(..)
+            | Request::CreateToken(..)
+            | Request::RevokeToken(..) => {}
+        }
+    }
+
+    async fn check(
         &mut self,
-        spec: InstanceSpec,
+        caller: &Caller,
+        spec: &InstanceSpec,
+    ) -> Result<Vec<String>, RequestError> {
+        let refusals = self.refusals(caller, spec).await?;
+        Ok(refusals.iter().map(ToString::to_string).collect())
+    }
+
+    fn list(&self, caller: &Caller) -> Result<Vec<InstanceState>, RequestError> {
+        let own = self.registry.all().filter(|(_, held)| {
+            held.instance.account == caller.account && held.instance.life != Life::Deleting
+        });
+        own.map(|(key, _)| self.state_of(key)).collect()
+    }
+
+    async fn inspect(
+        &mut self,
+        caller: &Caller,
+        name: &str,
     ) -> Result<InstanceState, RequestError> {
-        let limit = self.config.limits.instances;
-        if self.instances.len() >= limit as usize {
-            return Err(RequestError::InstanceLimit(limit));
-        }
-        let name = self.instance_name(spec.name.as_ref())?;
-        let names = self.interface_names(&name, &spec.interfaces)?;
-        let mut principals = Vec::new();
-        for interface in &spec.interfaces {
-            let owner = interface.tap_owner.as_ref().map(user).transpose()?;
-            let group = interface.tap_group.as_ref().map(group).transpose()?;
-            principals.push((owner, group));
-        }
-        // From here on only the pool can refuse.
-        let reservations = self.reserve(spec.interfaces.len())?;
-        let parts = spec
-            .interfaces
-            .iter()
-            .zip(names)
-            .zip(principals)
-            .zip(reservations);
-        let interfaces = parts
-            .map(|(((spec, name), principal), reservation)| {
-                self.interface(spec, name, principal, reservation)
-            })
-            .collect();
-        let instance = Instance {
-            id: Uuid::new_v4(),
-            name,
-            machine: spec.machine,
-            interfaces,
-            life: Life::Pending,
-            trouble: None,
-        };
-        tracing::info!(instance = instance.name.as_str(), id = %instance.id, "created");
-        self.instances.push(instance);
-        let index = self.instances.len() - 1;
-        if spec.autostart {
-            self.bring_up(index).await;
-        }
-        self.state_of(index)
-    }
-
-    pub(crate) fn list(&self) -> Vec<InstanceState> {
-        self.instances
-            .iter()
-            .map(|instance| instance.state(self.mtu))
-            .collect()
-    }
-
-    pub(crate) async fn inspect(&mut self, key: &str) -> Result<InstanceState, RequestError> {
-        let index = self.find(key)?;
-        self.observed = self.host.observe().await?;
-        let mut state = self.state_of(index)?;
-        let Some(instance) = self.instances.get(index) else {
-            return Ok(state);
-        };
+        let key = self.find(caller, name)?;
+        let mut state = self.state_of(key)?;
+        let instance = self.held(key, name)?.instance.clone();
+        let places: Vec<Place> = instance.interfaces.iter().map(Self::place).collect();
+        self.host
+            .observe_interfaces(&mut self.observed, &places)
+            .await?;
         for (interface, shown) in instance.interfaces.iter().zip(&mut state.interfaces) {
-            let counters = self.host.counters(interface.reservation.slot).await?;
-            let link = interface
-                .started
-                .and_then(|(ifindex, _)| self.observed.links.get(&ifindex));
+            let counters = self.host.counters(interface.slot).await?;
+            let link = self.observed.links.get(&interface.ifindex);
             let attached = instance.life == Life::Running && link.is_some_and(|link| link.carrier);
             shown.inspected = Some((attached, counters));
         }
         Ok(state)
     }
 
-    pub(crate) async fn start_instance(
-        &mut self,
-        key: &str,
-    ) -> Result<InstanceState, RequestError> {
-        let index = self.find(key)?;
-        let instance = self.instances.get(index);
-        if instance.is_some_and(|one| one.life != Life::Running || one.trouble.is_some()) {
-            self.bring_up(index).await;
-        }
-        self.state_of(index)
+    fn template(&self, caller: &Caller, name: &str) -> Result<Map<String, Value>, RequestError> {
+        let key = self.find(caller, name)?;
+        let request = &self.held(key, name)?.instance.request;
+        Ok(InstanceSpec::template(request))
     }
 
-    pub(crate) async fn stop_instance(&mut self, key: &str) -> Result<InstanceState, RequestError> {
-        let index = self.find(key)?;
-        let Some(instance) = self.instances.get_mut(index) else {
-            return Err(RequestError::NotFound(key.to_owned()));
-        };
-        instance.life = Life::Stopped;
-        let failure = self.take_down(index).await;
-        if let Some(instance) = self.instances.get_mut(index) {
-            instance.note(failure);
-            tracing::info!(instance = instance.name.as_str(), "stopped");
+    /// I-19.
+    fn check_copyable(
+        &self,
+        caller: &Caller,
+        name: &str,
+        what: &'static str,
+    ) -> Result<(), RequestError> {
+        let key = self.find(caller, name)?;
+        if self.held(key, name)?.instance.interfaces.len() > 1 {
+            return Err(RequestError::SeveralInterfaces(what));
         }
-        self.state_of(index)
-    }
-
-    /// Always works: what could not be removed stays reserved until a round has removed it.
-    pub(crate) async fn delete(&mut self, key: &str) -> Result<(), RequestError> {
-        let index = self.find(key)?;
-        let failure = self.take_down(index).await;
-        let instance = self.instances.remove(index);
-        for interface in instance.interfaces {
-            match failure {
-                Some(_) => self.doomed.push(interface.reservation),
-                None => self.reservations.release(&interface.reservation),
-            }
-        }
-        tracing::info!(instance = instance.name.as_str(), id = %instance.id, "deleted");
         Ok(())
-    }
-
-    fn find(&self, key: &str) -> Result<usize, RequestError> {
-        self.instances
-            .iter()
-            .position(|instance| instance.is(key))
-            .ok_or_else(|| RequestError::NotFound(key.to_owned()))
-    }
-
-    fn state_of(&self, index: usize) -> Result<InstanceState, RequestError> {
-        let instance = self.instances.get(index);
-        instance
-            .map(|instance| instance.state(self.mtu))
-            .ok_or_else(|| RequestError::NotFound(index.to_string()))
-    }
-
-    /// Starts an instance: new interface indices and generations, then the steps of this instance alone.
-    async fn bring_up(&mut self, index: usize) {
-        let Some(instance) = self.instances.get_mut(index) else {
-            return;
-        };
-        let running = instance.life == Life::Running;
-        instance.life = Life::Running;
-        let generation = self.next_generation;
-        let mut used = false;
-        for interface in &mut instance.interfaces {
-            // One that failed half way keeps what it has, so that its TAP is not made a second time.
-            if !running || interface.started.is_none() {
-                let ifindex = self.reservations.next_ifindex(interface.reservation.slot);
-                interface.started = Some((ifindex, generation));
-                used = true;
-            }
-        }
-        if used {
-            self.next_generation = generation.wrapping_add(1).max(1);
-        }
-        let number = instance.number();
-        let failure = match &self.host_blocked {
-            Some(reason) => Some(reason.clone()),
-            None => {
-                let wanted = self.wanted(self.instances.get(index).into_iter());
-                let plan = plan::plan_start(&wanted, &self.observed);
-                self.apply(plan, &BTreeSet::new())
-                    .await
-                    .failures
-                    .remove(&Owner::Instance(number))
-            }
-        };
-        if let Some(instance) = self.instances.get_mut(index) {
-            instance.note(failure);
-            tracing::info!(instance = instance.name.as_str(), "started");
-        }
-    }
-
-    /// Removes what an instance has on the host; why not, where that failed.
-    async fn take_down(&mut self, index: usize) -> Option<String> {
-        if self.instances.get(index)?.trouble.is_some() {
-            // A step that failed may have done a part: what is known of this instance may be wrong.
-            match self.host.observe().await {
-                Ok(observed) => self.observed = observed,
-                Err(error) => return Some(one_line(&error)),
-            }
-        }
-        let instance = self.instances.get(index)?;
-        let aliases = instance
-            .interfaces
-            .iter()
-            .map(|interface| interface.alias.clone())
-            .collect();
-        let slots = instance
-            .interfaces
-            .iter()
-            .map(|interface| interface.reservation.slot)
-            .collect();
-        let plan = plan::plan_stop(&aliases, &slots, &self.observed);
-        self.apply(plan, &BTreeSet::new())
-            .await
-            .failures
-            .remove(&Owner::Leftover)
-    }
-
-    fn instance_name(&self, wanted: Option<&Name>) -> Result<Name, RequestError> {
-        let taken = |name: &Name| self.instances.iter().any(|instance| instance.name == *name);
-        match wanted {
-            Some(name) if taken(name) => Err(RequestError::NameTaken(name.to_string())),
-            Some(name) => Ok(name.clone()),
-            None => Ok(unused(|| Name::for_instance(random()), taken)),
-        }
-    }
-
-    fn interface_names(
-        &self,
-        instance: &Name,
-        specs: &[InterfaceSpec],
-    ) -> Result<Vec<Name>, RequestError> {
-        let others = self
-            .instances
-            .iter()
-            .flat_map(|instance| &instance.interfaces);
-        let mut taken: BTreeSet<&Name> = others.map(|interface| &interface.name).collect();
-        for name in specs.iter().filter_map(|spec| spec.name.as_ref()) {
-            if !taken.insert(name) {
-                return Err(RequestError::InterfaceNameTaken(name.to_string()));
-            }
-        }
-        let names = specs.iter().enumerate().map(|(index, spec)| {
-            let generate = |random| Name::for_interface(instance, index, random);
-            match &spec.name {
-                Some(name) => name.clone(),
-                None if !taken.contains(&generate(0)) => generate(random()),
-                None => unused(|| Name::for_suffix(random()), |name| taken.contains(name)),
-            }
-        });
-        Ok(names.collect())
-    }
-
-    fn reserve(&mut self, count: usize) -> Result<Vec<Reservation>, RequestError> {
-        // The names are copied, since the reservations change beside the observation.
-        let present: BTreeSet<String> = self.link_names().into_iter().map(str::to_owned).collect();
-        let present = present.iter().map(String::as_str).collect();
-        let mut reserved = Vec::new();
-        for _ in 0..count {
-            match self.reservations.reserve(&self.pool, &present) {
-                Ok(reservation) => reserved.push(reservation),
-                Err(error) => {
-                    reserved
-                        .iter()
-                        .for_each(|one| self.reservations.release(one));
-                    return Err(error.into());
-                }
-            }
-        }
-        Ok(reserved)
-    }
-
-    fn interface(
-        &self,
-        spec: &InterfaceSpec,
-        name: Name,
-        (owner, group): (Option<u32>, Option<u32>),
-        reservation: Reservation,
-    ) -> Interface {
-        let id = Uuid::new_v4();
-        Interface {
-            id,
-            name,
-            owner,
-            group,
-            queues: spec.queues,
-            addresses: self.pool.addresses(reservation.slot),
-            alias: format!("{}{id}", alias_prefix(self.store_id)),
-            reservation,
-            started: None,
-        }
-    }
-}
-
-fn unused(generate: impl Fn() -> Name, taken: impl Fn(&Name) -> bool) -> Name {
-    let mut name = generate();
-    while taken(&name) {
-        name = generate();
-    }
-    name
-}
-
-fn user(principal: &Principal) -> Result<u32, RequestError> {
-    match principal {
-        Principal::Id(id) => Ok(*id),
-        Principal::Name(name) => match User::from_name(name) {
-            Ok(Some(user)) => Ok(user.uid.as_raw()),
-            Ok(None) | Err(_) => Err(RequestError::UnknownUser(name.clone())),
-        },
-    }
-}
-
-fn group(principal: &Principal) -> Result<u32, RequestError> {
-    match principal {
-        Principal::Id(id) => Ok(*id),
-        Principal::Name(name) => match Group::from_name(name) {
-            Ok(Some(group)) => Ok(group.gid.as_raw()),
-            Ok(None) | Err(_) => Err(RequestError::UnknownGroup(name.clone())),
-        },
     }
 }

@@ -1,17 +1,18 @@
-//! One round: observe, plan, apply; and what failed is tried again later.
+//! The full round: observe, plan, apply for everything; and what changes of the host ask for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use tokio::time::Instant;
 
-use crate::agent::instance::{Instance, Life, Trouble};
-use crate::agent::{Agent, PlanView, RequestError, uplink};
-use crate::host::{Host, HostError, one_line};
+use crate::agent::decide::Batch;
+use crate::agent::registry::{Held, Key};
+use crate::agent::{Agent, PlanView, RequestError, fault, uplink};
+use crate::host::{Changes, Host, HostError, one_line};
+use crate::instance::{Instance, Life, Origin};
 use crate::plan::{self, Group, Owner, Plan, Step, Wanted, WantedDatapath};
-
-/// The longest wait before a failed instance is tried again.
-const RETRY_MAX: Duration = Duration::from_secs(60);
+use crate::store::Change;
 
 /// How a plan came out.
 #[derive(Debug, Default)]
@@ -27,25 +28,132 @@ impl<H: Host> Agent<H> {
     pub(crate) async fn round(&mut self) -> Result<(), HostError> {
         self.observed = self.host.observe().await?;
         self.follow_uplink();
-        let wanted = self.wanted_all();
-        let mut plan = plan::plan(&wanted, &self.observed);
+        self.follow_lent().await;
+        let mut plan = plan::plan(&self.wanted_all(), &self.observed);
         self.pay_route_generation(&mut plan);
         let waiting = self.waiting(Instant::now());
         let outcome = self.apply(plan, &waiting).await;
+        self.host.settle().await;
+        self.note_host(&outcome);
+        for key in self.registry.keys() {
+            let failure = match self.registry.get(key) {
+                Some(held) if !waiting.contains(&held.instance.number()) => {
+                    outcome.failure_of(held).cloned()
+                }
+                Some(_) | None => continue,
+            };
+            self.registry.note(key, failure);
+        }
+        let keys = self.registry.keys().into_iter().collect();
+        let deleted = self.settled_deletes(&keys);
+        self.forget(&deleted);
+        Ok(())
+    }
+
+    /// What changed of the host: the instances whose links changed, and where routes or addresses changed,
+    /// the host's part.
+    pub(crate) async fn follow(&mut self, changes: Changes) -> Result<(), HostError> {
+        if changes.overrun {
+            return self.round().await;
+        }
+        if changes.network {
+            self.host.observe_host(&mut self.observed).await?;
+            let mtu = self.mtu;
+            self.follow_uplink();
+            self.follow_lent().await;
+            if mtu != self.mtu {
+                // Every TAP follows the uplink.
+                return self.round().await;
+            }
+            self.host_round().await;
+            self.host.settle().await;
+        }
+        let now = Instant::now();
+        let waiting: BTreeSet<Key> = self
+            .registry
+            .troubled(now)
+            .filter(|(_, due)| !due)
+            .map(|(key, _)| key)
+            .collect();
+        let links = changes.links.iter();
+        let keys: Vec<Key> = links
+            .filter_map(|ifindex| self.registry.by_ifindex(*ifindex))
+            .filter(|key| !waiting.contains(key))
+            .collect();
+        self.carry_out(&keys).await;
+        Ok(())
+    }
+
+    /// Tries again what failed and whose time has come.
+    pub(crate) async fn retry(&mut self) -> Result<(), HostError> {
+        if self.host_blocked.is_some() {
+            return self.round().await;
+        }
+        let now = Instant::now();
+        let due: Vec<Key> = self
+            .registry
+            .troubled(now)
+            .filter(|(_, due)| *due)
+            .map(|(key, _)| key)
+            .collect();
+        self.carry_out(&due).await;
+        Ok(())
+    }
+
+    /// The host's part alone: uplink and routes.
+    pub(crate) async fn host_round(&mut self) {
+        let mut plan = plan::plan(&self.wanted_all(), &self.observed);
+        self.pay_route_generation(&mut plan);
+        plan.groups.retain(|group| group.owner == Owner::Host);
+        plan.problems
+            .retain(|problem| problem.owner() == Owner::Host);
+        let outcome = self.apply(plan, &BTreeSet::new()).await;
+        self.note_host(&outcome);
+    }
+
+    fn note_host(&mut self, outcome: &Outcome) {
         self.host_trouble = outcome.failures.get(&Owner::Host).cloned();
         self.host_blocked.clone_from(&outcome.blocked);
-        if !outcome.failures.contains_key(&Owner::Leftover) {
-            for reservation in std::mem::take(&mut self.doomed) {
-                self.reservations.release(&reservation);
+    }
+
+    /// An existing TAP that its owner made anew has another index: that is a new start of its instance.
+    async fn follow_lent(&mut self) {
+        let mut batch = Batch::default();
+        for key in self.registry.keys() {
+            let Some(held) = self.registry.get(key).filter(|held| self.is_replaced(held)) else {
+                continue;
+            };
+            let before = held.clone();
+            let mut instance = held.instance.clone();
+            if let Err(error) = self.begin_start(&mut instance, &mut batch).await {
+                tracing::warn!(reason = one_line(&error), "cannot look at an existing TAP");
+                continue;
+            }
+            batch
+                .changes
+                .push(Change::Update(Box::new(instance.clone())));
+            let trouble = before.trouble.clone();
+            batch.replace(key, before);
+            self.registry.put(key, Held { instance, trouble });
+        }
+        match self.commit_own(batch) {
+            Ok(keys) => self.carry_out(&keys).await,
+            Err(error) => {
+                tracing::error!(reason = one_line(&error), "an existing TAP is not followed")
             }
         }
-        for instance in &mut self.instances {
-            if !waiting.contains(&instance.number()) {
-                let failure = outcome.failure_of(instance).cloned();
-                instance.note(failure);
-            }
-        }
-        Ok(())
+    }
+
+    fn is_replaced(&self, held: &Held) -> bool {
+        let instance = &held.instance;
+        instance.life == Life::Running
+            && instance.interfaces.iter().any(|interface| {
+                let existing = matches!(interface.origin, Origin::Existing(_));
+                let mut links = self.observed.links.iter();
+                existing
+                    && !self.observed.links.contains_key(&interface.ifindex)
+                    && links.any(|(_, link)| link.tap && link.name == interface.tap_name)
+            })
     }
 
     /// Applies a plan: a step that fails ends its group; the host's group ends the plan.
@@ -53,11 +161,8 @@ impl<H: Host> Agent<H> {
         let mut outcome = Outcome::default();
         for problem in &plan.problems {
             let reason = problem.to_string();
-            tracing::warn!(
-                instance = self.name_of(problem.owner()),
-                reason,
-                "cannot be mended"
-            );
+            let instance = self.name_of(problem.owner());
+            tracing::warn!(instance, reason, "cannot be mended");
             outcome.failures.entry(problem.owner()).or_insert(reason);
         }
         for group in plan.groups {
@@ -84,12 +189,14 @@ impl<H: Host> Agent<H> {
     async fn apply_group(&mut self, group: &Group) -> Result<(), HostError> {
         for step in &group.steps {
             tracing::debug!(instance = self.name_of(group.owner), %step, "apply");
+            fault::boundary();
             self.host.apply(step).await?;
             self.observed.follow(step);
             if *step == Step::RaiseRouteGeneration {
                 self.raise_owed = false;
             }
         }
+        fault::boundary();
         Ok(())
     }
 
@@ -97,13 +204,8 @@ impl<H: Host> Agent<H> {
     fn pay_route_generation(&self, plan: &mut Plan) {
         if self.raise_owed && !plan.steps().any(|step| *step == Step::RaiseRouteGeneration) {
             let steps = vec![Step::RaiseRouteGeneration];
-            plan.groups.insert(
-                0,
-                Group {
-                    owner: Owner::Host,
-                    steps,
-                },
-            );
+            let owner = Owner::Host;
+            plan.groups.insert(0, Group { owner, steps });
         }
     }
 
@@ -123,8 +225,8 @@ impl<H: Host> Agent<H> {
         }
     }
 
-    fn wanted_all(&self) -> Wanted {
-        self.wanted(self.instances.iter())
+    pub(crate) fn wanted_all(&self) -> Wanted {
+        self.wanted(self.registry.all().map(|(_, held)| &held.instance))
     }
 
     pub(crate) fn wanted<'a>(&self, instances: impl Iterator<Item = &'a Instance>) -> Wanted {
@@ -132,38 +234,50 @@ impl<H: Host> Agent<H> {
             store_id: self.store_id,
             datapath: WantedDatapath {
                 uplinks: self.uplink.into_iter().collect(),
-                pools: self.pool.prefixes(),
+                pools: self.guest_prefixes(),
                 always_denied: plan::routes::always_denied(),
             },
             interfaces: instances
-                .flat_map(|instance| instance.wanted(self.mtu, self.config.limits.flows))
+                .flat_map(|instance| self.wanted_interfaces(instance))
                 .collect(),
+            lent: self.all_lent(),
         }
+    }
+
+    /// Where instances and their gateways are, running or not.
+    fn guest_prefixes(&self) -> Vec<IpNet> {
+        let interfaces = self
+            .registry
+            .all()
+            .flat_map(|(_, held)| &held.instance.interfaces);
+        let custom = interfaces
+            .filter(|interface| interface.origin != Origin::Pool)
+            .flat_map(|interface| {
+                let v4 = [interface.guest_v4.addr(), interface.host_v4.addr()];
+                let v6 = interface.guest_v6.map(|net| IpAddr::V6(net.addr()));
+                v4.map(IpAddr::V4).into_iter().chain(v6)
+            });
+        let mut prefixes = self.pool.prefixes();
+        prefixes.extend(custom.map(IpNet::from));
+        prefixes
     }
 
     /// Numbers of the instances that failed and whose time has not come.
     fn waiting(&self, now: Instant) -> BTreeSet<u32> {
-        let waits = |instance: &&Instance| {
-            instance
-                .trouble
-                .as_ref()
-                .is_some_and(|trouble| trouble.retry_at > now)
-        };
-        self.instances
-            .iter()
-            .filter(waits)
-            .map(Instance::number)
+        let troubled = self.registry.troubled(now);
+        troubled
+            .filter(|(_, due)| !due)
+            .filter_map(|(key, _)| Some(self.registry.get(key)?.instance.number()))
             .collect()
     }
 
     fn name_of(&self, owner: Owner) -> Option<&str> {
         match owner {
             Owner::Host | Owner::Leftover => None,
-            Owner::Instance(number) => self
-                .instances
-                .iter()
-                .find(|instance| instance.number() == number)
-                .map(|instance| instance.name.as_str()),
+            Owner::Instance(number) => {
+                let held = self.registry.by_number(number)?;
+                Some(held.instance.name.as_str())
+            }
         }
     }
 
@@ -175,10 +289,8 @@ impl<H: Host> Agent<H> {
         self.pay_route_generation(&mut plan);
         let named = |owner| self.name_of(owner).map(str::to_owned);
         let steps = plan.groups.iter().flat_map(|group| {
-            group
-                .steps
-                .iter()
-                .map(move |step| (named(group.owner), step.to_string()))
+            let steps = group.steps.iter();
+            steps.map(move |step| (named(group.owner), step.to_string()))
         });
         let problems = plan
             .problems
@@ -192,32 +304,18 @@ impl<H: Host> Agent<H> {
 }
 
 impl Outcome {
-    fn failure_of(&self, instance: &Instance) -> Option<&String> {
-        match instance.life {
+    fn failure_of(&self, held: &Held) -> Option<&String> {
+        match held.instance.life {
             Life::Running => self
                 .failures
-                .get(&Owner::Instance(instance.number()))
+                .get(&Owner::Instance(held.instance.number()))
                 .or(self.blocked.as_ref()),
             // One that should be gone has only what is left of it to fail by.
             Life::Pending | Life::Stopped => self
                 .failures
                 .get(&Owner::Leftover)
-                .filter(|_| instance.trouble.is_some()),
+                .filter(|_| held.trouble.is_some()),
+            Life::Deleting => self.failures.get(&Owner::Leftover),
         }
-    }
-}
-
-impl Instance {
-    /// Records what an attempt met: nothing, or a reason that doubles the wait.
-    pub(crate) fn note(&mut self, failure: Option<String>) {
-        let failures = self.trouble.as_ref().map_or(0, |trouble| trouble.failures);
-        self.trouble = failure.map(|reason| {
-            let wait = Duration::from_secs(1 << failures.min(6)).min(RETRY_MAX);
-            Trouble {
-                reason,
-                failures: failures + 1,
-                retry_at: Instant::now() + wait,
-            }
-        });
     }
 }

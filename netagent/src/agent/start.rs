@@ -1,25 +1,50 @@
-//! The start: clean up, look, check, and the first round.
+//! The start: what is stored, what is there, and the round that makes them one.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::mpsc;
 
 use crate::agent::handle::SharedTokens;
-use crate::agent::store_id::{StoreError, StoreId};
+use crate::agent::registry::Registry;
+use crate::agent::store_id::{self, StoreId};
 use crate::agent::uplink::{self, UplinkError};
 use crate::agent::{Agent, AgentHandle, REQUESTS_MAX};
 use crate::config::Config;
 use crate::host::{Cleaned, Host, HostError, HostOptions, one_line};
+use crate::instance::{Instance, Origin};
 use crate::ipam::{Pool, Reservations};
-use crate::plan::Observed;
+use crate::plan::{Observed, ObservedLink};
+use crate::store::{Store, StoreError, Stored};
+
+/// File of the database in the state directory.
+const DATABASE: &str = "netagent.db";
 
 /// Why the agent cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The state directory or its lock.
     #[error(transparent)]
+    StateDir(#[from] store_id::StoreError),
+    /// The database.
+    #[error(transparent)]
     Store(#[from] StoreError),
     /// No usable uplink, or the pool stands in its way.
     #[error(transparent)]
     Uplink(#[from] UplinkError),
+    /// Stored addresses are not those of the configured pool.
+    #[error(
+        "instance '{instance}' holds {address}, which is not slot {slot} of pool.subnet {pool}: put pool.subnet and pool.gateway back to what they were, or delete the instance first"
+    )]
+    PoolChanged {
+        /// Its name.
+        instance: String,
+        /// The address.
+        address: ipnet::Ipv4Net,
+        /// Its slot.
+        slot: u32,
+        /// The configured pool.
+        pool: ipnet::Ipv4Net,
+    },
     /// The host cannot be worked on.
     #[error("{}", with_remedy(.0))]
     Host(#[from] HostError),
@@ -53,24 +78,15 @@ pub fn host_options(config: &Config, id: &StoreId) -> HostOptions {
     }
 }
 
-/// Removes what an earlier agent left, and says so.
+/// Opens the database of a state directory.
 ///
 /// # Errors
-/// Where something cannot be removed.
-pub async fn clean_host<H: Host>(host: &mut H) -> Result<Cleaned, HostError> {
-    let cleaned = host.clean().await?;
-    if !cleaned.links.is_empty() || cleaned.pins > 0 {
-        let links = cleaned.links.join(" ");
-        tracing::info!(
-            links,
-            pins = cleaned.pins,
-            "removed what an earlier agent left"
-        );
-    }
-    Ok(cleaned)
+/// Where it is damaged, of a newer version, or cannot be written; nothing is overwritten then.
+pub fn open_store(config: &Config) -> Result<Store, StoreError> {
+    Store::open(&config.state_dir.join(DATABASE))
 }
 
-/// Cleans the host, finds the uplink, and does the first round.
+/// Reads what is stored, looks at the host, and does the first round: afterwards they agree.
 ///
 /// # Errors
 /// One line that says what is wrong and how to mend it.
@@ -78,46 +94,48 @@ pub async fn start<H: Host>(
     mut host: H,
     config: Config,
     id: &StoreId,
+    store: Store,
 ) -> Result<(Agent<H>, AgentHandle), StartError> {
-    // A start that cannot work must not take down what another agent left working.
-    let before = host.observe().await?;
-    let uplink = uplink::choose(config.uplink.as_deref(), &before)?;
-    uplink::check_pools(
-        &pool(&config, id, uplink, &before).prefixes(),
-        uplink,
-        &before,
-    )?;
-    clean_host(&mut host).await?;
     let observed = host.observe().await?;
+    let uplink = uplink::choose(config.uplink.as_deref(), &observed)?;
     let pool = pool(&config, id, uplink, &observed);
+    let prefixes = pool.prefixes();
+    let own = crate::plan::alias_prefix(id.store_id);
+    let overlapping = uplink::check_pools(&prefixes, uplink, &observed)?;
+    for route in overlapping {
+        let link = observed.links.get(&route.ifindex);
+        if !link.is_some_and(|link| is_own(link, &own)) {
+            let device = link.map(|link| link.name.as_str());
+            tracing::warn!(route = %route.destination, device, "the pool overlaps this route: its addresses are out of reach for guests");
+        }
+    }
     log_pool(&pool);
+    let stored = store.load()?;
+    check_pool(&stored.instances, &pool)?;
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
     let mut agent = Agent {
         host,
         config,
+        store,
         store_id: id.store_id,
+        reservations: reservations(&stored),
+        registry: Registry::default(),
         pool,
-        reservations: Reservations::default(),
-        doomed: Vec::new(),
-        instances: Vec::new(),
         observed,
         uplink: None,
         mtu: 0,
-        next_generation: 1,
+        next_generation: stored.next_generation.max(1),
         raise_owed: false,
         host_trouble: None,
         host_blocked: None,
         requests,
         tokens: SharedTokens::default(),
     };
-    for route in uplink::check_pools(&agent.pool.prefixes(), uplink, &agent.observed)? {
-        let device = agent
-            .observed
-            .links
-            .get(&route.ifindex)
-            .map(|link| link.name.as_str());
-        tracing::warn!(route = %route.destination, device, "the pool overlaps this route: its addresses are out of reach for guests");
+    tracing::info!(instances = stored.instances.len(), "stored");
+    for instance in stored.instances {
+        agent.registry.insert(instance);
     }
+    agent.with_tokens(|tokens| *tokens = stored.tokens);
     agent.round().await?;
     match agent.host_blocked.take() {
         Some(reason) => Err(StartError::Datapath(reason)),
@@ -126,6 +144,76 @@ pub async fn start<H: Host>(
             Ok((agent, handle))
         }
     }
+}
+
+/// Takes everything that agents of this store made off the host, and gives back what was lent (S-4). What is
+/// stored stays: the next start brings it back.
+///
+/// # Errors
+/// Where the host cannot be read, or something cannot be removed. A database that cannot be read is no error.
+pub async fn take_down<H: Host>(
+    host: &mut H,
+    id: &StoreId,
+    store: Option<&Store>,
+) -> Result<Cleaned, StartError> {
+    let stored = store
+        .and_then(|store| store.load().ok())
+        .unwrap_or_default();
+    let prefix = crate::plan::alias_prefix(id.store_id);
+    let interfaces = stored.instances.iter().flat_map(|one| &one.interfaces);
+    let mut lent = BTreeMap::new();
+    let mut slots = BTreeSet::new();
+    for interface in interfaces {
+        if let Origin::Existing(before) = &interface.origin {
+            lent.insert(format!("{prefix}{}:lent", interface.id), before.clone());
+            slots.insert(interface.slot);
+        }
+    }
+    let aliases = lent.keys().cloned().collect();
+    let observed = host.observe().await?;
+    let plan = crate::plan::plan_stop(&aliases, &slots, &lent, &observed);
+    for step in plan.steps() {
+        host.apply(step).await?;
+    }
+    let cleaned = host.clean().await?;
+    host.settle().await;
+    Ok(cleaned)
+}
+
+fn is_own(link: &ObservedLink, prefix: &str) -> bool {
+    let alias = link.alias.as_ref();
+    alias.is_some_and(|alias| alias.starts_with(prefix))
+}
+
+fn reservations(stored: &Stored) -> Reservations {
+    let mut reservations = Reservations::default();
+    for interface in stored.instances.iter().flat_map(|one| &one.interfaces) {
+        reservations.hold(interface.slot, &interface.tap_name);
+    }
+    for (slot, uses) in &stored.slot_uses {
+        reservations.set_uses(*slot, *uses);
+    }
+    reservations
+}
+
+/// A pool that was changed under its instances would give their addresses away a second time.
+fn check_pool(instances: &[Instance], pool: &Pool) -> Result<(), StartError> {
+    for instance in instances {
+        for interface in &instance.interfaces {
+            let moved = interface.origin == Origin::Pool
+                && (interface.slot >= pool.slots()
+                    || pool.addresses(interface.slot).guest_v4 != interface.guest_v4);
+            if moved {
+                return Err(StartError::PoolChanged {
+                    instance: instance.name.to_string(),
+                    address: interface.guest_v4,
+                    slot: interface.slot,
+                    pool: pool.subnet,
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn pool(config: &Config, id: &StoreId, uplink: u32, observed: &Observed) -> Pool {

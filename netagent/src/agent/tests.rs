@@ -1,15 +1,20 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::Ipv6Net;
+use tempfile::TempDir;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::instance::Status;
+use super::state::InstanceState;
+use super::state::Status;
 use super::store_id::StoreId;
 use super::*;
+use crate::access::Caller;
 use crate::host::fake::{FakeHost, UPLINK, host};
 use crate::plan::ObservedLink;
+use crate::spec::InstanceSpec;
 
 /// Longest wait for a condition.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -25,21 +30,84 @@ pub(crate) fn store_id() -> StoreId {
 /// An agent that runs on a fake host, until it is told to end.
 pub(crate) struct Running {
     pub(crate) host: FakeHost,
-    pub(crate) handle: AgentHandle,
+    pub(crate) handle: Local,
     pub(crate) end: Arc<Notify>,
     pub(crate) task: JoinHandle<()>,
+    pub(crate) directory: Arc<TempDir>,
+}
+
+/// Asks as one who speaks through the unix socket.
+#[derive(Clone)]
+pub(crate) struct Local(pub(crate) AgentHandle);
+
+impl Local {
+    pub(crate) async fn create(&self, spec: InstanceSpec) -> Result<InstanceState, RequestError> {
+        self.0.create(&caller(), spec).await
+    }
+
+    async fn list(&self) -> Result<Vec<InstanceState>, RequestError> {
+        self.0.list(&caller()).await
+    }
+
+    async fn inspect(&self, key: String) -> Result<InstanceState, RequestError> {
+        self.0.inspect(&caller(), key).await
+    }
+
+    async fn start(&self, key: String) -> Result<InstanceState, RequestError> {
+        self.0.start(&caller(), key).await
+    }
+
+    async fn stop(&self, key: String) -> Result<InstanceState, RequestError> {
+        self.0.stop(&caller(), key).await
+    }
+
+    async fn delete(&self, key: String) -> Result<(), RequestError> {
+        self.0.delete(&caller(), key).await
+    }
+
+    async fn plan(&self) -> Result<PlanView, RequestError> {
+        self.0.plan(&caller()).await
+    }
+
+    async fn health(&self) -> Result<Option<String>, RequestError> {
+        self.0.health().await
+    }
+}
+
+fn caller() -> Caller {
+    Caller::local("test")
+}
+
+fn store_in(directory: &TempDir) -> Store {
+    Store::open(&directory.path().join("netagent.db")).unwrap()
 }
 
 pub(crate) async fn running(host: FakeHost, config: Config) -> Running {
-    let (agent, handle) = start(host.clone(), config, &store_id()).await.unwrap();
+    running_on(host, config, Arc::new(TempDir::new().unwrap())).await
+}
+
+/// On the database of an agent before it.
+async fn running_on(host: FakeHost, config: Config, directory: Arc<TempDir>) -> Running {
+    let (agent, handle) = start(host.clone(), config, &store_id(), store_in(&directory))
+        .await
+        .unwrap();
     let end = Arc::new(Notify::new());
     let ended = end.clone();
     let task = tokio::spawn(agent.run(async move { ended.notified().await }));
     Running {
         host,
-        handle,
+        handle: Local(handle),
         end,
         task,
+        directory,
+    }
+}
+
+impl Running {
+    async fn ended(self) -> (FakeHost, Arc<TempDir>) {
+        self.end.notify_one();
+        self.task.await.unwrap();
+        (self.host, self.directory)
     }
 }
 
@@ -48,7 +116,7 @@ async fn agent() -> Running {
 }
 
 fn spec(text: &str) -> InstanceSpec {
-    InstanceSpec::parse(text.as_bytes()).unwrap()
+    InstanceSpec::parse(text.as_bytes(), crate::spec::Grant::ALL).unwrap()
 }
 
 fn tap_names(host: &FakeHost) -> Vec<String> {
@@ -419,22 +487,113 @@ async fn an_inspection_shows_counters_and_who_holds_the_tap() {
 }
 
 #[tokio::test]
-async fn a_start_removes_what_an_earlier_agent_left() {
+async fn a_start_brings_back_what_is_stored_and_touches_nothing_that_is_in_order() {
     let first = agent().await;
-    first.handle.create(spec("{}")).await.unwrap();
-    first.end.notify_one();
-    first.task.await.unwrap();
-    // The datapath stays when the agent ends, and goes when the next one starts.
-    assert_eq!(tap_names(&first.host), ["tap0"]);
-    let second = running(first.host.clone(), Config::default()).await;
-    assert!(tap_names(&second.host).is_empty());
-    assert!(second.handle.list().await.unwrap().is_empty());
+    let made = first.handle.create(spec(r#"{"name": "a"}"#)).await.unwrap();
+    let stopped = spec(r#"{"name": "b", "network_interfaces": [{}, {}]}"#);
+    first.handle.create(stopped).await.unwrap();
+    first.handle.stop("b".into()).await.unwrap();
+    let (host, directory) = first.ended().await;
+    let before = host.state().applied.len();
+    let second = running_on(host, Config::default(), directory).await;
+    assert_eq!(
+        second.host.state().applied.len(),
+        before,
+        "nothing was to be done"
+    );
+    let list = second.handle.list().await.unwrap();
+    assert_eq!(list.len(), 2);
+    assert_eq!((list[0].id, list[0].status), (made.id, Status::Running));
+    assert_eq!(list[0].interfaces[0].id, made.interfaces[0].id);
+    assert_eq!(list[1].status, Status::Stopped);
+    let next = second.handle.create(spec("{}")).await.unwrap();
+    assert_eq!(next.interfaces[0].tap_name, "tap3");
+}
+
+#[tokio::test]
+async fn after_a_reboot_everything_that_ran_is_made_again() {
+    let first = agent().await;
+    first.handle.create(spec(r#"{"name": "a"}"#)).await.unwrap();
+    let (_, directory) = first.ended().await;
+    let second = running_on(host(), Config::default(), directory).await;
+    assert_eq!(tap_names(&second.host), ["tap0"]);
+    assert_eq!(
+        second.handle.list().await.unwrap()[0].status,
+        Status::Running
+    );
+    assert!(second.handle.plan().await.unwrap().steps.is_empty());
+}
+
+#[tokio::test]
+async fn an_index_is_not_used_again_after_a_restart() {
+    let first = agent().await;
+    first.handle.create(spec(r#"{"name": "a"}"#)).await.unwrap();
+    first.handle.delete("a".into()).await.unwrap();
+    let (host, directory) = first.ended().await;
+    let second = running_on(host, Config::default(), directory).await;
+    second
+        .handle
+        .create(spec(r#"{"name": "a"}"#))
+        .await
+        .unwrap();
+    let observed = second.host.state().observed.clone();
+    let record = observed.datapath.unwrap().interfaces[&0];
+    assert_eq!(record.ifindex, netagent_common::vm::ifindex(0, 1));
+    assert_eq!(record.generation, 2);
+}
+
+#[tokio::test]
+async fn a_pool_that_changed_under_its_instances_is_refused() {
+    let first = agent().await;
+    first.handle.create(spec(r#"{"name": "a"}"#)).await.unwrap();
+    let (host, directory) = first.ended().await;
+    let mut config = Config::default();
+    config.pool.subnet = "10.0.0.0/16".parse().unwrap();
+    let started = start(host, config, &store_id(), store_in(&directory)).await;
+    let error = started.err().unwrap().to_string();
+    assert!(
+        error.contains("instance 'a' holds 172.16.0.2/30"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn requests_that_wait_together_get_places_of_their_own() {
+    let Running { handle, host, .. } = agent().await;
+    let creates = (0..64).map(|_| handle.create(spec("{}")));
+    let made = futures_util::future::join_all(creates).await;
+    let taps: BTreeSet<String> = made
+        .into_iter()
+        .map(|one| one.unwrap().interfaces[0].tap_name.clone())
+        .collect();
+    assert_eq!(taps.len(), 64);
+    assert_eq!(tap_names(&host).len(), 64);
+    assert!(handle.plan().await.unwrap().steps.is_empty());
+}
+
+#[tokio::test]
+async fn an_account_sees_its_own_instances_alone() {
+    let Running { handle, .. } = agent().await;
+    let other = Caller {
+        account: crate::access::AccountName::parse("other").unwrap(),
+        ..caller()
+    };
+    handle.create(spec(r#"{"name": "a"}"#)).await.unwrap();
+    let same = handle
+        .0
+        .create(&other, spec(r#"{"name": "a"}"#))
+        .await
+        .unwrap();
+    assert_eq!(handle.0.list(&other).await.unwrap().len(), 1);
+    let foreign = handle.inspect(same.id.to_string()).await;
+    assert!(matches!(foreign, Err(RequestError::NotFound(_))));
 }
 
 #[tokio::test]
 async fn a_start_that_cannot_work_says_why() {
     let fail = async |config: Config, host: FakeHost| {
-        start(host, config, &store_id())
+        let directory = TempDir::new().unwrap();
+        start(host, config, &store_id(), store_in(&directory))
             .await
             .err()
             .unwrap()
@@ -477,18 +636,17 @@ async fn a_start_that_cannot_work_says_why() {
 async fn a_start_that_cannot_work_removes_nothing() {
     let first = agent().await;
     first.handle.create(spec("{}")).await.unwrap();
-    first.end.notify_one();
-    first.task.await.unwrap();
+    let (host, directory) = first.ended().await;
     let config = Config {
         uplink: Some("eth9".into()),
         ..Config::default()
     };
     assert!(
-        start(first.host.clone(), config, &store_id())
+        start(host.clone(), config, &store_id(), store_in(&directory))
             .await
             .is_err()
     );
-    assert_eq!(tap_names(&first.host), ["tap0"]);
+    assert_eq!(tap_names(&host), ["tap0"]);
 }
 
 #[tokio::test]

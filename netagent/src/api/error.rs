@@ -36,6 +36,7 @@ impl From<SpecError> for ApiError {
     fn from(error: SpecError) -> Self {
         let status = match error {
             SpecError::NotSupported(_) => StatusCode::NOT_IMPLEMENTED,
+            SpecError::License => StatusCode::FORBIDDEN,
             SpecError::Json(_)
             | SpecError::UnknownMember(_)
             | SpecError::WrongType { .. }
@@ -47,6 +48,12 @@ impl From<SpecError> for ApiError {
             | SpecError::Mac(_)
             | SpecError::MulticastMac
             | SpecError::Value { .. }
+            | SpecError::Address { .. }
+            | SpecError::Ip6WithoutIp
+            | SpecError::Repeated { .. }
+            | SpecError::IpFromPool
+            | SpecError::TapFromPool
+            | SpecError::NotAvailable
             | SpecError::DenyAllWithLists
             | SpecError::CustomWithoutLists => StatusCode::BAD_REQUEST,
         };
@@ -57,6 +64,7 @@ impl From<SpecError> for ApiError {
 impl From<RequestError> for ApiError {
     fn from(error: RequestError) -> Self {
         let status = match error {
+            RequestError::Spec(fault) => return fault.into(),
             RequestError::NotFound(_) | RequestError::TokenNotFound(_) => StatusCode::NOT_FOUND,
             RequestError::NameTaken(_)
             | RequestError::InterfaceNameTaken(_)

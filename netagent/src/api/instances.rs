@@ -15,12 +15,12 @@ use std::net::Ipv4Addr;
 use uuid::Uuid;
 
 use crate::access::Caller;
-use crate::agent::instance::{InstanceState, InterfaceState};
+use crate::agent::state::{InstanceState, InterfaceState};
 use crate::agent::{AgentHandle, PlanView};
 use crate::api::error::ApiError;
 use crate::api::routes::{BODY_MAX, healthy};
 use crate::host::Counters;
-use crate::spec::InstanceSpec;
+use crate::spec::{Grant, InstanceSpec};
 
 type Answer<T> = Result<T, ApiError>;
 
@@ -225,7 +225,10 @@ pub(crate) async fn create(
         status => ApiError::new(status, rejection.body_text()),
     })?;
     let state = agent
-        .create(&Caller::local("api"), InstanceSpec::parse(&body)?)
+        .create(
+            &Caller::local("api"),
+            InstanceSpec::parse(&body, Grant::ALL)?,
+        )
         .await?;
     Ok((StatusCode::CREATED, Json(state.into())))
 }

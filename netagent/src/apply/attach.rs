@@ -258,6 +258,29 @@ impl Attacher {
         Ok(attached)
     }
 
+    /// Whether one TAP has both its programs; the kernel is asked.
+    ///
+    /// # Errors
+    /// Where a pin cannot be opened, or netlink refuses.
+    pub async fn is_attached(
+        &self,
+        pins: &Pins,
+        ifindex: u32,
+        name: &str,
+    ) -> Result<bool, AttachError> {
+        if self.mode == Mode::Clsact {
+            return Ok(self.clsact.attached().await?.contains(&ifindex));
+        }
+        for hook in [Hook::FromVm, Hook::ToVm] {
+            let pin = pins.link(ifindex, hook.name());
+            let pinned = fs::symlink_metadata(&pin).is_ok();
+            if !pinned || live_program(&pin, hook, name)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn is_live(
         &self,
         pins: &Pins,

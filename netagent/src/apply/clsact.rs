@@ -181,6 +181,7 @@ impl Clsact {
             queues: 1,
             mtu: 1_500,
             v6: false,
+            lent: false,
             alias: self.idle_alias.clone(),
         };
         let unfinished = UnfinishedTap::create(&tap).map_err(LinkError::from)?;

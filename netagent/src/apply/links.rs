@@ -22,8 +22,10 @@ use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use crate::apply::queues;
 use crate::apply::settings::{self, SettingError};
 use crate::apply::tap::{TapError, UnfinishedTap};
+use crate::instance::Before;
 use crate::netlink::{Netlink, NetlinkError};
-use crate::plan::{Neighbour, TapSpec};
+use crate::observe::links as observed_links;
+use crate::plan::{LENT, Neighbour, TapSpec};
 
 /// First number tried for the group of links that are deleted together.
 const GROUP: u32 = 0x6e61_0000;
@@ -110,11 +112,17 @@ async fn check_queues(netlink: &Netlink, tap: &TapSpec) -> Result<(), LinkError>
 
 /// Sets MAC address, MTU, alias, settings and queueing of a TAP.
 pub async fn configure_tap(netlink: &Netlink, tap: &TapSpec) -> Result<(), LinkError> {
+    // The alias first: it says that a TAP of the user's is to be given back, whatever follows.
+    set(
+        netlink,
+        tap.ifindex,
+        LinkAttribute::IfAlias(tap.alias.clone()),
+    )
+    .await?;
     let mut message = link(tap.ifindex);
     message.attributes = vec![
         LinkAttribute::Address(GATEWAY_MAC.to_vec()),
         LinkAttribute::Mtu(tap.mtu),
-        LinkAttribute::IfAlias(tap.alias.clone()),
     ];
     netlink
         .change(RouteNetlinkMessage::SetLink(message), 0)
@@ -122,6 +130,91 @@ pub async fn configure_tap(netlink: &Netlink, tap: &TapSpec) -> Result<(), LinkE
     settings::write(&tap.name, tap.v6)?;
     without_queue(netlink, tap.ifindex).await?;
     Ok(())
+}
+
+/// How a link is now; `None` where there is none of this name.
+pub async fn before(netlink: &Netlink, name: &str) -> Result<Option<Before>, NetlinkError> {
+    let Some(found) = named(netlink, name).await? else {
+        return Ok(None);
+    };
+    let (ifindex, link) = observed_links::read_one(netlink, found).await?;
+    Ok(Some(Before {
+        ifindex,
+        mac: link.mac,
+        mtu: link.mtu,
+        alias: link.alias,
+        up: link.up,
+        addresses: link.addresses,
+        settings: settings::read(name),
+    }))
+}
+
+/// Gives a link back as it was before; it is down and without programs. The alias goes last. Where nobody knows how
+/// it was, only the alias goes.
+pub async fn give_back(
+    netlink: &Netlink,
+    ifindex: u32,
+    before: Option<&Before>,
+) -> Result<(), LinkError> {
+    let Some(found) = indexed(netlink, ifindex).await? else {
+        return Ok(());
+    };
+    if let Some(before) = before {
+        let (_, now) = observed_links::read_one(netlink, found).await?;
+        for address in now.addresses.difference(&before.addresses) {
+            remove_address(netlink, ifindex, *address).await?;
+        }
+        let mut message = link(ifindex);
+        message.attributes = vec![
+            LinkAttribute::Address(before.mac.to_vec()),
+            LinkAttribute::Mtu(before.mtu),
+        ];
+        netlink
+            .change(RouteNetlinkMessage::SetLink(message), 0)
+            .await?;
+        settings::restore(&before.settings)?;
+        for address in before.addresses.difference(&now.addresses) {
+            add_address(netlink, ifindex, *address).await?;
+        }
+        set_up(netlink, ifindex, before.up).await?;
+    }
+    let alias = before.and_then(|before| before.alias.clone());
+    let alias = LinkAttribute::IfAlias(alias.unwrap_or_default());
+    Ok(set(netlink, ifindex, alias).await?)
+}
+
+async fn set(
+    netlink: &Netlink,
+    ifindex: u32,
+    attribute: LinkAttribute,
+) -> Result<(), NetlinkError> {
+    let mut message = link(ifindex);
+    message.attributes.push(attribute);
+    netlink
+        .change(RouteNetlinkMessage::SetLink(message), 0)
+        .await
+}
+
+async fn remove_address(
+    netlink: &Netlink,
+    ifindex: u32,
+    address: IpNet,
+) -> Result<(), NetlinkError> {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address.addr());
+    message.header.prefix_len = address.prefix_len();
+    message.header.index = ifindex;
+    message.attributes = vec![
+        AddressAttribute::Address(address.addr()),
+        AddressAttribute::Local(address.addr()),
+    ];
+    match netlink
+        .change(RouteNetlinkMessage::DelAddress(message), 0)
+        .await
+    {
+        Err(error) if error.is(Errno::EADDRNOTAVAIL) => Ok(()),
+        result => result,
+    }
 }
 
 /// A TAP has its own ring: a queue before it costs 70 ns a packet and delays (measured).
@@ -262,18 +355,27 @@ async fn delete(netlink: &Netlink, ifindex: u32) -> Result<bool, NetlinkError> {
 
 /// Deletes every link whose alias starts with `prefix`, all at once: one by one each waits 20 ms for RCU, by
 /// group 0.3 ms (measured). Returns their names.
-pub async fn remove_marked(netlink: &Netlink, prefix: &str) -> Result<Vec<String>, NetlinkError> {
+pub async fn remove_marked(netlink: &Netlink, prefix: &str) -> Result<Vec<String>, LinkError> {
     let question = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let mut ours = Vec::new();
+    let (mut ours, mut lent) = (Vec::new(), Vec::new());
     let mut groups = BTreeSet::new();
     for answer in netlink.dump(question).await? {
         let RouteNetlinkMessage::NewLink(found) = answer else {
             continue;
         };
         groups.extend(found.attributes.iter().find_map(group));
-        if alias(&found).is_some_and(|alias| alias.starts_with(prefix)) {
-            ours.push(found);
+        match alias(&found) {
+            // Somebody else's: it is freed, and stays.
+            Some(alias) if alias.starts_with(prefix) && alias.ends_with(LENT) => {
+                lent.push(found.header.index);
+            }
+            Some(alias) if alias.starts_with(prefix) => ours.push(found),
+            Some(_) | None => {}
         }
+    }
+    for ifindex in lent {
+        set_up(netlink, ifindex, false).await?;
+        give_back(netlink, ifindex, None).await?;
     }
     let free = (GROUP..).find(|group| !groups.contains(group));
     let Some(group) = free.filter(|_| !ours.is_empty()) else {

@@ -108,6 +108,14 @@ impl Maps {
         Ok(records)
     }
 
+    /// The record in force in a slot, where there is one.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn interface(&self, slot: u32) -> Result<Option<Interface>, MapsError> {
+        self.record_in_force(slot)
+    }
+
     /// Puts a record in force: first the copy that nobody reads, then the number that names it. A slot that
     /// was not in force starts with counters at zero (S-5).
     ///

@@ -31,10 +31,11 @@ use crate::apply::expedite::{Expedite, Guard};
 use crate::apply::features::UplinkFeatures;
 use crate::apply::maps::Maps;
 use crate::apply::pins::Pins;
-use crate::host::{Cleaned, Counters, Host, HostError, HostOptions};
+use crate::host::{Changes, Cleaned, Counters, Host, HostError, HostOptions, Place};
+use crate::instance::Before;
 use crate::netlink::Netlink;
 use crate::observe::events::Events;
-use crate::observe::{links as observed_links, routes as observed_routes};
+use crate::observe::{interfaces, links as observed_links, routes as observed_routes};
 use crate::plan::{Observed, ObservedDatapath, ObservedLink, Step};
 
 /// Every so many rounds of collection, reverse entries without a flow are looked for too.
@@ -48,9 +49,13 @@ pub struct KernelHost {
     options: HostOptions,
     pins: Pins,
     netlink: Netlink,
+    /// Heeds what a dump is limited to.
+    strict: Netlink,
     events: Events,
     attacher: Attacher,
     expedite: Expedite,
+    /// Held from the first step that waits for RCU until the agent says that no step follows.
+    guard: Option<Guard>,
     features: UplinkFeatures,
     /// `None` where it is not loaded.
     datapath: Option<Datapath>,
@@ -67,6 +72,8 @@ impl KernelHost {
         let expedite = Expedite::open(options.expedite_rcu)?;
         let pins = Pins::open(&options.bpf_dir)?;
         let netlink = Netlink::open().map_err(|error| HostError::failed("open netlink", error))?;
+        let strict = Netlink::open_strict()
+            .map_err(|error| HostError::failed("open netlink (kernel 4.20)", error))?;
         let events =
             Events::open().map_err(|error| HostError::failed("listen to netlink", error))?;
         let features = UplinkFeatures::new(&options.state_dir)
@@ -80,9 +87,11 @@ impl KernelHost {
             options,
             pins,
             netlink,
+            strict,
             events,
             attacher,
             expedite,
+            guard: None,
             features,
             datapath,
             rounds: 0,
@@ -109,6 +118,10 @@ impl KernelHost {
             Step::WriteInterface { record } => self.maps()?.write_interface(record)?,
             Step::CreateTap { tap } => links::create_tap(netlink, tap).await?,
             Step::ConfigureTap { tap } => links::configure_tap(netlink, tap).await?,
+            Step::AdoptTap { tap } => links::configure_tap(netlink, tap).await?,
+            Step::ReturnTap {
+                ifindex, before, ..
+            } => links::give_back(&self.strict, *ifindex, before.as_deref()).await?,
             Step::AttachTap { ifindex, name } => {
                 let programs = &mut loaded(&mut self.datapath)?.programs;
                 self.attacher
@@ -178,43 +191,65 @@ impl KernelHost {
     }
 
     /// Steps that wait for RCU hold the guard; the others would be done before it is taken.
-    fn guard(&self, step: &Step) -> Result<Option<Guard>, HostError> {
-        match step {
-            Step::LoadDatapath
-            | Step::AttachUplink { .. }
-            | Step::DetachUplink { .. }
-            | Step::CreateTap { .. }
-            | Step::AttachTap { .. }
-            | Step::SetLinkUp { .. }
-            | Step::SetLinkDown { .. }
-            | Step::DetachTap { .. }
-            | Step::RemoveLink { .. }
-            | Step::RemoveSeveredPin { .. }
-            | Step::UnloadDatapath => self.expedite.guard(),
-            Step::SetRoute { .. }
-            | Step::RemoveRoute { .. }
-            | Step::RaiseRouteGeneration
-            | Step::WriteInterface { .. }
-            | Step::ConfigureTap { .. }
-            | Step::AddAddress { .. }
-            | Step::AddNeighbour { .. }
-            | Step::AddGuestRoute { .. }
-            | Step::ClearInterface { .. }
-            | Step::CollectFlows => Ok(None),
+    fn hold_guard(&mut self, step: &Step) -> Result<(), HostError> {
+        if self.guard.is_none() && waits_for_rcu(step) {
+            self.guard = self.expedite.guard()?;
         }
+        Ok(())
     }
 
-    async fn observe_host(&mut self) -> Result<Observed, Cause> {
-        let mut links = observed_links::read(&self.netlink).await?;
-        // The device that holds the filters of all TAPs is none that a plan knows.
-        let idle = idle_alias(&self.options);
-        links.retain(|_, link| link.alias.as_deref() != Some(&idle));
+    async fn observe_all(&mut self) -> Result<Observed, Cause> {
+        let links = self.observe_links().await?;
         Ok(Observed {
             routes: observed_routes::read(&self.netlink).await?,
             neighbours: observed_routes::read_neighbours(&self.netlink).await?,
             datapath: self.observe_datapath(&links).await?,
             links,
         })
+    }
+
+    async fn observe_links(&self) -> Result<BTreeMap<u32, ObservedLink>, Cause> {
+        let mut links = observed_links::read(&self.netlink).await?;
+        // The device that holds the filters of all TAPs is none that a plan knows.
+        let idle = idle_alias(&self.options);
+        links.retain(|_, link| link.alias.as_deref() != Some(&idle));
+        Ok(links)
+    }
+
+    async fn observe_network(&mut self, observed: &mut Observed) -> Result<(), Cause> {
+        observed.links = self.observe_links().await?;
+        observed.routes = observed_routes::read(&self.netlink).await?;
+        observed.neighbours = observed_routes::read_neighbours(&self.netlink).await?;
+        if let Some(datapath) = &mut observed.datapath {
+            // What vanished has nothing attached any more.
+            let links = &observed.links;
+            datapath
+                .attached
+                .retain(|ifindex| links.contains_key(ifindex));
+        }
+        Ok(())
+    }
+
+    async fn observe_place(&mut self, observed: &mut Observed, place: &Place) -> Result<(), Cause> {
+        interfaces::read(&self.strict, place, observed).await?;
+        let (Some(datapath), Some(known)) = (&self.datapath, &mut observed.datapath) else {
+            return Ok(());
+        };
+        if let Some(slot) = place.slot {
+            known.interfaces.remove(&slot);
+            let record = datapath.maps.interface(slot)?;
+            known.interfaces.extend(record.map(|record| (slot, record)));
+        }
+        known.attached.remove(&place.ifindex);
+        if let Some(link) = observed.links.get(&place.ifindex)
+            && self
+                .attacher
+                .is_attached(&self.pins, place.ifindex, &link.name)
+                .await?
+        {
+            known.attached.insert(place.ifindex);
+        }
+        Ok(())
     }
 
     async fn observe_datapath(
@@ -244,12 +279,12 @@ impl KernelHost {
 
 impl Host for KernelHost {
     async fn observe(&mut self) -> Result<Observed, HostError> {
-        let observed = self.observe_host().await;
+        let observed = self.observe_all().await;
         observed.map_err(|cause| HostError::failed("look at the host", cause))
     }
 
     async fn apply(&mut self, step: &Step) -> Result<(), HostError> {
-        let _guard = self.guard(step)?;
+        self.hold_guard(step)?;
         let applied = self.apply_step(step).await;
         applied.map_err(|cause| HostError::failed(step.to_string(), cause))
     }
@@ -260,8 +295,36 @@ impl Host for KernelHost {
             .map_err(|cause| HostError::failed(format!("read the counters of slot {slot}"), cause))
     }
 
-    async fn changed(&mut self) {
-        self.events.changed().await;
+    async fn changed(&mut self) -> Changes {
+        self.events.changed().await
+    }
+
+    async fn observe_interfaces(
+        &mut self,
+        observed: &mut Observed,
+        places: &[Place],
+    ) -> Result<(), HostError> {
+        for place in places {
+            let looked = self.observe_place(observed, place).await;
+            looked.map_err(|cause| {
+                HostError::failed(format!("look at device {}", place.tap_name), cause)
+            })?;
+        }
+        Ok(())
+    }
+
+    async fn observe_host(&mut self, observed: &mut Observed) -> Result<(), HostError> {
+        let looked = self.observe_network(observed).await;
+        looked.map_err(|cause| HostError::failed("look at the host", cause))
+    }
+
+    async fn before(&mut self, name: &str) -> Result<Option<Before>, HostError> {
+        let before = links::before(&self.strict, name).await;
+        before.map_err(|cause| HostError::failed(format!("look at device {name}"), cause))
+    }
+
+    async fn settle(&mut self) {
+        self.guard = None;
     }
 
     async fn clean(&mut self) -> Result<Cleaned, HostError> {
@@ -291,4 +354,33 @@ fn loaded(datapath: &mut Option<Datapath>) -> Result<&mut Datapath, HostError> {
 
 fn idle_alias(options: &HostOptions) -> String {
     format!("netagent:{}:idle", options.store_id)
+}
+
+/// Whether a step waits for RCU; the others would be done before the guard is taken.
+const fn waits_for_rcu(step: &Step) -> bool {
+    match step {
+        Step::LoadDatapath
+        | Step::AttachUplink { .. }
+        | Step::DetachUplink { .. }
+        | Step::CreateTap { .. }
+        | Step::AdoptTap { .. }
+        | Step::ReturnTap { .. }
+        | Step::AttachTap { .. }
+        | Step::SetLinkUp { .. }
+        | Step::SetLinkDown { .. }
+        | Step::DetachTap { .. }
+        | Step::RemoveLink { .. }
+        | Step::RemoveSeveredPin { .. }
+        | Step::UnloadDatapath => true,
+        Step::SetRoute { .. }
+        | Step::RemoveRoute { .. }
+        | Step::RaiseRouteGeneration
+        | Step::WriteInterface { .. }
+        | Step::ConfigureTap { .. }
+        | Step::AddAddress { .. }
+        | Step::AddNeighbour { .. }
+        | Step::AddGuestRoute { .. }
+        | Step::ClearInterface { .. }
+        | Step::CollectFlows => false,
+    }
 }

@@ -1,12 +1,16 @@
 //! What stands under `/proc/sys/net/<family>/conf/<tap>/` before a TAP is up (design, decision 5): it is netagent
 //! that forwards, never the host, even where the host forwards everything else.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, Inet6DevConf, InetDevConf,
 };
+
+/// Where the settings of the network lie.
+const ROOT: &str = "/proc/sys/net";
 
 /// Family, setting, value. [`hold`] looks for the same. Whoever writes `ip_forward` or `all/forwarding` sets
 /// these on every device of the host.
@@ -48,8 +52,39 @@ pub fn write(tap: &str, v6: bool) -> Result<(), SettingError> {
     Ok(())
 }
 
+/// What stands there now, by path below `/proc/sys/net`; a family that the host has not is left out.
+#[must_use]
+pub fn read(tap: &str) -> BTreeMap<String, String> {
+    let settings = SETTINGS.iter().map(|(family, name, _)| (*family, *name));
+    let all = settings.chain([("ipv6", "disable_ipv6")]);
+    all.filter_map(|(family, name)| {
+        let path = format!("{family}/conf/{tap}/{name}");
+        let value = fs::read_to_string(format!("{ROOT}/{path}")).ok()?;
+        Some((path, value.trim().to_owned()))
+    })
+    .collect()
+}
+
+/// Puts back what [`read`] found.
+///
+/// # Errors
+/// Where one cannot be written.
+pub fn restore(settings: &BTreeMap<String, String>) -> Result<(), SettingError> {
+    for (path, value) in settings {
+        let path = format!("{ROOT}/{path}");
+        // A link that is gone needs nothing, and the kernel has settings that only it may set.
+        match fs::write(&path, value) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(SettingError { path, source });
+            }
+            Err(_) | Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
 fn write_one(family: &str, tap: &str, setting: &str, value: &str) -> Result<(), SettingError> {
-    let path = format!("/proc/sys/net/{family}/conf/{tap}/{setting}");
+    let path = format!("{ROOT}/{family}/conf/{tap}/{setting}");
     match fs::write(&path, value) {
         // A host without IPv6 has nothing to close.
         Err(source) if family == "ipv6" && source.kind() == io::ErrorKind::NotFound => Ok(()),

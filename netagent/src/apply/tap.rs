@@ -188,6 +188,7 @@ mod tests {
             mtu: 1_500,
             v6: false,
             alias: String::new(),
+            lent: false,
         }
     }
 

@@ -58,9 +58,10 @@ async fn serve(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (id, lock) = store_id::open(&config.state_dir)?;
+    let store = agent::open_store(&config).map_err(agent::StartError::from)?;
     let socket = socket::bind(&config.api)?;
     let host = KernelHost::open(host_options(&config, &id)).map_err(agent::StartError::from)?;
-    let (agent, handle) = agent::start(host, config, &id).await?;
+    let (agent, handle) = agent::start(host, config, &id, store).await?;
     let listener = UnixListener::from_std(socket.listener)?;
     let mut api_end = ended.clone();
     let api = axum::serve(listener, routes::router(handle)).with_graceful_shutdown(async move {

@@ -10,7 +10,8 @@ use netagent_common::policy::RouteKind;
 use netagent_common::vm::Traffic;
 use tokio::sync::Notify;
 
-use crate::host::{Cleaned, Counters, Host, HostError};
+use crate::host::{Changes, Cleaned, Counters, Host, HostError, Place};
+use crate::instance::Before;
 use crate::plan::{KernelRoute, KernelRouteKind, Observed, ObservedLink, Step};
 
 /// Interface index of the uplink.
@@ -33,6 +34,8 @@ pub(crate) struct State {
     /// Steps whose text contains this fail.
     pub(crate) refuse: Option<&'static str>,
     pub(crate) collected: usize,
+    /// What [`Host::changed`] says next.
+    pub(crate) changes: Changes,
 }
 
 /// A host with loopback, an uplink with both families, and a bridge of somebody else's.
@@ -113,8 +116,15 @@ impl FakeHost {
         self.state.lock().unwrap()
     }
 
-    /// Tells the agent that something changed.
+    /// Tells the agent that anything may have changed.
     pub(crate) fn notify(&self) {
+        self.state().changes.overrun = true;
+        self.changed.notify_one();
+    }
+
+    /// Tells the agent what changed.
+    pub(crate) fn say(&self, changes: Changes) {
+        self.state().changes.add(changes);
         self.changed.notify_one();
     }
 
@@ -216,8 +226,82 @@ impl Host for FakeHost {
         })
     }
 
-    async fn changed(&mut self) {
-        self.changed.notified().await;
+    async fn observe_interfaces(
+        &mut self,
+        observed: &mut Observed,
+        places: &[Place],
+    ) -> Result<(), HostError> {
+        let there = self.state().observed.clone();
+        for place in places {
+            let meant = |ifindex: u32, link: &ObservedLink| {
+                ifindex == place.ifindex || link.name == place.tap_name
+            };
+            observed
+                .links
+                .retain(|ifindex, link| !meant(*ifindex, link));
+            let found = there
+                .links
+                .iter()
+                .filter(|(index, link)| meant(**index, link));
+            for (ifindex, link) in found {
+                observed.links.insert(*ifindex, link.clone());
+            }
+            let of_it = |ifindex: u32| ifindex == place.ifindex;
+            observed.neighbours.retain(|one| !of_it(one.ifindex));
+            let neighbours = there.neighbours.iter().filter(|one| of_it(one.ifindex));
+            observed.neighbours.extend(neighbours);
+            observed.routes.retain(|one| !of_it(one.ifindex));
+            let routes = there.routes.iter().filter(|one| of_it(one.ifindex));
+            observed.routes.extend(routes.cloned());
+            let (Some(known), Some(datapath)) = (&mut observed.datapath, &there.datapath) else {
+                continue;
+            };
+            known.attached.remove(&place.ifindex);
+            known.attached.extend(datapath.attached.get(&place.ifindex));
+            if let Some(slot) = place.slot {
+                known.interfaces.remove(&slot);
+                let record = datapath.interfaces.get(&slot);
+                known
+                    .interfaces
+                    .extend(record.map(|record| (slot, *record)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn observe_host(&mut self, observed: &mut Observed) -> Result<(), HostError> {
+        let there = self.state().observed.clone();
+        observed.links = there.links;
+        observed.routes = there.routes;
+        observed.neighbours = there.neighbours;
+        Ok(())
+    }
+
+    async fn before(&mut self, name: &str) -> Result<Option<Before>, HostError> {
+        let state = self.state();
+        let mut links = state.observed.links.iter();
+        let found = links.find(|(_, link)| link.name == name);
+        Ok(found.map(|(ifindex, link)| Before {
+            ifindex: *ifindex,
+            mac: link.mac,
+            mtu: link.mtu,
+            alias: link.alias.clone(),
+            up: link.up,
+            addresses: link.addresses.clone(),
+            settings: BTreeMap::new(),
+        }))
+    }
+
+    async fn settle(&mut self) {}
+
+    async fn changed(&mut self) -> Changes {
+        loop {
+            let changes = std::mem::take(&mut self.state().changes);
+            if !changes.is_empty() {
+                return changes;
+            }
+            self.changed.notified().await;
+        }
     }
 
     async fn clean(&mut self) -> Result<Cleaned, HostError> {
@@ -225,7 +309,7 @@ impl Host for FakeHost {
         let ours = |link: &ObservedLink| {
             link.alias
                 .as_ref()
-                .is_some_and(|a| a.starts_with("netagent:"))
+                .is_some_and(|a| a.starts_with("netagent:") && !a.ends_with(":lent"))
         };
         let links = state.observed.links.values().filter(|link| ours(link));
         let links = links.map(|link| link.name.clone()).collect();

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
+use rtnetlink::packet_core::Nla;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoTun, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 
 use crate::apply::settings;
 use crate::netlink::{Netlink, NetlinkError};
@@ -17,7 +20,6 @@ use crate::plan::ObservedLink;
 /// Where netlink refuses.
 pub async fn read(netlink: &Netlink) -> Result<BTreeMap<u32, ObservedLink>, NetlinkError> {
     let mut links = BTreeMap::new();
-    let mut spare = Vec::new();
     for answer in netlink
         .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))
         .await?
@@ -26,10 +28,31 @@ pub async fn read(netlink: &Netlink) -> Result<BTreeMap<u32, ObservedLink>, Netl
             links.insert(link.header.index, observed(link));
         }
     }
-    for answer in netlink
-        .dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))
-        .await?
-    {
+    let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    add_addresses(&mut links, netlink.dump(question).await?);
+    Ok(links)
+}
+
+/// One link, by index or by name. `strict` is a connection that heeds what a dump is limited to.
+///
+/// # Errors
+/// Where netlink refuses.
+pub async fn read_one(
+    strict: &Netlink,
+    link: LinkMessage,
+) -> Result<(u32, ObservedLink), NetlinkError> {
+    let ifindex = link.header.index;
+    let mut links = BTreeMap::from([(ifindex, observed(link))]);
+    let mut question = AddressMessage::default();
+    question.header.index = ifindex;
+    let question = RouteNetlinkMessage::GetAddress(question);
+    add_addresses(&mut links, strict.dump(question).await?);
+    Ok((ifindex, links.remove(&ifindex).unwrap_or_default()))
+}
+
+fn add_addresses(links: &mut BTreeMap<u32, ObservedLink>, answers: Vec<RouteNetlinkMessage>) {
+    let mut spare = Vec::new();
+    for answer in answers {
         let RouteNetlinkMessage::NewAddress(message) = answer else {
             continue;
         };
@@ -49,7 +72,6 @@ pub async fn read(netlink: &Netlink) -> Result<BTreeMap<u32, ObservedLink>, Netl
             link.sources.push(address);
         }
     }
-    Ok(links)
 }
 
 fn observed(message: LinkMessage) -> ObservedLink {
@@ -68,6 +90,10 @@ fn observed(message: LinkMessage) -> ObservedLink {
             link.alias = Some(alias);
         } else if let LinkAttribute::AfSpecUnspec(families) = attribute {
             link.hardened = settings::hold(&families);
+        } else if let LinkAttribute::Controller(master) = attribute {
+            link.master = Some(master);
+        } else if let LinkAttribute::LinkInfo(infos) = &attribute {
+            link.tap = is_tap(infos);
         } else if let LinkAttribute::Mtu(mtu) = attribute {
             link.mtu = mtu;
         } else if let LinkAttribute::Address(address) = attribute {
@@ -76,6 +102,29 @@ fn observed(message: LinkMessage) -> ObservedLink {
         }
     }
     link
+}
+
+/// `IFLA_TUN_TYPE` and its value for a TAP (linux/if_link.h, linux/if_tun.h).
+const TUN_TYPE: u16 = 3;
+const TYPE_TAP: u8 = 2;
+
+fn is_tap(infos: &[LinkInfo]) -> bool {
+    let data = infos.iter().find_map(|info| {
+        if let LinkInfo::Data(InfoData::Tun(data)) = info {
+            Some(data)
+        } else {
+            None
+        }
+    });
+    let is_type = |info: &InfoTun| {
+        let mut value = [0; 1];
+        let fits = info.kind() == TUN_TYPE && info.value_len() == value.len();
+        if fits {
+            info.emit_value(&mut value);
+        }
+        fits && value == [TYPE_TAP]
+    };
+    data.is_some_and(|data| data.iter().any(is_type))
 }
 
 /// When the kernel takes an address as the source of a packet.

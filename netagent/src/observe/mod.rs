@@ -1,5 +1,6 @@
 //! Looks at the host: what links, routes, neighbours and events say.
 
 pub mod events;
+pub mod interfaces;
 pub mod links;
 pub mod routes;

@@ -45,6 +45,46 @@ pub async fn read(netlink: &Netlink) -> Result<Vec<KernelRoute>, NetlinkError> {
     Ok(routes)
 }
 
+/// Routes through one device. `strict` is a connection that heeds what a dump is limited to.
+///
+/// # Errors
+/// Where netlink refuses.
+pub async fn read_of(strict: &Netlink, ifindex: u32) -> Result<Vec<KernelRoute>, NetlinkError> {
+    let mut routes = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family;
+        question.attributes.push(RouteAttribute::Oif(ifindex));
+        let answers = strict.dump(RouteNetlinkMessage::GetRoute(question)).await?;
+        for answer in answers {
+            if let RouteNetlinkMessage::NewRoute(message) = answer {
+                let found = observed(&message).into_iter();
+                routes.extend(found.filter(|route| route.ifindex == ifindex));
+            }
+        }
+    }
+    Ok(routes)
+}
+
+/// Permanent neighbours on one device. `strict` is a connection that heeds what a dump is limited to.
+///
+/// # Errors
+/// Where netlink refuses.
+pub async fn read_neighbours_of(
+    strict: &Netlink,
+    ifindex: u32,
+) -> Result<BTreeSet<Neighbour>, NetlinkError> {
+    let mut question = NeighbourMessage::default();
+    question
+        .attributes
+        .push(NeighbourAttribute::IfIndex(ifindex));
+    let answers = strict
+        .dump(RouteNetlinkMessage::GetNeighbour(question))
+        .await?;
+    let found = answers.into_iter().filter_map(permanent);
+    Ok(found.filter(|one| one.ifindex == ifindex).collect())
+}
+
 /// Permanent neighbours.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netagent_common::net::GATEWAY_MAC;
 
+use crate::instance::Before;
 use crate::plan::{
     KernelRoute, KernelRouteKind, Observed, ObservedDatapath, ObservedLink, Step, TapSpec,
 };
@@ -29,7 +30,10 @@ impl Observed {
                 }
                 self.follow_tap(tap);
             }
-            Step::ConfigureTap { tap } => self.follow_tap(tap),
+            Step::ConfigureTap { tap } | Step::AdoptTap { tap } => self.follow_tap(tap),
+            Step::ReturnTap {
+                ifindex, before, ..
+            } => self.follow_return(*ifindex, before.as_deref()),
             Step::AddAddress { ifindex, address } => {
                 if let Some(link) = self.links.get_mut(ifindex) {
                     link.addresses.insert(*address);
@@ -82,12 +86,27 @@ impl Observed {
             .or_insert_with(|| ObservedLink {
                 name: tap.name.clone(),
                 ethernet: true,
+                tap: true,
                 ..ObservedLink::default()
             });
         link.alias = Some(tap.alias.clone());
         link.mac = GATEWAY_MAC;
         link.mtu = tap.mtu;
         link.hardened = true;
+    }
+
+    fn follow_return(&mut self, ifindex: u32, before: Option<&Before>) {
+        let Some(link) = self.links.get_mut(&ifindex) else {
+            return;
+        };
+        link.alias = before.and_then(|before| before.alias.clone());
+        if let Some(before) = before {
+            link.mac = before.mac;
+            link.mtu = before.mtu;
+            link.up = before.up;
+            link.addresses.clone_from(&before.addresses);
+            link.hardened = false;
+        }
     }
 
     fn add_guest_route(&mut self, ifindex: u32, guest: IpAddr) {
@@ -148,6 +167,8 @@ impl ObservedDatapath {
             | Step::UnloadDatapath
             | Step::CreateTap { .. }
             | Step::ConfigureTap { .. }
+            | Step::AdoptTap { .. }
+            | Step::ReturnTap { .. }
             | Step::AddAddress { .. }
             | Step::AddNeighbour { .. }
             | Step::SetLinkUp { .. }

@@ -35,6 +35,12 @@ impl fmt::Display for Step {
                 tap.mtu
             ),
             Self::ConfigureTap { tap } => write!(f, "mend TAP {} (MTU {})", tap.name, tap.mtu),
+            Self::AdoptTap { tap } => {
+                write!(f, "take TAP {} into use (MTU {})", tap.name, tap.mtu)
+            }
+            Self::ReturnTap { name, ifindex, .. } => {
+                write!(f, "give TAP {name} ({ifindex}) back as it was")
+            }
             Self::AttachTap { name, ifindex } => {
                 write!(f, "attach from_vm and to_vm to {name} ({ifindex})")
             }
@@ -117,6 +123,7 @@ mod tests {
                 mtu: 1_500,
                 v6: false,
                 alias: String::new(),
+                lent: false,
             };
             Step::CreateTap { tap }.to_string()
         };

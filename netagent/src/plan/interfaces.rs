@@ -1,5 +1,6 @@
 //! One interface: record, TAP, programs, addresses, and only then the link up (P-4).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv6Net};
@@ -10,18 +11,44 @@ use crate::plan::{
     WantedInterface, alias_prefix,
 };
 
+/// What is asked of an observation for every interface, found without a search.
+struct Index<'a> {
+    names: BTreeMap<&'a str, &'a ObservedLink>,
+    routes: BTreeSet<(u32, IpNet)>,
+}
+
+impl<'a> Index<'a> {
+    fn of(observed: &'a Observed) -> Self {
+        let links = observed.links.values();
+        let routes = observed.routes.iter();
+        Self {
+            names: links.map(|link| (link.name.as_str(), link)).collect(),
+            routes: routes
+                .filter(|route| route.kind == KernelRouteKind::Unicast)
+                .map(|route| (route.ifindex, route.destination))
+                .collect(),
+        }
+    }
+}
+
 /// Groups the steps by instance, so that a failure ends those of its instance alone.
 pub(crate) fn plan_interfaces(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
-    let mut groups: std::collections::BTreeMap<u32, Vec<Step>> = std::collections::BTreeMap::new();
+    let mut groups: BTreeMap<u32, Vec<Step>> = BTreeMap::new();
     let prefix = alias_prefix(wanted.store_id);
+    let index = Index::of(observed);
     for interface in wanted.interfaces.values() {
         let instance = interface.record.instance;
-        match find_problem(interface, observed, &prefix) {
+        let problem = if interface.tap.lent {
+            find_lent_problem(interface, observed, &index)
+        } else {
+            find_problem(interface, observed, &index, &prefix)
+        };
+        match problem {
             Some(problem) => plan.problems.push(problem),
             None => groups
                 .entry(instance)
                 .or_default()
-                .extend(plan_interface(interface, observed)),
+                .extend(plan_interface(interface, observed, &index)),
         }
     }
     for (instance, steps) in groups {
@@ -29,17 +56,42 @@ pub(crate) fn plan_interfaces(wanted: &Wanted, observed: &Observed, plan: &mut P
     }
 }
 
-/// Whether the link is the TAP that `interface` wants: made by us, or half made before it had its alias.
+/// Whether the link is the TAP that `interface` wants: made by us, half made before it had its alias, or lent.
 pub(crate) fn is_tap_of(link: &ObservedLink, ifindex: u32, interface: &WantedInterface) -> bool {
     let tap = &interface.tap;
     let ours = match &link.alias {
+        _ if tap.lent => link.name == tap.name,
         Some(alias) => *alias == tap.alias,
         None => link.name == tap.name,
     };
     ifindex == tap.ifindex && ours
 }
 
-fn find_problem(interface: &WantedInterface, observed: &Observed, prefix: &str) -> Option<Problem> {
+/// An existing TAP is found by its name; one that was made anew has another index and is a new start's.
+fn find_lent_problem(
+    interface: &WantedInterface,
+    observed: &Observed,
+    index: &Index<'_>,
+) -> Option<Problem> {
+    let tap = &interface.tap;
+    let (instance, name) = (interface.record.instance, tap.name.clone());
+    let link = observed.links.get(&tap.ifindex);
+    let found = link.filter(|link| link.name == tap.name && link.tap);
+    match found {
+        Some(_) => None,
+        None if index.names.contains_key(tap.name.as_str()) => {
+            Some(Problem::NotTheTap { instance, name })
+        }
+        None => Some(Problem::TapGone { instance, name }),
+    }
+}
+
+fn find_problem(
+    interface: &WantedInterface,
+    observed: &Observed,
+    index: &Index<'_>,
+    prefix: &str,
+) -> Option<Problem> {
     let tap = &interface.tap;
     let instance = interface.record.instance;
     if let Some(link) = observed.links.get(&tap.ifindex) {
@@ -59,7 +111,7 @@ fn find_problem(interface: &WantedInterface, observed: &Observed, prefix: &str) 
         }
         return None;
     }
-    let holder = observed.links.values().find(|link| link.name == tap.name)?;
+    let holder = index.names.get(tap.name.as_str())?;
     // One of our own that is no longer wanted is removed before this interface's turn.
     (!holder.is_of(prefix)).then(|| Problem::ForeignDevice {
         instance,
@@ -67,7 +119,11 @@ fn find_problem(interface: &WantedInterface, observed: &Observed, prefix: &str) 
     })
 }
 
-fn plan_interface(interface: &WantedInterface, observed: &Observed) -> Vec<Step> {
+fn plan_interface(
+    interface: &WantedInterface,
+    observed: &Observed,
+    index: &Index<'_>,
+) -> Vec<Step> {
     let tap = &interface.tap;
     let ifindex = tap.ifindex;
     let datapath = observed.datapath.as_ref();
@@ -78,7 +134,7 @@ fn plan_interface(interface: &WantedInterface, observed: &Observed) -> Vec<Step>
     let link = observed
         .links
         .get(&ifindex)
-        .filter(|link| !link.is_half_made());
+        .filter(|link| tap.lent || !link.is_half_made());
     let attached =
         link.is_some() && datapath.is_some_and(|datapath| datapath.attached.contains(&ifindex));
     let mut steps = Vec::new();
@@ -94,9 +150,11 @@ fn plan_interface(interface: &WantedInterface, observed: &Observed) -> Vec<Step>
     }
     match link {
         None => steps.push(Step::CreateTap { tap: tap.clone() }),
-        Some(link) if !is_configured(link, interface) => {
-            steps.push(Step::ConfigureTap { tap: tap.clone() });
-        }
+        Some(link) if !is_configured(link, interface) => steps.push(if tap.lent {
+            Step::AdoptTap { tap: tap.clone() }
+        } else {
+            Step::ConfigureTap { tap: tap.clone() }
+        }),
         Some(_) => {}
     }
     if !attached {
@@ -111,7 +169,7 @@ fn plan_interface(interface: &WantedInterface, observed: &Observed) -> Vec<Step>
     if open || !link.is_some_and(|link| link.up) {
         steps.push(Step::SetLinkUp { ifindex });
     }
-    plan_guest_route(interface, observed, kept, &mut steps);
+    plan_guest_routes(interface, index, kept, &mut steps);
     steps
 }
 
@@ -168,25 +226,22 @@ fn plan_addresses(
     }
 }
 
-fn plan_guest_route(
+/// A pool interface's /30 leads to its guest by itself; a custom one has no network on its TAP (I-8).
+fn plan_guest_routes(
     interface: &WantedInterface,
-    observed: &Observed,
+    index: &Index<'_>,
     kept: bool,
     steps: &mut Vec<Step>,
 ) {
-    let (ifindex, Some(guest)) = (interface.tap.ifindex, interface.guest_v6) else {
-        return;
-    };
-    let destination = IpNet::from(IpAddr::V6(guest));
-    let there = observed.routes.iter().any(|route| {
-        route.ifindex == ifindex
-            && route.destination == destination
-            && route.kind == KernelRouteKind::Unicast
-    });
-    if !(kept && there) {
-        steps.push(Step::AddGuestRoute {
-            ifindex,
-            guest: IpAddr::V6(guest),
-        });
+    let ifindex = interface.tap.ifindex;
+    let custom = !interface.host_v4.contains(&interface.guest_v4);
+    let guests = [
+        custom.then_some(IpAddr::V4(interface.guest_v4)),
+        interface.guest_v6.map(IpAddr::V6),
+    ];
+    for guest in guests.into_iter().flatten() {
+        if !(kept && index.routes.contains(&(ifindex, IpNet::from(guest)))) {
+            steps.push(Step::AddGuestRoute { ifindex, guest });
+        }
     }
 }

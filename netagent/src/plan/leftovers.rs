@@ -1,24 +1,24 @@
 //! What is there and no longer wanted: link down, record out of force, programs off, link gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::plan::interfaces::is_tap_of;
-use crate::plan::{Observed, ObservedLink, Owner, Plan, Step, Wanted, alias_prefix};
+use crate::plan::{
+    Lent, Observed, ObservedDatapath, ObservedLink, Owner, Plan, Step, Wanted, WantedInterface,
+    alias_prefix,
+};
 
-/// Removes every link of this store and every record in force that nobody wants.
+/// Removes every link of this store and every record in force that nobody wants; what was lent is given back.
 pub(crate) fn plan_leftovers(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
     let prefix = alias_prefix(wanted.store_id);
-    let kept: BTreeSet<u32> = wanted
+    let kept: BTreeMap<u32, &WantedInterface> = wanted
         .interfaces
         .values()
-        .map(|wanted| wanted.tap.ifindex)
+        .map(|wanted| (wanted.tap.ifindex, wanted))
         .collect();
     let links = observed.links.iter().filter(|(ifindex, link)| {
-        let stays = kept.contains(ifindex)
-            && wanted
-                .interfaces
-                .values()
-                .any(|interface| is_tap_of(link, **ifindex, interface));
+        let wanted = kept.get(ifindex);
+        let stays = wanted.is_some_and(|interface| is_tap_of(link, **ifindex, interface));
         link.is_of(&prefix) && !stays
     });
     let wanted_slots: BTreeSet<u32> = wanted
@@ -26,60 +26,65 @@ pub(crate) fn plan_leftovers(wanted: &Wanted, observed: &Observed, plan: &mut Pl
         .values()
         .map(|interface| interface.record.slot)
         .collect();
-    let records = observed
-        .datapath
-        .iter()
-        .flat_map(|datapath| datapath.interfaces.keys());
-    let slots = records
-        .filter(|slot| !wanted_slots.contains(slot))
-        .copied()
-        .collect();
-    plan_all(links, slots, observed, plan);
+    let slots = in_force(observed, |slot| !wanted_slots.contains(slot));
+    plan_all(links, slots, (&wanted.lent, observed), plan);
 }
 
 /// Removes earlier TAPs of interfaces that start now with a new one.
 pub(crate) fn plan_replaced(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
+    let aliases: BTreeMap<&str, &WantedInterface> = wanted
+        .interfaces
+        .values()
+        .map(|interface| (interface.tap.alias.as_str(), interface))
+        .collect();
     let links = observed.links.iter().filter(|(ifindex, link)| {
-        wanted.interfaces.values().any(|interface| {
-            link.alias.as_ref() == Some(&interface.tap.alias)
-                && !is_tap_of(link, **ifindex, interface)
-        })
+        let alias = link.alias.as_deref();
+        let wanted = alias.and_then(|alias| aliases.get(alias));
+        wanted.is_some_and(|interface| !is_tap_of(link, **ifindex, interface))
     });
-    plan_all(links, BTreeSet::new(), observed, plan);
+    plan_all(links, BTreeSet::new(), (&wanted.lent, observed), plan);
 }
 
 /// Removes the links with these aliases and the records in these slots.
 pub(crate) fn plan_removal(
-    aliases: &BTreeSet<String>,
-    slots: &BTreeSet<u32>,
+    (aliases, slots): (&BTreeSet<String>, &BTreeSet<u32>),
+    lent: &Lent,
     observed: &Observed,
     plan: &mut Plan,
 ) {
     let links = observed.links.iter().filter(|(_, link)| {
-        link.alias
-            .as_ref()
-            .is_some_and(|alias| aliases.contains(alias))
+        let alias = link.alias.as_ref();
+        alias.is_some_and(|alias| aliases.contains(alias))
     });
-    let records = observed
-        .datapath
-        .iter()
-        .flat_map(|datapath| datapath.interfaces.keys());
-    let in_force = records
-        .filter(|slot| slots.contains(slot))
-        .copied()
-        .collect();
-    plan_all(links, in_force, observed, plan);
+    let in_force = in_force(observed, |slot| slots.contains(slot));
+    plan_all(links, in_force, (lent, observed), plan);
+}
+
+/// Slots in force that are of interest.
+fn in_force(observed: &Observed, of_interest: impl Fn(&u32) -> bool) -> BTreeSet<u32> {
+    let datapath = observed.datapath.iter();
+    let slots = datapath.flat_map(|datapath| datapath.interfaces.keys());
+    slots.filter(|slot| of_interest(slot)).copied().collect()
 }
 
 fn plan_all<'a>(
     links: impl Iterator<Item = (&'a u32, &'a ObservedLink)>,
     mut slots: BTreeSet<u32>,
-    observed: &Observed,
+    (lent, observed): (&Lent, &Observed),
     plan: &mut Plan,
 ) {
     let before = plan.groups.len();
+    let records = observed.datapath.iter();
+    let records: BTreeMap<u32, u32> = records
+        .flat_map(|datapath| datapath.interfaces.values())
+        .map(|record| (record.ifindex, record.slot))
+        .collect();
     for (ifindex, link) in links {
-        let steps = plan_link(*ifindex, link, observed, &mut slots);
+        let slot = records.get(ifindex).copied();
+        if let Some(slot) = slot {
+            slots.remove(&slot);
+        }
+        let steps = plan_link((*ifindex, link), slot, lent, observed);
         plan.push(Owner::Leftover, steps);
     }
     for slot in slots {
@@ -91,33 +96,35 @@ fn plan_all<'a>(
 }
 
 fn plan_link(
-    ifindex: u32,
-    link: &ObservedLink,
+    (ifindex, link): (u32, &ObservedLink),
+    slot: Option<u32>,
+    lent: &Lent,
     observed: &Observed,
-    slots: &mut BTreeSet<u32>,
 ) -> Vec<Step> {
     let mut steps = Vec::new();
     if link.up {
         steps.push(Step::SetLinkDown { ifindex });
     }
-    if let Some(datapath) = &observed.datapath {
-        let record = datapath
-            .interfaces
-            .values()
-            .find(|record| record.ifindex == ifindex);
-        if let Some(record) = record {
-            slots.remove(&record.slot);
-            steps.push(Step::ClearInterface { slot: record.slot });
-        }
-        if datapath.attached.contains(&ifindex) {
-            steps.push(Step::DetachTap { ifindex });
-        }
+    steps.extend(slot.map(|slot| Step::ClearInterface { slot }));
+    let attached = |datapath: &ObservedDatapath| datapath.attached.contains(&ifindex);
+    if observed.datapath.as_ref().is_some_and(attached) {
+        steps.push(Step::DetachTap { ifindex });
     }
+    let name = link.name.clone();
     let alias = link.alias.clone().unwrap_or_default();
-    steps.push(Step::RemoveLink {
-        ifindex,
-        name: link.name.clone(),
-        alias,
+    steps.push(if link.is_lent() {
+        let before = lent.get(&alias).cloned().map(Box::new);
+        Step::ReturnTap {
+            ifindex,
+            name,
+            before,
+        }
+    } else {
+        Step::RemoveLink {
+            ifindex,
+            name,
+            alias,
+        }
     });
     steps
 }

@@ -8,6 +8,8 @@ use netagent_common::policy::RouteKind;
 use netagent_common::vm::Interface;
 use uuid::Uuid;
 
+use crate::instance::Before;
+
 mod after;
 mod display;
 mod host;
@@ -24,7 +26,16 @@ pub struct Wanted {
     pub datapath: WantedDatapath,
     /// Interfaces of the instances that run, by interface id.
     pub interfaces: BTreeMap<Uuid, WantedInterface>,
+    /// How existing TAPs are to be given back when they are no longer wanted, by the alias that they carry while
+    /// they are in use.
+    pub lent: Lent,
 }
+
+/// How existing TAPs are to be given back, by alias.
+pub type Lent = BTreeMap<String, Before>;
+
+/// The alias of an existing TAP that is in use ends with this: it is given back, never deleted (I-9).
+pub const LENT: &str = ":lent";
 
 /// Programs, uplink and routes.
 #[derive(Clone, Debug)]
@@ -44,7 +55,8 @@ pub struct WantedInterface {
     pub tap: TapSpec,
     /// What the programs know of it: complete, with slot and ifindex.
     pub record: Interface,
-    /// The gateway's address with its prefix, on the TAP.
+    /// The gateway's address with its prefix, on the TAP: a pool interface's /30, a custom one's /32, so that
+    /// several TAPs may share a network (I-8).
     pub host_v4: Ipv4Net,
     /// The guest's address.
     pub guest_v4: Ipv4Addr,
@@ -70,8 +82,10 @@ pub struct TapSpec {
     pub mtu: u32,
     /// Whether it is to have IPv6.
     pub v6: bool,
-    /// `netagent:<store id>:<interface id>`.
+    /// `netagent:<store id>:<interface id>`, and [`LENT`] behind it where the user made the TAP.
     pub alias: String,
+    /// Whether the user made it.
+    pub lent: bool,
 }
 
 /// What is there.
@@ -102,6 +116,10 @@ pub struct ObservedLink {
     pub up: bool,
     /// `IFF_LOWER_UP`: on a TAP, a VMM holds it.
     pub carrier: bool,
+    /// Whether it is a TAP.
+    pub tap: bool,
+    /// Index of the bridge or bond that it is part of.
+    pub master: Option<u32>,
     /// Whether it is an Ethernet-type device (ARPHRD_ETHER) and not loopback.
     pub ethernet: bool,
     /// Whether its sysctls are those that a TAP must have (design, decision 5).
@@ -236,6 +254,22 @@ pub enum Problem {
         /// The name it should have.
         wanted: String,
     },
+    /// The user's TAP went away (I-9).
+    #[error("TAP device '{name}' is gone: make it again, the agent takes it from there")]
+    TapGone {
+        /// Instance that uses it.
+        instance: u32,
+        /// Its name.
+        name: String,
+    },
+    /// The user put something else in the TAP's place.
+    #[error("device '{name}' is no longer the TAP device that was lent: put that one back")]
+    NotTheTap {
+        /// Instance that uses it.
+        instance: u32,
+        /// Its name.
+        name: String,
+    },
     /// An uplink went away.
     #[error("uplink {ifindex} is gone: bring it back, or name another with --uplink")]
     UplinkGone {
@@ -259,9 +293,10 @@ impl Problem {
     #[must_use]
     pub const fn owner(&self) -> Owner {
         match self {
-            Self::ForeignDevice { instance, .. } | Self::Renamed { instance, .. } => {
-                Owner::Instance(*instance)
-            }
+            Self::ForeignDevice { instance, .. }
+            | Self::Renamed { instance, .. }
+            | Self::TapGone { instance, .. }
+            | Self::NotTheTap { instance, .. } => Owner::Instance(*instance),
             Self::UplinkGone { .. } | Self::TooManyRoutes { .. } => Owner::Host,
         }
     }
@@ -307,9 +342,14 @@ pub fn plan_start(wanted: &Wanted, observed: &Observed) -> Plan {
 
 /// What must be done to take some interfaces off the host, given by their aliases and slots.
 #[must_use]
-pub fn plan_stop(aliases: &BTreeSet<String>, slots: &BTreeSet<u32>, observed: &Observed) -> Plan {
+pub fn plan_stop(
+    aliases: &BTreeSet<String>,
+    slots: &BTreeSet<u32>,
+    lent: &Lent,
+    observed: &Observed,
+) -> Plan {
     let mut plan = Plan::default();
-    leftovers::plan_removal(aliases, slots, observed, &mut plan);
+    leftovers::plan_removal((aliases, slots), lent, observed, &mut plan);
     plan
 }
 
@@ -323,6 +363,13 @@ impl ObservedLink {
     /// Without alias and never up: a TAP whose maker died before it was configured.
     fn is_half_made(&self) -> bool {
         self.alias.is_none() && !self.up
+    }
+
+    /// Whether it is an existing TAP that is in use.
+    fn is_lent(&self) -> bool {
+        self.alias
+            .as_ref()
+            .is_some_and(|alias| alias.ends_with(LENT))
     }
 
     /// Whether its alias begins with this.
@@ -363,6 +410,15 @@ pub enum Step {
     CreateTap { tap: TapSpec },
     /// Mend MAC address, MTU, alias or sysctls of a TAP.
     ConfigureTap { tap: TapSpec },
+    /// Take the user's TAP into use: alias first, so that it is given back whatever happens, then MAC address,
+    /// MTU, sysctls and queueing.
+    AdoptTap { tap: TapSpec },
+    /// Give the user's TAP back as it was, the alias last.
+    ReturnTap {
+        ifindex: u32,
+        name: String,
+        before: Option<Box<Before>>,
+    },
     /// Attach `from_vm` and `to_vm`.
     AttachTap { ifindex: u32, name: String },
     /// Give a link an address.

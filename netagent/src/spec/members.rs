@@ -59,8 +59,8 @@ use Shape::{
 pub(crate) const INSTANCE: &[Member] = &[
     member("name", Text, Now),
     member("network_interfaces", Objects(INTERFACE), Now),
-    member("gateway", Text, NotYet),
-    member("nameserver", Text, NotYet),
+    member("gateway", Text, Now),
+    member("nameserver", Text, Now),
     member("exposed_ports", Numbers, NotYetUnlessEmpty),
     member("publish", TextsOrObjects(PUBLISH), NotYetUnlessEmpty),
     member("network_policy", Text, NotYetUnlessText("allow-all")),
@@ -84,7 +84,7 @@ pub(crate) const INSTANCE: &[Member] = &[
 ];
 
 /// Those that describe the VM: stored and returned, not read.
-pub(crate) const MACHINE: [&str; 6] = [
+pub const MACHINE: [&str; 6] = [
     "image",
     "vcpu_count",
     "mem_size_mib",
@@ -95,15 +95,15 @@ pub(crate) const MACHINE: [&str; 6] = [
 
 const INTERFACE: &[Member] = &[
     member("name", Text, Now),
-    member("ip", Text, NotYet),
-    member("ip6", Text, NotYet),
-    member("tap_name", Text, NotYet),
+    member("ip", Text, Now),
+    member("ip6", Text, Now),
+    member("tap_name", Text, Now),
     member("tap_owner", NumberOrText, Now),
     member("tap_group", NumberOrText, Now),
     member("queues", Number, Now),
     member("model", Text, Now),
-    member("mac", Text, NotYet),
-    member("autoconfig", Boolean, NotYetUnless(true)),
+    member("mac", Text, Now),
+    member("autoconfig", Boolean, Now),
     member("relay", ObjectOf(RELAY), NotYet),
     member("mode", Text, NotYetUnlessText("nat")),
     member("bridge", Text, NotYet),
@@ -194,31 +194,44 @@ fn objects(value: &Value) -> impl Iterator<Item = &Object> {
     list.iter().filter_map(Value::as_object)
 }
 
-/// Refuses members that the tables do not name, at any depth.
-pub(crate) fn check_unknown(object: &Object, table: &'static [Member]) -> Result<(), SpecError> {
-    let known = |name: &String| table.iter().any(|member| member.name == name);
-    if let Some(name) = object.keys().find(|name| !known(name)) {
-        return Err(SpecError::UnknownMember(name.clone()));
+/// Names members that the tables do not know, at any depth; `hidden` ones are unknown at the top.
+pub(crate) fn check_unknown(
+    object: &Object,
+    table: &'static [Member],
+    hidden: &[&str],
+    faults: &mut Vec<SpecError>,
+) {
+    let known = |name: &String| {
+        table.iter().any(|member| member.name == name) && !hidden.contains(&name.as_str())
+    };
+    let unknown = object.keys().filter(|name| !known(name));
+    faults.extend(unknown.map(|name| SpecError::UnknownMember(name.clone())));
+    for (inner, table) in inner_objects(object, table) {
+        check_unknown(inner, table, &[], faults);
     }
-    for_each_inner(object, table, check_unknown)
 }
 
-/// Refuses values of the wrong type, at any depth.
-pub(crate) fn check_types(object: &Object, table: &'static [Member]) -> Result<(), SpecError> {
+/// Names values of the wrong type, at any depth.
+pub(crate) fn check_types(object: &Object, table: &'static [Member], faults: &mut Vec<SpecError>) {
     for (member, value) in present(object, table) {
         if !member.shape.fits(value) {
-            let expected = member.shape.description();
-            return Err(SpecError::WrongType {
+            faults.push(SpecError::WrongType {
                 member: member.name,
-                expected,
+                expected: member.shape.description(),
             });
         }
     }
-    for_each_inner(object, table, check_types)
+    for (inner, table) in inner_objects(object, table) {
+        check_types(inner, table, faults);
+    }
 }
 
-/// Refuses members that are not built yet, unless they hold their default.
-pub(crate) fn check_supported(object: &Object, table: &'static [Member]) -> Result<(), SpecError> {
+/// Names members that are not built yet and do not hold their default.
+pub(crate) fn check_supported(
+    object: &Object,
+    table: &'static [Member],
+    faults: &mut Vec<SpecError>,
+) {
     for (member, value) in present(object, table) {
         let default = match member.built {
             Now => continue,
@@ -228,23 +241,32 @@ pub(crate) fn check_supported(object: &Object, table: &'static [Member]) -> Resu
             NotYetUnless(default) => value.as_bool() == Some(default),
         };
         if !default {
-            return Err(SpecError::NotSupported(member.name));
+            faults.push(SpecError::NotSupported(member.name));
         }
     }
-    for_each_inner(object, table, check_supported)
+    for (inner, table) in inner_objects(object, table) {
+        check_supported(inner, table, faults);
+    }
 }
 
-fn for_each_inner(
-    object: &Object,
+/// The objects inside the members of `object`, with the tables of their members.
+fn inner_objects<'a>(
+    object: &'a Object,
     table: &'static [Member],
-    check: fn(&Object, &'static [Member]) -> Result<(), SpecError>,
-) -> Result<(), SpecError> {
-    for (member, value) in present(object, table) {
-        if let Some(inner) = member.shape.members() {
-            objects(value).try_for_each(|object| check(object, inner))?;
-        }
-    }
-    Ok(())
+) -> impl Iterator<Item = (&'a Object, &'static [Member])> {
+    present(object, table).flat_map(|(member, value)| {
+        let inner = member.shape.members();
+        inner
+            .into_iter()
+            .flat_map(move |table| objects(value).map(move |object| (object, table)))
+    })
+}
+
+/// Names of the members of a create request, and of an entry of `network_interfaces`.
+#[must_use]
+pub fn member_names() -> (Vec<&'static str>, Vec<&'static str>) {
+    let names = |table: &'static [Member]| table.iter().map(|member| member.name).collect();
+    (names(INSTANCE), names(INTERFACE))
 }
 
 /// An empty list or object, or an object whose members are all null.

@@ -1,11 +1,19 @@
 //! What the operator wants: the JSON of an instance, parsed once into types that cannot be wrong.
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::{Map, Value};
 
+mod address;
+mod bounds;
 pub mod json;
 mod members;
 pub mod name;
 mod validate;
+
+pub use bounds::{Bounds, default_custom_subnets};
+pub use members::{MACHINE, member_names};
 
 use crate::spec::name::Name;
 
@@ -23,8 +31,12 @@ pub struct InstanceSpec {
     pub interfaces: Vec<InterfaceSpec>,
     /// Whether create starts it.
     pub autostart: bool,
-    /// Members that describe the VM: stored and returned, not read.
-    pub machine: Map<String, Value>,
+    /// What the guest is told as its gateway (I-15).
+    pub gateway: Option<Ipv4Addr>,
+    /// What the guest is told as its name server (I-15).
+    pub nameserver: Option<IpAddr>,
+    /// The request as it came, without members that are null.
+    pub request: Map<String, Value>,
 }
 
 /// One interface as it was asked for.
@@ -32,6 +44,14 @@ pub struct InstanceSpec {
 pub struct InterfaceSpec {
     /// Its name; generated where it is omitted.
     pub name: Option<Name>,
+    /// Where its address and its TAP come from.
+    pub addressing: Addressing,
+    /// MAC address of the guest; chosen where it is omitted.
+    pub mac: Option<[u8; 6]>,
+    /// Whether the guest is told to configure it (I-17).
+    pub autoconfig: bool,
+    /// Owner, group or queues were given, which an existing TAP has already.
+    pub tap_options_given: bool,
     /// User that may open the TAP.
     pub tap_owner: Option<Principal>,
     /// Group that may open the TAP.
@@ -41,6 +61,50 @@ pub struct InterfaceSpec {
     /// Model of the device in the VM.
     pub model: String,
 }
+
+/// Where an address and a TAP come from (I-6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Addressing {
+    /// Out of the pool.
+    Pool,
+    /// The user's own.
+    Custom {
+        /// The guest's address with its prefix.
+        ip: Ipv4Net,
+        /// The guest's IPv6 address with its prefix.
+        ip6: Option<Ipv6Net>,
+        /// Name of the TAP.
+        tap_name: String,
+    },
+}
+
+/// What the account may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Permission `net_manager`: without it the custom members do not exist.
+    pub net_manager: bool,
+    /// Feature `custom_network` of the account.
+    pub custom_network: bool,
+}
+
+impl Grant {
+    /// Everything.
+    pub const ALL: Self = Self {
+        net_manager: true,
+        custom_network: true,
+    };
+}
+
+/// Members that need the permission `net_manager` and the feature `custom_network`.
+const CUSTOM_MEMBERS: [&str; 3] = ["network_interfaces", "gateway", "nameserver"];
+/// What a template does not keep: one name and one place in the network cannot be many instances' (I-19).
+const NOT_IN_TEMPLATE: [&str; 5] = [
+    "name",
+    "network_interfaces",
+    "gateway",
+    "nameserver",
+    "publish",
+];
 
 /// A user or group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +157,43 @@ pub enum SpecError {
     /// I-12.
     #[error("Network interface MAC address must be a unicast address")]
     MulticastMac,
+    /// An address that is none, or of the wrong kind.
+    #[error("Invalid {what} '{value}': use {expected}")]
+    Address {
+        /// What it is the value of: `IP address`, `gateway`.
+        what: &'static str,
+        /// The value.
+        value: String,
+        /// What may stand there.
+        expected: &'static str,
+    },
+    /// IPv6 without IPv4.
+    #[error(
+        "Member 'ip6' goes beside 'ip' and 'tap_name': a pool interface has its own IPv6 address"
+    )]
+    Ip6WithoutIp,
+    /// The same thing in two entries.
+    #[error("Network interfaces of one instance cannot share the {what} '{value}'")]
+    Repeated {
+        /// What they share.
+        what: &'static str,
+        /// The value.
+        value: String,
+    },
+    ///
+    #[error(
+        "Insufficient license. Please make sure your license is valid and includes custom network configurations"
+    )]
+    License,
+    /// I-8.
+    #[error("Network interface IP address cannot be from the platform's address pool")]
+    IpFromPool,
+    /// I-8.
+    #[error("Network interface TAP device cannot be from the platform's device pool")]
+    TapFromPool,
+    /// I-8.
+    #[error("Network interface IP address is not available on this host")]
+    NotAvailable,
     /// A value outside its set.
     #[error("Invalid value '{value}' of member '{member}': use {expected}")]
     Value {
@@ -117,21 +218,83 @@ pub enum SpecError {
 }
 
 impl InstanceSpec {
-    /// Parses the body of a create request: first unknown members, then wrong values, then what is not
-    /// built yet.
+    /// Parses the body of a create request.
     ///
     /// # Errors
-    /// The first thing that is wrong.
-    pub fn parse(body: &[u8]) -> Result<Self, SpecError> {
-        let value = json::parse(body).map_err(SpecError::Json)?;
-        let object = value.as_object().ok_or(SpecError::NotAnObject)?;
-        members::check_unknown(object, members::INSTANCE)?;
-        members::check_types(object, members::INSTANCE)?;
-        validate::check_policy(object)?;
-        let spec = validate::instance(object)?;
-        members::check_supported(object, members::INSTANCE)?;
-        Ok(spec)
+    /// The first thing that is wrong, in the order of [`InstanceSpec::faults`].
+    pub fn parse(body: &[u8], grant: Grant) -> Result<Self, SpecError> {
+        let (spec, faults) = Self::examine(body, grant);
+        match (faults.into_iter().next(), spec) {
+            (None, Some(spec)) => Ok(spec),
+            (Some(fault), _) => Err(fault),
+            (None, None) => Err(SpecError::NotAnObject),
+        }
     }
+
+    /// Everything that is wrong with the body of a create request, in a fixed order: JSON, unknown members, types,
+    /// licence, policy, values from the first member to the last, what is not built yet, bounds of this host.
+    #[must_use]
+    pub fn faults(body: &[u8], grant: Grant, bounds: &Bounds) -> Vec<SpecError> {
+        let (spec, mut faults) = Self::examine(body, grant);
+        faults.extend(spec.into_iter().flat_map(|spec| spec.check_bounds(bounds)));
+        faults
+    }
+
+    fn examine(body: &[u8], grant: Grant) -> (Option<Self>, Vec<SpecError>) {
+        let value = match json::parse(body) {
+            Ok(value) => value,
+            Err(error) => return (None, vec![SpecError::Json(error)]),
+        };
+        let Some(object) = value.as_object() else {
+            return (None, vec![SpecError::NotAnObject]);
+        };
+        let mut faults = Vec::new();
+        let hidden: &[&str] = if grant.net_manager {
+            &[]
+        } else {
+            &CUSTOM_MEMBERS
+        };
+        members::check_unknown(object, members::INSTANCE, hidden, &mut faults);
+        let unknown = faults.len();
+        members::check_types(object, members::INSTANCE, &mut faults);
+        if faults.len() > unknown {
+            return (None, faults);
+        }
+        let is_custom = |name: &&str| object.get(*name).is_some_and(|value| !value.is_null());
+        if grant.net_manager && !grant.custom_network && CUSTOM_MEMBERS.iter().any(is_custom) {
+            faults.push(SpecError::License);
+        }
+        faults.extend(validate::check_policy(object).err());
+        let spec = validate::instance(object, &mut faults);
+        members::check_supported(object, members::INSTANCE, &mut faults);
+        (spec, faults)
+    }
+
+    /// What of a request makes more instances like the one that it made (I-19).
+    #[must_use]
+    pub fn template(request: &Map<String, Value>) -> Map<String, Value> {
+        let mut template = request.clone();
+        template.retain(|name, _| !NOT_IN_TEMPLATE.contains(&name.as_str()));
+        template
+    }
+
+    /// The custom networks of the spec.
+    pub fn custom_networks(&self) -> impl Iterator<Item = IpNet> {
+        self.interfaces
+            .iter()
+            .flat_map(|one| match &one.addressing {
+                Addressing::Pool => [None, None].into_iter().flatten(),
+                Addressing::Custom { ip, ip6, .. } => [Some(IpNet::V4(*ip)), ip6.map(IpNet::V6)]
+                    .into_iter()
+                    .flatten(),
+            })
+    }
+}
+
+/// A MAC address as it is written.
+#[must_use]
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|octet| format!("{octet:02X}")).join(":")
 }
 
 #[cfg(test)]

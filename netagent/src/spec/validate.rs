@@ -1,20 +1,29 @@
 //! The values of a request whose members are known and have the right types.
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use netagent_common::net::GATEWAY_MAC;
 use serde_json::{Map, Value};
 
-use crate::spec::members::MACHINE;
 use crate::spec::name::Name;
-use crate::spec::{INTERFACES_MAX, InstanceSpec, InterfaceSpec, Principal, QUEUES_MAX, SpecError};
+use crate::spec::{
+    Addressing, INTERFACES_MAX, InstanceSpec, InterfaceSpec, Principal, QUEUES_MAX, SpecError,
+    address, mac_text,
+};
 
 type Object = Map<String, Value>;
 
 /// Model of a device where none is given (I-3).
 const DEFAULT_MODEL: &str = "virtio-net-pci";
+/// Members that a TAP gets when it is made.
+const TAP_OPTIONS: [&str; 3] = ["tap_owner", "tap_group", "queues"];
 /// The number by which the kernel means "nobody": a TAP without owner, which anyone could open.
 const NOBODY: u64 = u32::MAX as u64;
 
-/// The instance; its members have the right types.
-pub(crate) fn instance(object: &Object) -> Result<InstanceSpec, SpecError> {
+/// The instance, whose members have the right types; `None` where one of its values is wrong.
+pub(crate) fn instance(object: &Object, faults: &mut Vec<SpecError>) -> Option<InstanceSpec> {
+    let none_yet = faults.len();
     let entries = match object.get("network_interfaces") {
         None | Some(Value::Null) => vec![Object::new()],
         Some(list) => {
@@ -25,18 +34,74 @@ pub(crate) fn instance(object: &Object) -> Result<InstanceSpec, SpecError> {
         }
     };
     if !(1..=INTERFACES_MAX).contains(&entries.len()) {
-        return Err(SpecError::InterfaceCount(entries.len()));
+        faults.push(SpecError::InterfaceCount(entries.len()));
     }
-    let described = |name: &&str| Some((name.to_string(), object.get(*name)?.clone()));
-    Ok(InstanceSpec {
-        name: name(object)?,
-        interfaces: entries.iter().map(interface).collect::<Result<_, _>>()?,
-        autostart: object
-            .get("autostart")
-            .and_then(Value::as_bool)
-            .unwrap_or(true),
-        machine: MACHINE.iter().filter_map(described).collect(),
+    let name = noted(name(object), faults).flatten();
+    let parse = |member, parse: fn(&str) -> Result<_, SpecError>| {
+        text(object, member).map(parse).transpose()
+    };
+    let gateway = noted(parse("gateway", address::gateway), faults).flatten();
+    let nameserver = text(object, "nameserver")
+        .map(address::nameserver)
+        .transpose();
+    let nameserver = noted(nameserver, faults).flatten();
+    let interfaces: Vec<InterfaceSpec> = entries
+        .iter()
+        .filter_map(|entry| interface(entry, faults))
+        .collect();
+    check_repeated(&interfaces, gateway, faults);
+    let mut request = object.clone();
+    request.retain(|_, value| !value.is_null());
+    let autostart = object.get("autostart").and_then(Value::as_bool);
+    (faults.len() == none_yet).then(|| InstanceSpec {
+        name,
+        interfaces,
+        autostart: autostart.unwrap_or(true),
+        gateway,
+        nameserver,
+        request,
     })
+}
+
+/// The value, or nothing and its fault on the list.
+fn noted<T>(result: Result<T, SpecError>, faults: &mut Vec<SpecError>) -> Option<T> {
+    result.map_err(|fault| faults.push(fault)).ok()
+}
+
+/// What must be one interface's alone, already within the instance.
+fn check_repeated(
+    interfaces: &[InterfaceSpec],
+    gateway: Option<Ipv4Addr>,
+    faults: &mut Vec<SpecError>,
+) {
+    let mut seen = BTreeSet::new();
+    for interface in interfaces {
+        let mut values: Vec<(&'static str, String)> = Vec::new();
+        values.extend(
+            interface
+                .name
+                .as_ref()
+                .map(|name| ("name", name.to_string())),
+        );
+        values.extend(interface.mac.map(|mac| ("MAC address", mac_text(mac))));
+        if let Addressing::Custom { ip, ip6, tap_name } = &interface.addressing {
+            values.push(("IP address", ip.addr().to_string()));
+            values.extend(ip6.map(|ip6| ("IPv6 address", ip6.addr().to_string())));
+            values.push(("TAP device", tap_name.clone()));
+            if gateway == Some(ip.addr()) {
+                faults.push(SpecError::Address {
+                    what: "gateway",
+                    value: ip.addr().to_string(),
+                    expected: "another address than the guest's own",
+                });
+            }
+        }
+        for (what, value) in values {
+            if !seen.insert((what, value.clone())) {
+                faults.push(SpecError::Repeated { what, value });
+            }
+        }
+    }
 }
 
 /// P-1 and P-2.
@@ -59,36 +124,65 @@ pub(crate) fn check_policy(object: &Object) -> Result<(), SpecError> {
     }
 }
 
-fn interface(object: &Object) -> Result<InterfaceSpec, SpecError> {
-    check_addresses(object)?;
-    check_mode(object)?;
+fn interface(object: &Object, faults: &mut Vec<SpecError>) -> Option<InterfaceSpec> {
+    let addressing = addressing(object, faults);
+    let mac = text(object, "mac").map(mac).transpose();
+    let mac = noted(mac, faults).flatten();
+    noted(check_mode(object), faults);
     let queues = object.get("queues").and_then(Value::as_u64).unwrap_or(1);
     if !(1..=QUEUES_MAX).contains(&queues) {
         let (value, expected) = (queues.to_string(), "1 to 256");
-        return Err(SpecError::Value {
-            member: "queues",
+        let member = "queues";
+        faults.push(SpecError::Value {
+            member,
             value,
             expected,
         });
     }
-    Ok(InterfaceSpec {
-        name: name(object)?,
-        tap_owner: principal(object, "tap_owner")?,
-        tap_group: principal(object, "tap_group")?,
+    let name = noted(name(object), faults).flatten();
+    let tap_owner = noted(principal(object, "tap_owner"), faults).flatten();
+    let tap_group = noted(principal(object, "tap_group"), faults).flatten();
+    let given = |member: &&str| object.get(*member).is_some_and(|value| !value.is_null());
+    Some(InterfaceSpec {
+        name,
+        addressing: addressing?,
+        mac,
+        autoconfig: object
+            .get("autoconfig")
+            .and_then(Value::as_bool)
+            .unwrap_or(true),
+        tap_options_given: TAP_OPTIONS.iter().any(given),
+        tap_owner,
+        tap_group,
         queues: u16::try_from(queues).unwrap_or(1),
         model: text(object, "model").unwrap_or(DEFAULT_MODEL).to_owned(),
     })
 }
 
-fn check_addresses(object: &Object) -> Result<(), SpecError> {
-    let tap_name = text(object, "tap_name");
-    if text(object, "ip").is_some() != tap_name.is_some() {
-        return Err(SpecError::IpWithoutTap);
-    }
+/// I-6: `ip` and `tap_name`, both or neither; `None` where they cannot be.
+fn addressing(object: &Object, faults: &mut Vec<SpecError>) -> Option<Addressing> {
+    let (ip, tap_name) = (text(object, "ip"), text(object, "tap_name"));
+    let ip6 = text(object, "ip6").map(address::ip6).transpose();
+    let ip6 = noted(ip6, faults).flatten();
     if let Some(name) = tap_name.filter(|name| !is_link_name(name)) {
-        return Err(SpecError::TapName(name.to_owned()));
+        faults.push(SpecError::TapName(name.to_owned()));
     }
-    text(object, "mac").map_or(Ok(()), check_mac)
+    match (ip, tap_name) {
+        (None, None) if text(object, "ip6").is_some() => {
+            faults.push(SpecError::Ip6WithoutIp);
+            None
+        }
+        (None, None) => Some(Addressing::Pool),
+        (Some(ip), Some(tap_name)) => Some(Addressing::Custom {
+            ip: noted(address::ip(ip), faults)?,
+            ip6,
+            tap_name: tap_name.to_owned(),
+        }),
+        (Some(_), None) | (None, Some(_)) => {
+            faults.push(SpecError::IpWithoutTap);
+            None
+        }
+    }
 }
 
 fn check_mode(object: &Object) -> Result<(), SpecError> {
@@ -102,34 +196,31 @@ fn check_mode(object: &Object) -> Result<(), SpecError> {
     }
 }
 
-/// I-7.
+/// I-7, and what no path or log line survives: control characters, and `%`, which the kernel would number.
 fn is_link_name(name: &str) -> bool {
-    let refused = |c: char| c == '/' || c == ':' || c.is_whitespace() || c == '\0';
-    (1..=15).contains(&name.len()) && !name.contains(refused) && name != "." && name != ".."
+    let plain = |byte: u8| byte.is_ascii_graphic() && !b"/:%".contains(&byte);
+    (1..=15).contains(&name.len()) && name.bytes().all(plain) && name != "." && name != ".."
 }
 
 /// I-12.
-fn check_mac(text: &str) -> Result<(), SpecError> {
+fn mac(text: &str) -> Result<[u8; 6], SpecError> {
     let invalid = || SpecError::Mac(text.to_owned());
     let octet = |part: &str| {
-        (part.len() == 2)
-            .then(|| u8::from_str_radix(part, 16).ok())
-            .flatten()
+        let hex = part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+        hex.then(|| u8::from_str_radix(part, 16).ok()).flatten()
     };
-    let octets: Vec<u8> = text.split(':').map_while(octet).collect();
-    let [first, second, ..] = octets.as_slice() else {
-        return Err(invalid());
-    };
-    let pool = (*first, *second) == (0xaa, 0xfc);
-    let whole = octets.len() == 6 && text.split(':').count() == 6;
-    if !whole || pool || octets.iter().all(|octet| *octet == 0) {
+    let octets: Option<Vec<u8>> = text.split(':').map(octet).collect();
+    let mac: [u8; 6] = octets
+        .and_then(|octets| octets.try_into().ok())
+        .ok_or_else(invalid)?;
+    let [first, second, ..] = mac;
+    if (first, second) == (0xaa, 0xfc) || mac == [0; 6] || mac == GATEWAY_MAC {
         return Err(invalid());
     }
     if first & 1 == 1 {
-        Err(SpecError::MulticastMac)
-    } else {
-        Ok(())
+        return Err(SpecError::MulticastMac);
     }
+    Ok(mac)
 }
 
 fn name(object: &Object) -> Result<Option<Name>, SpecError> {

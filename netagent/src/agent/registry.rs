@@ -1,0 +1,214 @@
+//! The instances in memory, and everything that must be theirs alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::access::AccountName;
+use crate::instance::{Instance, Interface, Life};
+use crate::spec::name::Name;
+
+/// The longest wait before a failed instance is tried again.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// Names an instance in memory; they ascend in the order of creation.
+pub(crate) type Key = u64;
+
+/// An instance and what the last attempt to bring it about met.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) instance: Instance,
+    pub(crate) trouble: Option<Trouble>,
+}
+
+/// What the last attempt met (I-20).
+#[derive(Clone, Debug)]
+pub(crate) struct Trouble {
+    pub(crate) reason: String,
+    pub(crate) failures: u32,
+    pub(crate) retry_at: Instant,
+}
+
+/// All instances, with an index for every question that a request asks.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    instances: BTreeMap<Key, Held>,
+    next: Key,
+    ids: BTreeMap<Uuid, Key>,
+    numbers: BTreeMap<u32, Key>,
+    ifindexes: BTreeMap<u32, Key>,
+    /// Names of what is being deleted are free (S-4).
+    names: BTreeMap<(AccountName, Name), Key>,
+    interface_names: BTreeSet<(AccountName, Name)>,
+    taps: BTreeSet<String>,
+    macs: BTreeSet<[u8; 6]>,
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl Registry {
+    /// Takes an instance in, behind all others.
+    pub(crate) fn insert(&mut self, instance: Instance) -> Key {
+        let key = self.next;
+        self.next += 1;
+        let trouble = None;
+        self.put(key, Held { instance, trouble });
+        key
+    }
+
+    /// Puts `held` in the place of what `key` named.
+    pub(crate) fn put(&mut self, key: Key, held: Held) {
+        self.remove(key);
+        let instance = &held.instance;
+        self.ids.insert(instance.id, key);
+        self.numbers.insert(instance.number(), key);
+        if instance.life != Life::Deleting {
+            let name = (instance.account.clone(), instance.name.clone());
+            self.names.insert(name, key);
+        }
+        for interface in &instance.interfaces {
+            if instance.life != Life::Deleting {
+                let name = (instance.account.clone(), interface.name.clone());
+                self.interface_names.insert(name);
+            }
+            self.ifindexes.insert(interface.ifindex, key);
+            self.taps.insert(interface.tap_name.clone());
+            self.macs.insert(interface.mac);
+            self.addresses.extend(addresses(interface));
+        }
+        self.instances.insert(key, held);
+    }
+
+    /// Takes an instance out.
+    pub(crate) fn remove(&mut self, key: Key) -> Option<Held> {
+        let held = self.instances.remove(&key)?;
+        let instance = &held.instance;
+        self.ids.remove(&instance.id);
+        self.numbers.remove(&instance.number());
+        let name = (instance.account.clone(), instance.name.clone());
+        if self.names.get(&name) == Some(&key) {
+            self.names.remove(&name);
+        }
+        for interface in &instance.interfaces {
+            if instance.life != Life::Deleting {
+                let name = (instance.account.clone(), interface.name.clone());
+                self.interface_names.remove(&name);
+            }
+            if self.ifindexes.get(&interface.ifindex) == Some(&key) {
+                self.ifindexes.remove(&interface.ifindex);
+            }
+            self.taps.remove(&interface.tap_name);
+            self.macs.remove(&interface.mac);
+            for address in addresses(interface) {
+                self.addresses.remove(&address);
+            }
+        }
+        Some(held)
+    }
+
+    pub(crate) fn get(&self, key: Key) -> Option<&Held> {
+        self.instances.get(&key)
+    }
+
+    /// All, in the order of creation, those that are being deleted too.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Key, &Held)> {
+        self.instances.iter().map(|(key, held)| (*key, held))
+    }
+
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        self.instances.keys().copied().collect()
+    }
+
+    /// By id or name, in one account; what is being deleted is not there any more.
+    pub(crate) fn find(&self, account: &AccountName, key: &str) -> Option<Key> {
+        let by_name = Name::parse(key)
+            .and_then(|name| self.names.get(&(account.clone(), name)))
+            .copied();
+        by_name.or_else(|| {
+            let id = Uuid::parse_str(key).ok()?;
+            let found = *self.ids.get(&id)?;
+            let instance = &self.instances.get(&found)?.instance;
+            (instance.account == *account && instance.life != Life::Deleting).then_some(found)
+        })
+    }
+
+    pub(crate) fn by_number(&self, number: u32) -> Option<&Held> {
+        self.instances.get(self.numbers.get(&number)?)
+    }
+
+    pub(crate) fn by_ifindex(&self, ifindex: u32) -> Option<Key> {
+        self.ifindexes.get(&ifindex).copied()
+    }
+
+    pub(crate) fn has_name(&self, account: &AccountName, name: &Name) -> bool {
+        self.names.contains_key(&(account.clone(), name.clone()))
+    }
+
+    pub(crate) fn has_interface_name(&self, account: &AccountName, name: &Name) -> bool {
+        self.interface_names
+            .contains(&(account.clone(), name.clone()))
+    }
+
+    pub(crate) fn has_tap(&self, name: &str) -> bool {
+        self.taps.contains(name)
+    }
+
+    pub(crate) fn has_mac(&self, mac: [u8; 6]) -> bool {
+        self.macs.contains(&mac)
+    }
+
+    pub(crate) fn has_address(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
+    /// How many instances there are, those that are being deleted too: they still hold a place.
+    pub(crate) fn len(&self) -> usize {
+        self.instances.len()
+    }
+
+    /// How many of them are this account's.
+    pub(crate) fn count_of(&self, account: &AccountName) -> usize {
+        let held = self.instances.values();
+        held.filter(|held| held.instance.account == *account)
+            .count()
+    }
+
+    /// Records what an attempt met: nothing, or a reason that doubles the wait.
+    pub(crate) fn note(&mut self, key: Key, failure: Option<String>) {
+        let Some(held) = self.instances.get_mut(&key) else {
+            return;
+        };
+        let failures = held.trouble.as_ref().map_or(0, |trouble| trouble.failures);
+        held.trouble = failure.map(|reason| {
+            let wait = Duration::from_secs(1 << failures.min(6)).min(RETRY_MAX);
+            Trouble {
+                reason,
+                failures: failures + 1,
+                retry_at: Instant::now() + wait,
+            }
+        });
+    }
+
+    /// When the next failed instance is tried again.
+    pub(crate) fn next_retry(&self) -> Option<Instant> {
+        let troubles = self.instances.values();
+        troubles
+            .filter_map(|held| Some(held.trouble.as_ref()?.retry_at))
+            .min()
+    }
+
+    /// Those that failed: with whether their time has come.
+    pub(crate) fn troubled(&self, now: Instant) -> impl Iterator<Item = (Key, bool)> {
+        self.instances.iter().filter_map(move |(key, held)| {
+            let trouble = held.trouble.as_ref()?;
+            Some((*key, trouble.retry_at <= now))
+        })
+    }
+}
+
+fn addresses(interface: &Interface) -> impl Iterator<Item = IpAddr> {
+    let v6 = interface.guest_v6.map(|net| IpAddr::V6(net.addr()));
+    std::iter::once(IpAddr::V4(interface.guest_v4.addr())).chain(v6)
+}

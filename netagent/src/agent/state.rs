@@ -1,0 +1,228 @@
+//! What is shown of an instance, and what should exist on the host for it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use netagent_common::names::ABI_VERSION;
+use netagent_common::net::GATEWAY_V6;
+use netagent_common::vm::{self, INTERFACES_MAX};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::agent::registry::Key;
+use crate::agent::uplink::MTU_MIN_V6;
+use crate::agent::{Agent, RequestError};
+use crate::gateway::gateway_of;
+use crate::host::{Counters, Host};
+use crate::instance::{AnnouncedPort, Instance, Interface, Life, Origin};
+use crate::plan::{TapSpec, WantedInterface, alias_prefix};
+use crate::spec::MACHINE;
+use crate::spec::name::Name;
+
+/// The policy generation of an instance whose policy never changed.
+const FIRST_POLICY: u32 = 1;
+
+/// What is shown of an instance.
+#[derive(Clone, Debug)]
+pub struct InstanceState {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name.
+    pub name: Name,
+    /// Its status.
+    pub status: Status,
+    /// Why the status is `error`.
+    pub reason: Option<String>,
+    /// One to four; the first is the primary.
+    pub interfaces: Vec<InterfaceState>,
+    /// Members that describe the VM.
+    pub machine: Map<String, Value>,
+    /// What the guest is told as its gateway.
+    pub gateway: Ipv4Addr,
+    /// What the guest is told as its name server.
+    pub nameserver: IpAddr,
+    /// Ports that the guest announced on its primary address.
+    pub announced: Vec<AnnouncedPort>,
+}
+
+/// What is shown of an interface.
+#[derive(Clone, Debug)]
+pub struct InterfaceState {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name.
+    pub name: Name,
+    /// Name of the TAP.
+    pub tap_name: String,
+    /// The gateway's address.
+    pub host_v4: Ipv4Net,
+    /// The guest's address.
+    pub guest_v4: Ipv4Net,
+    /// The guest's IPv6 address.
+    pub guest_v6: Option<Ipv6Net>,
+    /// MAC address of the guest.
+    pub guest_mac: [u8; 6],
+    /// MTU, bytes.
+    pub mtu: u32,
+    /// Model of the device in the VM.
+    pub model: String,
+    /// Whether the guest is told to configure it.
+    pub autoconfig: bool,
+    /// Whether a VMM holds the TAP, and what was counted: only in an inspection.
+    pub inspected: Option<(bool, Counters)>,
+}
+
+/// Status of an instance (I-13).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they are the words of the specification")]
+pub enum Status {
+    Pending,
+    Running,
+    Stopped,
+    Error,
+}
+
+impl Status {
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl<H: Host> Agent<H> {
+    pub(crate) fn state_of(&self, key: Key) -> Result<InstanceState, RequestError> {
+        let held = self.registry.get(key);
+        let held = held.ok_or_else(|| RequestError::NotFound(key.to_string()))?;
+        let instance = &held.instance;
+        let status = match (&held.trouble, instance.life) {
+            (Some(_), _) => Status::Error,
+            (None, Life::Pending) => Status::Pending,
+            (None, Life::Running) => Status::Running,
+            (None, Life::Stopped | Life::Deleting) => Status::Stopped,
+        };
+        let gateway = gateway_of(&instance.interfaces, instance.gateway);
+        let described =
+            |name: &&str| Some(((*name).to_owned(), instance.request.get(*name)?.clone()));
+        Ok(InstanceState {
+            id: instance.id,
+            name: instance.name.clone(),
+            status,
+            reason: held.trouble.as_ref().map(|trouble| trouble.reason.clone()),
+            interfaces: instance
+                .interfaces
+                .iter()
+                .map(|interface| self.interface_state(interface))
+                .collect(),
+            machine: MACHINE.iter().filter_map(described).collect(),
+            gateway: gateway.address,
+            nameserver: instance.nameserver.unwrap_or(gateway.derived.into()),
+            announced: instance.announced.clone(),
+        })
+    }
+
+    fn interface_state(&self, interface: &Interface) -> InterfaceState {
+        InterfaceState {
+            id: interface.id,
+            name: interface.name.clone(),
+            tap_name: interface.tap_name.clone(),
+            host_v4: interface.host_v4,
+            guest_v4: interface.guest_v4,
+            guest_v6: interface.guest_v6,
+            guest_mac: interface.mac,
+            mtu: self.mtu,
+            model: interface.model.clone(),
+            autoconfig: interface.autoconfig,
+            inspected: None,
+        }
+    }
+
+    /// The alias of a TAP that the agent made (S-4).
+    pub(crate) fn alias(&self, interface: Uuid) -> String {
+        format!("{}{interface}", alias_prefix(self.store_id))
+    }
+
+    /// The alias of an existing TAP while it is in use.
+    pub(crate) fn lent_alias(&self, interface: Uuid) -> String {
+        format!("{}:lent", self.alias(interface))
+    }
+
+    /// What should exist for an instance while it runs.
+    pub(crate) fn wanted_interfaces(&self, instance: &Instance) -> BTreeMap<Uuid, WantedInterface> {
+        if instance.life != Life::Running {
+            return BTreeMap::new();
+        }
+        let interfaces = instance.interfaces.iter().enumerate();
+        interfaces
+            .map(|(index, interface)| {
+                let record = self.record(instance, index, interface);
+                (interface.id, self.wanted_interface(interface, record))
+            })
+            .collect()
+    }
+
+    fn wanted_interface(&self, interface: &Interface, record: vm::Interface) -> WantedInterface {
+        // A TAP follows the uplink's MTU, and below IPv6's lowest the kernel takes IPv6 off it.
+        let guest_v6 = interface.guest_v6.filter(|_| record.mtu >= MTU_MIN_V6);
+        let guest_v6 = guest_v6.map(|guest| guest.addr());
+        WantedInterface {
+            tap: TapSpec {
+                name: interface.tap_name.clone(),
+                ifindex: record.ifindex,
+                owner: interface.tap_owner,
+                group: interface.tap_group,
+                queues: interface.queues,
+                mtu: record.mtu,
+                v6: guest_v6.is_some(),
+                alias: self.alias_of(interface),
+                lent: matches!(interface.origin, Origin::Existing(_)),
+            },
+            record,
+            host_v4: interface.host_v4,
+            guest_v4: interface.guest_v4.addr(),
+            guest_v6,
+        }
+    }
+
+    /// What the programs know of an interface: its own addresses first, then the instance's others.
+    fn record(&self, instance: &Instance, index: usize, interface: &Interface) -> vm::Interface {
+        let mut addresses_v4 = [[0; 4]; INTERFACES_MAX];
+        let mut networks_v6 = [[0; 8]; INTERFACES_MAX];
+        let others = instance.interfaces.iter().enumerate();
+        let others = others.filter(|(other, _)| *other != index);
+        let own_first = std::iter::once(interface).chain(others.map(|(_, other)| other));
+        let places = addresses_v4.iter_mut().zip(&mut networks_v6);
+        for (interface, (v4, v6)) in own_first.zip(places) {
+            *v4 = interface.guest_v4.addr().octets();
+            if let Some(guest) = interface.guest_v6 {
+                *v6 = ((u128::from(guest.addr()) >> 64) as u64).to_be_bytes();
+            }
+        }
+        let guest_v6 = interface.guest_v6;
+        vm::Interface {
+            ifindex: interface.ifindex,
+            slot: interface.slot,
+            abi: ABI_VERSION,
+            generation: instance.generation,
+            instance: instance.number(),
+            policy_generation: FIRST_POLICY,
+            flow_limit: self.config.limits.flows,
+            mtu: self.mtu,
+            guest_mac: interface.mac,
+            addresses: instance.interfaces.len().min(INTERFACES_MAX) as u8,
+            has_v6: u8::from(guest_v6.is_some()),
+            gateway_v4: interface.host_v4.addr().octets(),
+            addresses_v4,
+            gateway_v6: GATEWAY_V6,
+            networks_v6,
+            guest_v6: guest_v6.map_or([0; 16], |guest| guest.addr().octets()),
+            reserved: [0; 4],
+        }
+    }
+}
