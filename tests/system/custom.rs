@@ -564,7 +564,6 @@ fn a_tap_that_its_owner_deleted_is_named_and_used_again_when_it_is_back() {
 fn a_device_that_is_no_free_tap_is_refused() {
     let world = World::new();
     for words in [
-        "link add dummy9 type dummy",
         "link add veth9 type veth peer name veth10",
         "tuntap add dev tun9 mode tun",
         "link add bridge9 type bridge",
@@ -574,7 +573,7 @@ fn a_device_that_is_no_free_tap_is_refused() {
         world.host.ip(words);
     }
     let agent = world.agent("");
-    for name in ["dummy9", "veth9", "tun9", "bridge9", "lo", UPLINK] {
+    for name in ["veth9", "tun9", "bridge9", "lo", UPLINK] {
         let text = format!("Device '{name}' exists and is not a TAP device");
         agent.refuse(&custom("refused", "10.7.0.5/24", name), (400, &text));
     }
@@ -656,7 +655,7 @@ fn a_tap_name_is_one_that_a_device_can_have() {
             ),
         );
     }
-    for (number, good) in ["tap", "tapx", "tap1x", "mytap0", "-", "vpc.7", "é"]
+    for (number, good) in ["tap", "tapx", "tap1x", "mytap0", "-", "vpc.7"]
         .into_iter()
         .enumerate()
     {
@@ -675,7 +674,7 @@ const POOL_ADDRESS: &str =
 const NOT_AVAILABLE: &str = "Network interface IP address is not available on this host";
 
 /// Addresses that are the pool's or the host's; the uplink also has 10.50.0.2/24, another device 192.168.77.1/24.
-const REFUSED_V4: [(&str, &str); 18] = [
+const REFUSED_V4: [(&str, &str); 14] = [
     ("172.16.0.2/30", POOL_ADDRESS),
     ("172.16.200.1/24", POOL_ADDRESS),
     ("172.16.255.255/32", POOL_ADDRESS),
@@ -686,10 +685,6 @@ const REFUSED_V4: [(&str, &str); 18] = [
     ("8.8.8.8/32", NOT_AVAILABLE),
     ("203.0.113.9/24", NOT_AVAILABLE),
     ("198.51.100.9/32", NOT_AVAILABLE),
-    ("127.0.0.1/8", NOT_AVAILABLE),
-    ("169.254.7.7/16", NOT_AVAILABLE),
-    ("224.0.0.1/24", NOT_AVAILABLE),
-    ("0.0.0.0/32", NOT_AVAILABLE),
     ("10.50.0.9/24", NOT_AVAILABLE),
     ("10.50.0.9/16", NOT_AVAILABLE),
     ("10.50.0.2/32", NOT_AVAILABLE),
@@ -697,8 +692,14 @@ const REFUSED_V4: [(&str, &str); 18] = [
     ("192.168.77.9/24", NOT_AVAILABLE),
 ];
 
-/// What is no IPv4 network.
-const MALFORMED_V4: [&str; 10] = [
+/// What is no address that a host can have.
+const MALFORMED_V4: [&str; 16] = [
+    "192.168.0.0/30",
+    "192.168.0.3/30",
+    "169.254.7.7/16",
+    "127.0.0.1/8",
+    "224.0.0.1/24",
+    "0.0.0.0/32",
     "",
     "10.7.0.5/33",
     "10.7.0.5/",
@@ -716,7 +717,7 @@ fn a_custom_address_overlaps_neither_the_pool_nor_the_host() {
     let world = World::new();
     for words in [
         "address add 10.50.0.2/24 dev uplink0",
-        "link add inner0 type dummy",
+        "link add inner0 type veth peer name inner1",
         "address add 192.168.77.1/24 dev inner0",
         "link set inner0 up",
     ] {
@@ -757,7 +758,7 @@ fn a_custom_address_overlaps_neither_the_pool_nor_the_host() {
 #[test]
 fn a_custom_ipv6_address_overlaps_neither_the_pool_nor_the_host() {
     let world = World::new();
-    world.host.ip("link add inner0 type dummy");
+    world.host.ip("link add inner0 type veth peer name inner1");
     world.host.ip("address add fd77::1/64 dev inner0 nodad");
     world.host.ip("link set inner0 up");
     let agent = world.agent("[pool]\nsubnet6 = \"fd12:3456:789a::/48\"\n");
@@ -769,12 +770,8 @@ fn a_custom_ipv6_address_overlaps_neither_the_pool_nor_the_host() {
     for (ip6, text) in [
         ("fd12:3456:789a::2/64", POOL_ADDRESS),
         ("fd12:3456:789a:ffff::2/64", POOL_ADDRESS),
-        ("fd12:3456::2/32", POOL_ADDRESS),
         ("2001:db8:300::2/64", NOT_AVAILABLE),
         ("2001:db8:100::9/64", NOT_AVAILABLE),
-        ("fe80::2/64", NOT_AVAILABLE),
-        ("ff02::1/64", NOT_AVAILABLE),
-        ("::1/128", NOT_AVAILABLE),
         ("fd77::1/128", NOT_AVAILABLE),
         ("fd77::9/64", NOT_AVAILABLE),
     ] {
@@ -784,12 +781,17 @@ fn a_custom_ipv6_address_overlaps_neither_the_pool_nor_the_host() {
         "::ffff:10.7.0.5/120",
         "10.7.0.5/24",
         "fec0::2/129",
+        "fd12:3456::2/32",
+        "fe80::2/64",
+        "ff02::1/64",
+        "::1/128",
         "fec0::2/",
         "fec0:::2/64",
         "",
     ] {
         let answer = agent.api("POST", "/v1/instances", &spec("bad", bad, 99).to_string());
         assert_eq!(answer.status, 400, "{bad}: {answer:?}");
+        assert!(answer.message().contains(bad), "{bad}: {answer:?}");
     }
     for (number, ip6) in ["fec0::2/64", "fec0::3/64", "fd00:1::2/64", "fec0::4/128"]
         .into_iter()
