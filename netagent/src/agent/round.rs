@@ -35,12 +35,15 @@ impl<H: Host> Agent<H> {
         let outcome = self.apply(plan, &waiting).await;
         self.host.settle().await;
         self.note_host(&outcome);
+        // What should be gone has its turn in every round.
+        let skipped = |held: &Held| {
+            held.instance.life == Life::Running && waiting.contains(&held.instance.number())
+        };
         for key in self.registry.keys() {
             let failure = match self.registry.get(key) {
-                Some(held) if !waiting.contains(&held.instance.number()) => {
-                    outcome.failure_of(held).cloned()
-                }
-                Some(_) | None => continue,
+                Some(held) if skipped(held) => continue,
+                Some(held) => outcome.failure_of(held).cloned(),
+                None => continue,
             };
             self.registry.note(key, failure);
         }

@@ -257,10 +257,6 @@ async fn what_is_refused_leaves_nothing_behind() {
             "Network interface name 'a-eth0' is already in use",
         ),
         (
-            r#"{"network_interfaces": [{"name": "x"}, {"name": "x"}]}"#,
-            "Network interface name 'x' is already in use",
-        ),
-        (
             r#"{"network_interfaces": [{}, {}]}"#,
             "Address pool 172.16.0.0/29 is exhausted",
         ),

@@ -108,6 +108,7 @@ mod tests {
         Api {
             socket: path,
             group: "no-such-group".into(),
+            ..Api::default()
         }
     }
 

@@ -16,7 +16,10 @@ const NAMESERVER_FORM: &str = "the IPv4 or IPv6 address of a host";
 
 /// `ip` of an interface: host bits are legal, they are the guest's address.
 pub(super) fn ip(text: &str) -> Result<Ipv4Net, SpecError> {
-    let net: Ipv4Net = text.parse().ok().ok_or_else(|| fault(IP, text, IP_FORM))?;
+    // Leading zeros are octal to some and decimal to others: only the usual way of writing is taken.
+    let net: Option<Ipv4Net> = text.parse().ok();
+    let net = net.filter(|net| net.to_string() == text);
+    let net = net.ok_or_else(|| fault(IP, text, IP_FORM))?;
     let (address, prefix) = (net.addr(), net.prefix_len());
     let is_edge = prefix < 31 && (address == net.network() || address == net.broadcast());
     if prefix == 0 || is_edge || !is_host_v4(address) {

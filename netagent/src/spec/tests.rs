@@ -1,18 +1,22 @@
 use super::*;
 
 fn parse(text: &str) -> InstanceSpec {
-    InstanceSpec::parse(text.as_bytes()).expect(text)
+    InstanceSpec::parse(text.as_bytes(), Grant::ALL).expect(text)
 }
 
 fn check_error(text: &str, expected: &str) {
-    let error = InstanceSpec::parse(text.as_bytes()).expect_err(text);
+    let error = InstanceSpec::parse(text.as_bytes(), Grant::ALL).expect_err(text);
     assert_eq!(error.to_string(), expected, "{text}");
 }
 
 #[test]
 fn omitted_interfaces_and_one_empty_entry_are_the_same() {
-    assert_eq!(parse("{}"), parse(r#"{"network_interfaces": [{}]}"#));
-    assert_eq!(parse("{}"), parse(r#"{"network_interfaces": null}"#));
+    for same in [
+        r#"{"network_interfaces": [{}]}"#,
+        r#"{"network_interfaces": null}"#,
+    ] {
+        assert_eq!(parse("{}").interfaces, parse(same).interfaces);
+    }
     let spec = parse("{}");
     assert!(spec.autostart && spec.name.is_none() && spec.interfaces.len() == 1);
     assert_eq!(spec.interfaces[0].tap_owner, None);
@@ -26,8 +30,8 @@ fn the_request_of_the_hyperfleet_guide_works() {
             "kernel_image_path": ".hyperfleet/vmlinux", "rootfs_path": ".hyperfleet/alpine-rootfs.ext4"}"#,
     );
     assert_eq!(spec.name.unwrap().as_str(), "web-server");
-    assert_eq!(spec.machine.len(), 4);
-    assert_eq!(spec.machine["vcpu_count"], 2);
+    assert_eq!(spec.request.len(), 5);
+    assert_eq!(spec.request["vcpu_count"], 2);
 }
 
 #[test]
@@ -68,7 +72,10 @@ fn a_key_twice_is_an_error_with_its_place() {
         r#"{"name": "a", "name": "b"}"#,
         "Malformed JSON: Duplicate member 'name' at line 1 column 20",
     );
-    let nested = InstanceSpec::parse(br#"{"network_interfaces": [{"queues": 1, "queues": 1}]}"#);
+    let nested = InstanceSpec::parse(
+        br#"{"network_interfaces": [{"queues": 1, "queues": 1}]}"#,
+        Grant::ALL,
+    );
     assert!(
         nested
             .unwrap_err()
@@ -85,25 +92,25 @@ fn malformed_json_is_an_error_with_its_place() {
     );
     check_error("[]", "The request must be a JSON object");
     assert!(
-        InstanceSpec::parse(b"")
+        InstanceSpec::parse(b"", Grant::ALL)
             .unwrap_err()
             .to_string()
             .starts_with("Malformed JSON: EOF")
     );
-    assert!(InstanceSpec::parse(&"[".repeat(100_000).into_bytes()).is_err());
+    assert!(InstanceSpec::parse(&"[".repeat(100_000).into_bytes(), Grant::ALL).is_err());
 }
 
 #[test]
 fn unknown_comes_before_wrong_and_wrong_before_unsupported() {
     check_error(
-        r#"{"gateway": "1.2.3.4", "queues": 0, "name": 3}"#,
+        r#"{"mtu": 1400, "queues": 0, "name": 3}"#,
         "Unknown member 'queues'",
     );
     check_error(
-        r#"{"gateway": "1.2.3.4", "name": 3}"#,
+        r#"{"mtu": 1400, "name": 3}"#,
         "Member 'name' must be a text",
     );
-    check_error(r#"{"gateway": "1.2.3.4"}"#, "Not supported yet: gateway");
+    check_error(r#"{"mtu": 1400}"#, "Not supported yet: mtu");
 }
 
 #[test]
@@ -176,8 +183,6 @@ fn the_texts_of_the_specification_are_exact() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     for (member, value) in [
-        ("gateway", r#""10.0.0.1""#),
-        ("nameserver", r#""1.2.3.4""#),
         ("exposed_ports", "[80]"),
         ("publish", r#"["8080:80"]"#),
         ("network_policy", r#""deny-all""#),
@@ -198,9 +203,6 @@ fn what_is_not_built_is_refused_by_name() {
         );
     }
     for (member, value) in [
-        ("ip6", r#""fd00::2/64""#),
-        ("mac", r#""02:00:00:00:00:01""#),
-        ("autoconfig", "false"),
         ("relay", r#"{"name": "x"}"#),
         ("mode", r#""bridge""#),
         ("bridge", r#""br0""#),
@@ -215,8 +217,6 @@ fn what_is_not_built_is_refused_by_name() {
         let text = format!(r#"{{"network_interfaces": [{{"{member}": {value}}}]}}"#);
         check_error(&text, &format!("Not supported yet: {member}"));
     }
-    let custom = r#"{"network_interfaces": [{"ip": "192.168.0.1/30", "tap_name": "vpc0"}]}"#;
-    check_error(custom, "Not supported yet: ip");
 }
 
 #[test]
@@ -226,5 +226,232 @@ fn defaults_are_accepted_where_nothing_is_built() {
             "annotations": {}, "gateway": null, "allowed_cidrs": null,
             "network_interfaces": [{"mode": "nat", "autoconfig": true, "relay": null}]}"#,
     );
-    assert_eq!(spec, parse("{}"));
+    assert_eq!(spec.interfaces, parse("{}").interfaces);
+}
+
+/// The example of the Unikraft guide.
+const GUIDE: &str = r#"{"name": "my-instance", "image": "nginx:latest", "network_interfaces": [
+    {"name": "my-instance-private"},
+    {"name": "my-instance-public", "ip": "192.168.0.1/30", "tap_name": "vpc0", "autoconfig": true}],
+    "gateway": "192.168.0.100", "nameserver": "1.2.3.4"}"#;
+
+fn bounds() -> Bounds {
+    Bounds {
+        pool: "172.16.0.0/16".parse().unwrap(),
+        pool6: Some("fd12:3456:789a::/48".parse().unwrap()),
+        tap_prefix: "tap".into(),
+        custom_subnets: default_custom_subnets(),
+    }
+}
+
+fn faults(text: &str) -> Vec<String> {
+    let faults = InstanceSpec::faults(text.as_bytes(), Grant::ALL, &bounds());
+    faults.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_request_of_the_unikraft_guide_works() {
+    let spec = parse(GUIDE);
+    assert_eq!(spec.interfaces[0].addressing, Addressing::Pool);
+    assert_eq!(
+        spec.interfaces[1].addressing,
+        Addressing::Custom {
+            ip: "192.168.0.1/30".parse().unwrap(),
+            ip6: None,
+            tap_name: "vpc0".into(),
+        }
+    );
+    assert_eq!(spec.gateway, Some("192.168.0.100".parse().unwrap()));
+    assert_eq!(spec.nameserver, Some("1.2.3.4".parse().unwrap()));
+    assert!(faults(GUIDE).is_empty());
+}
+
+#[test]
+fn i8_a_custom_interface_keeps_off_the_pool() {
+    let check = |ip: &str, tap: &str, expected: &[&str]| {
+        let text = format!(r#"{{"network_interfaces": [{{"ip": "{ip}", "tap_name": "{tap}"}}]}}"#);
+        assert_eq!(faults(&text), expected, "{ip} {tap}");
+    };
+    let from_pool = "Network interface IP address cannot be from the platform's address pool";
+    let pool_tap = "Network interface TAP device cannot be from the platform's device pool";
+    let elsewhere = "Network interface IP address is not available on this host";
+    check("172.16.0.5/30", "vpc0", &[from_pool]);
+    check("172.17.0.5/8", "vpc0", &[from_pool]);
+    check("172.17.0.5/12", "vpc0", &[from_pool]);
+    check("172.17.0.5/16", "vpc0", &[]);
+    check("8.8.8.8/24", "vpc0", &[elsewhere]);
+    check("10.0.0.1/7", "vpc0", &[elsewhere]);
+    check("100.64.0.9/24", "vpc0", &[]);
+    check("10.0.0.1/8", "tap7", &[pool_tap]);
+    check("172.16.0.5/30", "tap0", &[from_pool, pool_tap]);
+    check("10.0.0.1/8", "tap", &[]);
+    check("10.0.0.1/8", "tap7a", &[]);
+    let v6 = r#"{"network_interfaces": [{"ip": "10.0.0.1/8", "ip6": "fd12:3456:789a:9::2/64", "tap_name": "a"}]}"#;
+    assert_eq!(faults(v6), [from_pool]);
+    assert!(faults(&v6.replace("fd12:", "fec0:")).is_empty());
+    assert_eq!(faults(&v6.replace("fd12:", "2001:")), [elsewhere]);
+}
+
+#[test]
+fn a4_without_the_permission_the_custom_members_do_not_exist() {
+    let none = Grant {
+        net_manager: false,
+        custom_network: true,
+    };
+    for member in ["network_interfaces", "gateway", "nameserver"] {
+        let text = format!(r#"{{"{member}": null}}"#);
+        let error = InstanceSpec::parse(text.as_bytes(), none).unwrap_err();
+        assert_eq!(error.to_string(), format!("Unknown member '{member}'"));
+    }
+    assert!(InstanceSpec::parse(br#"{"name": "a"}"#, none).is_ok());
+}
+
+#[test]
+fn a4_without_the_feature_they_need_a_license() {
+    let unlicensed = Grant {
+        net_manager: true,
+        custom_network: false,
+    };
+    let error = InstanceSpec::parse(GUIDE.as_bytes(), unlicensed).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "Insufficient license. Please make sure your license is valid and includes custom network configurations"
+    );
+    assert!(InstanceSpec::parse(br#"{"gateway": null}"#, unlicensed).is_ok());
+}
+
+#[test]
+fn every_fault_is_named_and_the_first_one_is_the_one_refused() {
+    let text = r#"{"name": "A", "bogus": 1, "gateway": "::1", "nameserver": "x", "network_policy": "custom", "mtu": 9,
+        "network_interfaces": [{"ip": "10.0.0.1/8"}, {"mac": "0", "queues": 0, "mode": "x"},
+            {"ip": "10.0.0.0/8", "tap_name": "a/b", "name": "-"}]}"#;
+    let all = faults(text);
+    let starts = [
+        "Unknown member 'bogus'",
+        "Network policy 'custom' needs",
+        "Invalid name 'A'",
+        "Invalid gateway '::1'",
+        "Invalid nameserver 'x'",
+        "Network interface must specify an IP address",
+        "Invalid MAC address '0'",
+        "Invalid value 'x' of member 'mode'",
+        "Invalid value '0' of member 'queues'",
+        "Invalid TAP device name 'a/b'",
+        "Invalid IP address '10.0.0.0/8'",
+        "Invalid name '-'",
+        "Not supported yet: network_policy",
+        "Not supported yet: mtu",
+        "Not supported yet: mode",
+    ];
+    assert_eq!(all.len(), starts.len(), "{all:#?}");
+    for (fault, start) in all.iter().zip(starts) {
+        assert!(fault.starts_with(start), "{fault} is not {start}");
+    }
+    let first = InstanceSpec::parse(text.as_bytes(), Grant::ALL).unwrap_err();
+    assert_eq!(first.to_string(), all[0]);
+}
+
+#[test]
+fn two_interfaces_share_nothing() {
+    let check = |first: &str, second: &str, expected: &str| {
+        check_error(
+            &format!(r#"{{"network_interfaces": [{{{first}}}, {{{second}}}]}}"#),
+            expected,
+        );
+    };
+    check(
+        r#""name": "x""#,
+        r#""name": "x""#,
+        "Network interfaces of one instance cannot share the name 'x'",
+    );
+    check(
+        r#""ip": "10.0.0.1/8", "tap_name": "a""#,
+        r#""ip": "10.0.0.1/24", "tap_name": "b""#,
+        "Network interfaces of one instance cannot share the IP address '10.0.0.1'",
+    );
+    check(
+        r#""ip": "10.0.0.1/8", "tap_name": "a""#,
+        r#""ip": "10.0.0.2/24", "tap_name": "a""#,
+        "Network interfaces of one instance cannot share the TAP device 'a'",
+    );
+    check(
+        r#""mac": "02:00:00:00:00:0a""#,
+        r#""mac": "02:00:00:00:00:0A""#,
+        "Network interfaces of one instance cannot share the MAC address '02:00:00:00:00:0A'",
+    );
+}
+
+#[test]
+fn i19_a_template_has_no_network_configuration() {
+    let template = InstanceSpec::template(&parse(GUIDE).request);
+    let members: Vec<&String> = template.keys().collect();
+    assert_eq!(members, ["image"]);
+}
+
+#[test]
+fn i7_a_tap_name_is_a_device_name() {
+    for bad in [
+        "a/b",
+        "..",
+        ".",
+        "a b",
+        "a:b",
+        "a\\tb",
+        "sixteen-letters-",
+        "",
+        "tap%d",
+        "tapä",
+    ] {
+        let text =
+            format!(r#"{{"network_interfaces": [{{"ip": "10.0.0.1/8", "tap_name": "{bad}"}}]}}"#);
+        let error = InstanceSpec::parse(text.as_bytes(), Grant::ALL).unwrap_err();
+        assert!(
+            error.to_string().starts_with("Invalid TAP device name"),
+            "{bad}: {error}"
+        );
+    }
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            "[a-z0-9:/.]{0,18}".prop_map(Into::into),
+            Just("10.0.0.1/8".into()),
+            Just("vpc0".into()),
+        ];
+        let names = prop::sample::select(
+            [member_names().0, member_names().1, vec!["relay_dns", "x"]].concat(),
+        );
+        leaf.prop_recursive(4, 48, 5, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
+                prop::collection::vec((names.clone(), inner), 0..6).prop_map(|members| {
+                    let members = members
+                        .into_iter()
+                        .map(|(name, value)| (name.to_owned(), value));
+                    Value::Object(members.collect())
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_is_refused_exactly_where_it_has_a_fault(value in any_value()) {
+            let text = value.to_string();
+            let parsed = InstanceSpec::parse(text.as_bytes(), Grant::ALL);
+            let all = InstanceSpec::faults(text.as_bytes(), Grant::ALL, &bounds());
+            match parsed {
+                Ok(spec) => prop_assert_eq!(all.len(), spec.check_bounds(&bounds()).len()),
+                Err(first) => prop_assert_eq!(first.to_string(), all[0].to_string()),
+            }
+        }
+    }
 }

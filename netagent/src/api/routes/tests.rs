@@ -16,7 +16,7 @@ struct Api {
 async fn api() -> Api {
     let agent = running(host(), Config::default()).await;
     Api {
-        router: router(agent.handle.clone()),
+        router: router(agent.handle.0.clone()),
         agent,
     }
 }
@@ -204,7 +204,7 @@ async fn an_exhausted_pool_is_507() {
     config.pool.subnet = "172.16.0.0/30".parse().unwrap();
     let agent = running(host(), config).await;
     let api = Api {
-        router: router(agent.handle.clone()),
+        router: router(agent.handle.0.clone()),
         agent,
     };
     api.call("POST", "/v1/instances", "{}").await;
