@@ -35,6 +35,7 @@ pub struct Agent {
     state_dir: PathBuf,
     pins: Arc<PinDir>,
     kill_at: Option<u32>,
+    environment: BTreeMap<String, String>,
     process: Option<Child>,
 }
 
@@ -55,6 +56,7 @@ impl Agent {
             directory,
             pins: Arc::new(PinDir::new()),
             kill_at: None,
+            environment: BTreeMap::new(),
             process: None,
         }
     }
@@ -72,6 +74,11 @@ impl Agent {
     /// Lets the processes started from now on kill themselves at this fault boundary, counted from their start.
     pub fn kill_at(&mut self, boundary: Option<u32>) {
         self.kill_at = boundary;
+    }
+
+    /// Sets a variable for every later start and command.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
     }
 
     /// Pins where another agent does.
@@ -175,7 +182,8 @@ impl Agent {
         let mut command = self.netns.command(&binary().to_string_lossy());
         command
             .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .envs(&self.environment);
         command.arg(word).arg("--socket").arg(self.socket());
         // The other words only speak to the agent that runs.
         if matches!(word, "run" | "down" | "doctor") {
@@ -188,6 +196,34 @@ impl Agent {
             }
         }
         command
+    }
+
+    /// Runs any words of the command line; they find the agent by its variables.
+    ///
+    /// # Panics
+    /// When the binary cannot be started.
+    #[must_use]
+    pub fn say(&self, words: &[&str]) -> Output {
+        let mut command = self.netns.command(&binary().to_string_lossy());
+        command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("NETAGENT_SOCKET", self.socket())
+            .args(words)
+            .stdin(Stdio::null());
+        command.output().expect("the binary was there a moment ago")
+    }
+
+    /// Runs any words of the command line; the JSON that they print.
+    ///
+    /// # Panics
+    /// When they fail or print something else.
+    #[must_use]
+    pub fn say_json(&self, words: &[&str]) -> Value {
+        let output = self.say(words);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{words:?}: {error}: {output:?}"))
     }
 
     /// Runs a word of the command line with more arguments.
@@ -239,7 +275,6 @@ impl Agent {
     ///
     /// # Panics
     /// When it is refused, or does not run.
-    #[must_use]
     pub fn create(&self, spec: &Value) -> Value {
         let answer = self.api("POST", "/v1/instances", &spec.to_string());
         assert_eq!(
@@ -248,6 +283,35 @@ impl Agent {
             "{answer:?}\n{}",
             self.log()
         );
+        answer.body
+    }
+
+    /// Asks for an instance that is refused, with this status and text.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn refuse(&self, spec: &Value, (status, message): (u16, &str)) {
+        let answer = self.api("POST", "/v1/instances", &spec.to_string());
+        assert_eq!(answer.status, status, "{spec}: {answer:?}");
+        assert_eq!(answer.message(), message, "{spec}");
+    }
+
+    /// Deletes an instance.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn delete(&self, name: &str) {
+        let answer = self.api("DELETE", &format!("/v1/instances/{name}"), "");
+        assert_eq!(answer.status, 204, "{answer:?}\n{}", self.log());
+    }
+
+    /// Starts or stops an instance, and what is answered.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn change(&self, name: &str, action: &str) -> Value {
+        let answer = self.api("PUT", &format!("/v1/instances/{name}/{action}"), "");
+        assert_eq!(answer.status, 200, "{action}: {answer:?}\n{}", self.log());
         answer.body
     }
 

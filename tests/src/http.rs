@@ -1,11 +1,14 @@
-//! A client for one request on a unix socket, without the agent's own code.
+//! A client for one request, without the agent's own code.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
+
+use crate::netns::NetNs;
 
 /// What the agent answered.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,22 +36,87 @@ impl Answer {
 /// Time that one request may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Sends one request and reads the answer.
+/// One request.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// `GET` and others.
+    pub method: &'a str,
+    /// Path with query.
+    pub path: &'a str,
+    /// The body, JSON or not.
+    pub body: &'a str,
+    /// Whole value of the header `Authorization`.
+    pub authorization: Option<&'a str>,
+}
+
+/// Sends one request to a unix socket and reads the answer.
 ///
 /// # Errors
 /// Where nobody listens or the answer is cut short.
 pub fn request(socket: &Path, method: &str, path: &str, body: &str) -> io::Result<Answer> {
-    let mut stream = UnixStream::connect(socket)?;
+    let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(LIMIT))?;
+    let ask = Ask {
+        method,
+        path,
+        body,
+        authorization: None,
+    };
+    exchange(stream, &ask)
+}
+
+/// Sends one request over TCP from inside a namespace and reads the answer.
+///
+/// # Errors
+/// Where nobody listens or the answer is cut short.
+pub fn request_tcp(netns: &NetNs, address: SocketAddr, ask: &Ask<'_>) -> io::Result<Answer> {
+    let stream = netns.run(|| TcpStream::connect_timeout(&address, LIMIT))?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    exchange(stream, ask)
+}
+
+/// Sends one request on an open connection and reads the answer.
+///
+/// # Errors
+/// Where the answer is cut short.
+pub fn exchange(mut stream: impl Read + Write, ask: &Ask<'_>) -> io::Result<Answer> {
+    let Ask {
+        method, path, body, ..
+    } = ask;
+    let authorization = ask
+        .authorization
+        .map(|value| format!("Authorization: {value}\r\n"))
+        .unwrap_or_default();
     let length = body.len();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: netagent\r\nConnection: close\r\nContent-Type: application/json\r\n\
-         Content-Length: {length}\r\n\r\n"
+         {authorization}Content-Length: {length}\r\n\r\n"
     );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())?;
+    let sent = stream
+        .write_all(head.as_bytes())
+        .and_then(|()| stream.write_all(body.as_bytes()))
+        .and_then(|()| stream.flush());
+    match sent {
+        // A server may refuse a body without reading it; its answer is there all the same.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+            ) => {}
+        sent => sent?,
+    }
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
+    match stream.read_to_end(&mut answer) {
+        // Closed without the farewell of TLS, or with part of the body unread.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
+            ) && !answer.is_empty() => {}
+        read => {
+            read?;
+        }
+    }
     parse(&String::from_utf8_lossy(&answer))
         .ok_or_else(|| io::Error::other("the answer is cut short"))
 }

@@ -27,9 +27,11 @@ pub mod tap;
 
 pub mod agent;
 pub mod bpffs;
+pub mod database;
 pub mod guest;
 pub mod http;
 pub mod stack;
+pub mod tls;
 
 pub mod recovery;
 

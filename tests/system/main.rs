@@ -19,6 +19,10 @@ mod isolation;
 mod noise;
 mod owners;
 
+mod access;
+mod custom;
+mod interfaces;
+
 mod changes;
 mod crash;
 mod life;

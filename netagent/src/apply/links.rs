@@ -160,10 +160,7 @@ pub async fn give_back(
         return Ok(());
     };
     if let Some(before) = before {
-        let (_, now) = observed_links::read_one(netlink, found).await?;
-        for address in now.addresses.difference(&before.addresses) {
-            remove_address(netlink, ifindex, *address).await?;
-        }
+        keep_addresses(netlink, found, &before.addresses).await?;
         let mut message = link(ifindex);
         message.attributes = vec![
             LinkAttribute::Address(before.mac.to_vec()),
@@ -173,14 +170,31 @@ pub async fn give_back(
             .change(RouteNetlinkMessage::SetLink(message), 0)
             .await?;
         settings::restore(&before.settings)?;
-        for address in before.addresses.difference(&now.addresses) {
-            add_address(netlink, ifindex, *address).await?;
-        }
         set_up(netlink, ifindex, before.up).await?;
+        // The kernel took addresses away with the link, and made link-local ones with its settings.
+        if let Some(found) = indexed(netlink, ifindex).await? {
+            let now = keep_addresses(netlink, found, &before.addresses).await?;
+            for address in before.addresses.difference(&now) {
+                add_address(netlink, ifindex, *address).await?;
+            }
+        }
     }
     let alias = before.and_then(|before| before.alias.clone());
     let alias = LinkAttribute::IfAlias(alias.unwrap_or_default());
     Ok(set(netlink, ifindex, alias).await?)
+}
+
+/// Removes every address of a link but these; the addresses that it had.
+async fn keep_addresses(
+    netlink: &Netlink,
+    found: LinkMessage,
+    kept: &BTreeSet<IpNet>,
+) -> Result<BTreeSet<IpNet>, NetlinkError> {
+    let (ifindex, now) = observed_links::read_one(netlink, found).await?;
+    for address in now.addresses.difference(kept) {
+        remove_address(netlink, ifindex, *address).await?;
+    }
+    Ok(now.addresses)
 }
 
 async fn set(
