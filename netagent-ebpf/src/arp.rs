@@ -29,7 +29,10 @@ pub fn from_vm(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
     if !arp.is_mac::<8, 12>(interface.guest_mac) || !(is_own || is_probe) {
         return Err(DropReason::SpoofedArp);
     }
-    if arp.two::<6>() != REQUEST || target != interface.gateway_v4 {
+    // A guest that asks for an address of its own looks whether somebody else has it.
+    let is_gateway =
+        <[u8; 4]>::is_gateway(interface, target) && !<[u8; 4]>::is_own(interface, target);
+    if arp.two::<6>() != REQUEST || !is_gateway {
         return Err(DropReason::ArpUnanswered);
     }
     let frame = skb.window::<42>(0)?;

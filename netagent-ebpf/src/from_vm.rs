@@ -153,7 +153,7 @@ fn packet<A: Family>(
     let key = conntrack::key_from_vm(interface, header, transport);
     let flow = match maps::flow(&key) {
         Some(flow) if conntrack::is_current(flow, interface) => flow,
-        _ if header.destination == A::gateway(interface) && transport.kind != Kind::EchoReply => {
+        _ if A::is_gateway(interface, header.destination) && transport.kind != Kind::EchoReply => {
             return gateway(skb, interface, (header, transport)).map(Some);
         }
         _ => return Ok(None),

@@ -16,7 +16,9 @@ use netagent_common::drop::{DropKey, DropReason, NO_SLOT};
 use netagent_common::flow::Collected;
 use netagent_common::names::{ABI_VERSION, map};
 use netagent_common::policy::{Route, RouteKind};
-use netagent_common::vm::{Interface, SLOTS_MAX, State, Traffic, record_index};
+use netagent_common::vm::{
+    self, ACTIVE_CHUNKS, Active, Interface, State, Traffic, active_place, record_index,
+};
 
 use crate::apply::pins::Pins;
 use crate::host::Counters;
@@ -46,8 +48,9 @@ type Routes<A> = LpmTrie<MapData, A, Route<A>>;
 /// The maps, opened from their pins.
 pub struct Maps {
     state: Array<MapData, State>,
-    active: Array<MapData, u32>,
+    active: Array<MapData, Active>,
     records: Records,
+    adopted: BpfHash<MapData, u32, u32>,
     open_flows: Array<MapData, u64>,
     routes_v4: Routes<[u8; 4]>,
     routes_v6: Routes<[u8; 16]>,
@@ -56,6 +59,8 @@ pub struct Maps {
     collected: Array<MapData, Collected>,
     /// Slots in force. Only this process writes them, so one look at all of them at the start is enough.
     in_force: BTreeSet<u32>,
+    /// What `adopted` holds: slots by the interface index of TAPs that the agent did not make.
+    lent: BTreeMap<u32, u32>,
 }
 
 impl Maps {
@@ -74,6 +79,7 @@ impl Maps {
             state: open(pins, map::STATE)?,
             active: open(pins, map::ACTIVE)?,
             records: open(pins, map::INTERFACES)?,
+            adopted: open(pins, map::ADOPTED)?,
             open_flows: open(pins, map::OPEN_FLOWS)?,
             routes_v4: open(pins, map::ROUTES_V4)?,
             routes_v6: open(pins, map::ROUTES_V6)?,
@@ -81,16 +87,14 @@ impl Maps {
             traffic: open(pins, map::TRAFFIC)?,
             collected: open(pins, map::COLLECTED)?,
             in_force: BTreeSet::new(),
+            lent: BTreeMap::new(),
         };
         let state = maps.state()?;
         if state.abi != ABI_VERSION || state.mark == 0 {
             return Ok(None);
         }
-        for slot in 0..SLOTS_MAX {
-            if maps.active(slot)? != 0 {
-                maps.in_force.insert(slot);
-            }
-        }
+        maps.read_in_force()?;
+        maps.read_lent()?;
         Ok(Some(maps))
     }
 
@@ -109,12 +113,19 @@ impl Maps {
     }
 
     /// Puts a record in force: first the copy that nobody reads, then the number that names it. A slot that
-    /// was not in force starts with counters at zero (S-5).
+    /// was not in force starts with counters at zero (S-5). Where the agent did not make the TAP, its index leads
+    /// to the slot before the record is in force.
     ///
     /// # Errors
     /// Where the kernel refuses.
     pub fn write_interface(&mut self, record: &Interface) -> Result<(), MapsError> {
         let slot = record.slot;
+        if vm::slot(record.ifindex) != slot && self.lent.get(&record.ifindex) != Some(&slot) {
+            self.adopted
+                .insert(record.ifindex, slot, 0)
+                .map_err(failed(map::ADOPTED))?;
+            self.lent.insert(record.ifindex, slot);
+        }
         if self.record_in_force(slot)? == Some(*record) {
             return Ok(());
         }
@@ -128,13 +139,11 @@ impl Maps {
         }
         let next = if active == 1 { 2 } else { 1 };
         self.records
-            .set(record_index(slot, next), record, 0)
+            .set(record_index(slot, next.into()), record, 0)
             .map_err(failed(map::INTERFACES))?;
-        self.active
-            .set(slot, next, 0)
-            .map_err(failed(map::ACTIVE))?;
+        self.set_active(slot, next)?;
         self.in_force.insert(slot);
-        Ok(())
+        self.forget_lent(slot, Some(record.ifindex))
     }
 
     /// Puts a slot out of force.
@@ -142,9 +151,9 @@ impl Maps {
     /// # Errors
     /// Where the kernel refuses.
     pub fn clear_interface(&mut self, slot: u32) -> Result<(), MapsError> {
-        self.active.set(slot, 0, 0).map_err(failed(map::ACTIVE))?;
+        self.set_active(slot, 0)?;
         self.in_force.remove(&slot);
-        Ok(())
+        self.forget_lent(slot, None)
     }
 
     /// Removes the counters of every slot that is not in force.
@@ -279,8 +288,63 @@ impl Maps {
         self.state.get(&0, 0).map_err(failed(map::STATE))
     }
 
-    fn active(&self, slot: u32) -> Result<u32, MapsError> {
-        self.active.get(&slot, 0).map_err(failed(map::ACTIVE))
+    fn active(&self, slot: u32) -> Result<u8, MapsError> {
+        let (chunk, place) = active_place(slot);
+        Ok(self.chunk(chunk)?.get(place).copied().unwrap_or(0))
+    }
+
+    fn chunk(&self, chunk: u32) -> Result<Active, MapsError> {
+        self.active.get(&chunk, 0).map_err(failed(map::ACTIVE))
+    }
+
+    /// Only this slot's byte changes: the others are written over with what they are.
+    fn set_active(&mut self, slot: u32, copy: u8) -> Result<(), MapsError> {
+        let (chunk, place) = active_place(slot);
+        let mut copies = self.chunk(chunk)?;
+        if let Some(active) = copies.get_mut(place) {
+            *active = copy;
+        }
+        self.active
+            .set(chunk, copies, 0)
+            .map_err(failed(map::ACTIVE))
+    }
+
+    fn read_in_force(&mut self) -> Result<(), MapsError> {
+        for chunk in 0..ACTIVE_CHUNKS {
+            let first = chunk * vm::ACTIVE_CHUNK as u32;
+            let copies = self.chunk(chunk)?;
+            let slots = (first..).zip(copies).filter(|(_, active)| *active != 0);
+            self.in_force.extend(slots.map(|(slot, _)| slot));
+        }
+        Ok(())
+    }
+
+    /// Reads which TAPs are lent, and removes what an agent left that was killed between record and entry.
+    fn read_lent(&mut self) -> Result<(), MapsError> {
+        let entries: Result<Vec<_>, _> = self.adopted.iter().collect();
+        for (ifindex, slot) in entries.map_err(failed(map::ADOPTED))? {
+            let record = self.record_in_force(slot)?;
+            if record.is_some_and(|record| record.ifindex == ifindex) {
+                self.lent.insert(ifindex, slot);
+            } else {
+                gone(self.adopted.remove(&ifindex)).map_err(failed(map::ADOPTED))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what leads to a slot, save from the index that is its own.
+    fn forget_lent(&mut self, slot: u32, own: Option<u32>) -> Result<(), MapsError> {
+        let lent = self.lent.iter();
+        let former: Vec<u32> = lent
+            .filter(|(ifindex, to)| **to == slot && Some(**ifindex) != own)
+            .map(|(ifindex, _)| *ifindex)
+            .collect();
+        for ifindex in former {
+            gone(self.adopted.remove(&ifindex)).map_err(failed(map::ADOPTED))?;
+            self.lent.remove(&ifindex);
+        }
+        Ok(())
     }
 
     fn record_in_force(&self, slot: u32) -> Result<Option<Interface>, MapsError> {
@@ -289,7 +353,7 @@ impl Maps {
             return Ok(None);
         }
         self.records
-            .get(&record_index(slot, active), 0)
+            .get(&record_index(slot, active.into()), 0)
             .map(Some)
             .map_err(failed(map::INTERFACES))
     }
