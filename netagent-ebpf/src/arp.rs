@@ -7,17 +7,19 @@ use netagent_common::vm::Interface;
 use crate::family::Family;
 use crate::kernel::Skb;
 use crate::maps;
-use crate::verdict::Action;
+use crate::verdict::{Action, Packed};
 
 const REQUEST: [u8; 2] = [0, 1];
 const REPLY: [u8; 2] = [0, 2];
 
-/// Answers a question for the gateway.
-///
-/// # Errors
-/// The reason why there is no answer.
+/// Judges an ARP packet, and answers a question for the gateway.
+#[inline(never)]
+pub fn from_vm(skb: Skb, interface: &Interface) -> Packed {
+    Packed::new(judge(skb, interface).map(Some))
+}
+
 #[inline(always)]
-pub fn from_vm(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
+fn judge(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
     let arp = skb.window::<28>(ETHERNET_LEN)?;
     // Ethernet, IPv4, and the lengths of their addresses.
     if arp.four::<0>() != [0, 1, 8, 0] || arp.two::<4>() != [6, 4] {

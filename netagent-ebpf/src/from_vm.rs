@@ -47,7 +47,10 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
             }
             opening::<[u8; 16]>(skb, interface, || ipv6(skb, interface, to_gateway))
         }
-        ethertype::ARP => arp::from_vm(skb, interface),
+        ethertype::ARP => {
+            let answer = arp::from_vm(skb, interface).answer()?;
+            answer.ok_or(DropReason::ArpUnanswered)
+        }
         _ => Err(DropReason::UnknownEthertype),
     }
 }
