@@ -100,8 +100,9 @@ wire! {
         pub mark: u32,
         /// Moves with every change of the routes; flows carry the value under which their way was found.
         pub route_generation: u32,
-        /// Unused.
-        pub reserved: u32,
+        /// Which programs run on the maps, and with which constants: part of a hash of both. 0 until they are
+        /// loaded and everything that was attached before has them.
+        pub object: u32,
     }
 }
 

@@ -137,7 +137,7 @@ impl Datapath {
             abi: ABI_VERSION,
             mark: MARK,
             route_generation: 1,
-            reserved: 0,
+            object: 0,
         };
         datapath
             .array::<State>(map::STATE)

@@ -1,11 +1,10 @@
 //! Reads and writes the pinned maps: interface records, routes, counters, generations.
 
+mod routes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::IpAddr;
 
-use aya::Pod;
-use aya::maps::lpm_trie::Key;
 use aya::maps::{
     Array, HashMap as BpfHash, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues,
 };
@@ -15,14 +14,13 @@ use ipnet::IpNet;
 use netagent_common::drop::{DropKey, DropReason, NO_SLOT};
 use netagent_common::flow::Collected;
 use netagent_common::names::{ABI_VERSION, map};
-use netagent_common::policy::{Route, RouteKind};
+use netagent_common::policy::Route;
 use netagent_common::vm::{
     self, ACTIVE_CHUNKS, Active, Interface, State, Traffic, active_place, record_index,
 };
 
 use crate::apply::pins::Pins;
 use crate::host::Counters;
-use crate::plan::RouteTarget;
 
 /// Why a map could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -215,57 +213,6 @@ impl Maps {
         })
     }
 
-    /// The route map.
-    ///
-    /// # Errors
-    /// Where the kernel refuses.
-    pub fn routes(&self) -> Result<BTreeMap<IpNet, RouteTarget>, MapsError> {
-        let mut routes = read_routes(&self.routes_v4).map_err(failed(map::ROUTES_V4))?;
-        routes.extend(read_routes(&self.routes_v6).map_err(failed(map::ROUTES_V6))?);
-        Ok(routes)
-    }
-
-    /// Writes an entry of the route map.
-    ///
-    /// # Errors
-    /// Where the kernel refuses: the map may be full.
-    pub fn set_route(&mut self, destination: IpNet, target: &RouteTarget) -> Result<(), MapsError> {
-        let mixed = || MapsError::MixedFamilies(destination);
-        match destination {
-            IpNet::V4(net) => {
-                let route = route(target, |address| octets_v4(address).ok_or_else(mixed))?;
-                let key = Key::new(net.prefix_len().into(), net.network().octets());
-                self.routes_v4
-                    .insert(&key, route, 0)
-                    .map_err(failed(map::ROUTES_V4))
-            }
-            IpNet::V6(net) => {
-                let route = route(target, |address| octets_v6(address).ok_or_else(mixed))?;
-                let key = Key::new(net.prefix_len().into(), net.network().octets());
-                self.routes_v6
-                    .insert(&key, route, 0)
-                    .map_err(failed(map::ROUTES_V6))
-            }
-        }
-    }
-
-    /// Removes an entry of the route map; one that is not there is removed.
-    ///
-    /// # Errors
-    /// Where the kernel refuses.
-    pub fn remove_route(&mut self, destination: IpNet) -> Result<(), MapsError> {
-        match destination {
-            IpNet::V4(net) => {
-                let key = Key::new(net.prefix_len().into(), net.network().octets());
-                gone(self.routes_v4.remove(&key)).map_err(failed(map::ROUTES_V4))
-            }
-            IpNet::V6(net) => {
-                let key = Key::new(net.prefix_len().into(), net.network().octets());
-                gone(self.routes_v6.remove(&key)).map_err(failed(map::ROUTES_V6))
-            }
-        }
-    }
-
     /// Makes flows look up their way again.
     ///
     /// # Errors
@@ -282,6 +229,26 @@ impl Maps {
     /// Where the kernel refuses.
     pub fn collected(&self) -> Result<Collected, MapsError> {
         self.collected.get(&0, 0).map_err(failed(map::COLLECTED))
+    }
+
+    /// Which programs run on the maps: [`State::object`].
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn object(&self) -> Result<u32, MapsError> {
+        Ok(self.state()?.object)
+    }
+
+    /// Notes which programs run on the maps.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn set_object(&mut self, object: u32) -> Result<(), MapsError> {
+        let state = State {
+            object,
+            ..self.state()?
+        };
+        self.state.set(0, state, 0).map_err(failed(map::STATE))
     }
 
     fn state(&self) -> Result<State, MapsError> {
@@ -347,7 +314,11 @@ impl Maps {
         Ok(())
     }
 
-    fn record_in_force(&self, slot: u32) -> Result<Option<Interface>, MapsError> {
+    /// The record in force in a slot.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn record_in_force(&self, slot: u32) -> Result<Option<Interface>, MapsError> {
         let active = self.active(slot)?;
         if active == 0 {
             return Ok(None);
@@ -400,64 +371,5 @@ fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
             Ok(())
         }
         removed => removed,
-    }
-}
-
-fn route<A: Zeroable>(
-    target: &RouteTarget,
-    octets: impl Fn(IpAddr) -> Result<A, MapsError>,
-) -> Result<Route<A>, MapsError> {
-    let or_zero = |address: Option<IpAddr>| address.map_or_else(|| Ok(A::zeroed()), &octets);
-    Ok(Route {
-        kind: target.kind as u32,
-        ifindex: target.ifindex,
-        mtu: target.mtu,
-        next_hop: or_zero(target.next_hop)?,
-        source: or_zero(target.source)?,
-    })
-}
-
-fn read_routes<A>(routes: &Routes<A>) -> Result<BTreeMap<IpNet, RouteTarget>, MapError>
-where
-    A: Pod + Into<IpAddr>,
-    Route<A>: Pod,
-{
-    let address =
-        |octets: A| Some(octets.into()).filter(|address: &IpAddr| !address.is_unspecified());
-    let mut found = BTreeMap::new();
-    for entry in routes.iter() {
-        let (key, route) = entry?;
-        // A prefix longer than its family cannot be in the map: the kernel refuses it.
-        let Ok(destination) = IpNet::new(
-            key.data().into(),
-            u8::try_from(key.prefix_len()).unwrap_or(u8::MAX),
-        ) else {
-            continue;
-        };
-        let target = RouteTarget {
-            kind: RouteKind::from_number(route.kind),
-            ifindex: route.ifindex,
-            mtu: route.mtu,
-            next_hop: address(route.next_hop),
-            source: address(route.source),
-        };
-        found.insert(destination, target);
-    }
-    Ok(found)
-}
-
-fn octets_v4(address: IpAddr) -> Option<[u8; 4]> {
-    if let IpAddr::V4(address) = address {
-        Some(address.octets())
-    } else {
-        None
-    }
-}
-
-fn octets_v6(address: IpAddr) -> Option<[u8; 16]> {
-    if let IpAddr::V6(address) = address {
-        Some(address.octets())
-    } else {
-        None
     }
 }

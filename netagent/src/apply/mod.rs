@@ -72,7 +72,7 @@ impl KernelHost {
         let features = UplinkFeatures::new(&options.state_dir)
             .map_err(|error| HostError::failed("ask which boot this is", error))?;
         let attacher = Attacher::new(options.attach, netlink.clone(), idle_alias(&options));
-        let datapath = Datapath::open(&pins).unwrap_or_else(|error| {
+        let datapath = Datapath::open(&pins, &options).unwrap_or_else(|error| {
             tracing::warn!(%error, "what is pinned cannot be used and is loaded anew");
             None
         });
@@ -150,9 +150,15 @@ impl KernelHost {
         let result = programs::load(&self.pins, &self.options);
         memory::trim_heap();
         result?;
-        self.datapath = Datapath::open(&self.pins)?;
-        let programs = &mut loaded(&mut self.datapath)?.programs;
-        Ok(self.attacher.renew(&self.pins, programs).await?)
+        self.datapath = Datapath::open(&self.pins, &self.options)?;
+        let datapath = loaded(&mut self.datapath)?;
+        self.pins.take_over_links()?;
+        self.attacher
+            .renew(&self.pins, &mut datapath.programs)
+            .await?;
+        datapath.settle()?;
+        self.pins.remove_other_versions()?;
+        Ok(())
     }
 
     async fn unload(&mut self) -> Result<usize, Cause> {
