@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,9 @@ use crate::netns::NetNs;
 /// Time that the agent may take to serve its socket: loading programs costs most of it.
 pub const START_LIMIT: Duration = Duration::from_secs(30);
 
+/// What makes `down` remove everything.
+const DOWN_ALL: &[&str] = &[];
+
 /// Why `to_vm` drops what a Linux host says on every link: IPv6 group reports.
 pub const HOST_CHATTER: [&str; 1] = ["multicast_report"];
 
@@ -32,6 +35,7 @@ pub struct Agent {
     state_dir: PathBuf,
     pins: Arc<PinDir>,
     environment: BTreeMap<String, String>,
+    kill_at: Option<u32>,
     process: Option<Child>,
 }
 
@@ -52,6 +56,7 @@ impl Agent {
             directory,
             pins: Arc::new(PinDir::new()),
             environment: BTreeMap::new(),
+            kill_at: None,
             process: None,
         }
     }
@@ -64,6 +69,16 @@ impl Agent {
     /// Sets a variable for every later start and command.
     pub fn set_env(&mut self, name: &str, value: &str) {
         self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Keeps its state in a directory of the test's.
+    pub fn keep_state_in(&mut self, directory: &Path) {
+        directory.clone_into(&mut self.state_dir);
+    }
+
+    /// Lets the processes started from now on kill themselves at this fault boundary, counted from their start.
+    pub fn kill_at(&mut self, boundary: Option<u32>) {
+        self.kill_at = boundary;
     }
 
     /// Pins where another agent does.
@@ -88,27 +103,38 @@ impl Agent {
     /// When it does not; with what it wrote.
     pub fn run(&mut self) {
         self.spawn();
-        let deadline = Deadline::after(START_LIMIT);
-        wait_for("the agent serves", START_LIMIT, || {
-            let status = self
-                .process
-                .as_mut()
-                .expect("started above")
-                .try_wait()
-                .expect("a child of ours");
-            assert!(
-                status.is_none(),
-                "the agent ended ({status:?}):\n{}",
-                self.log()
-            );
+        if let Some(status) = self.serves_or_ended(START_LIMIT) {
+            panic!("the agent ended ({status:?}):\n{}", self.log());
+        }
+    }
+
+    /// Waits until the process serves, or says how it ended before.
+    ///
+    /// # Panics
+    /// When it does neither; with what it wrote.
+    pub fn serves_or_ended(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let deadline = Deadline::after(limit);
+        wait_for("the agent serves", 2 * limit, || {
+            if let Some(status) = self.status() {
+                return Some(Some(status));
+            }
             assert!(
                 deadline.remaining().is_some(),
                 "the agent does not serve:\n{}",
                 self.log()
             );
             let answer = http::request(&self.socket(), "GET", "/healthz", "").ok()?;
-            (answer.status == 200).then_some(())
-        });
+            (answer.status == 200).then_some(None)
+        })
+    }
+
+    /// How the process ended, where it did.
+    ///
+    /// # Panics
+    /// Where none was started.
+    pub fn status(&mut self) -> Option<ExitStatus> {
+        let process = self.process.as_mut().expect("it was started");
+        process.try_wait().expect("a child of ours")
     }
 
     /// Starts the process; what it writes goes to [`Agent::log`].
@@ -122,6 +148,9 @@ impl Agent {
             .open(self.log_path())
             .expect("a file of our own");
         let mut command = self.command("run");
+        if let Some(boundary) = self.kill_at {
+            command.env("NETAGENT_KILL_AT", boundary.to_string());
+        }
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("an open file"))
@@ -142,13 +171,7 @@ impl Agent {
             .stderr(Stdio::piped())
             .spawn();
         self.process = Some(child.expect("the binary was there a moment ago"));
-        wait_for("the agent refuses to start", START_LIMIT, || {
-            self.process
-                .as_mut()
-                .expect("started above")
-                .try_wait()
-                .expect("a child of ours")
-        });
+        wait_for("the agent refuses to start", START_LIMIT, || self.status());
         let process = self.process.take().expect("started above");
         process.wait_with_output().expect("it ended")
     }
@@ -228,6 +251,14 @@ impl Agent {
             self.log()
         );
         String::from_utf8(output.stdout).expect("the command line writes UTF-8")
+    }
+
+    /// Takes everything that it made off the host; what is stored stays.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn take_down(&self) {
+        self.cli("down", DOWN_ALL);
     }
 
     /// Sends a request to the API.
@@ -345,12 +376,13 @@ impl Agent {
     }
 
     fn end(&mut self, signal: Signal) {
-        let mut process = self.process.take().expect("it runs");
-        let pid = Pid::from_raw(process.id().cast_signed());
-        kill(pid, signal).expect("a child of ours that was not waited for");
-        wait_for("the agent ends", START_LIMIT, || {
-            process.try_wait().expect("a child of ours")
-        });
+        let pid = Pid::from_raw(self.pid().cast_signed());
+        // One that ended by itself is waited for already, and its id may be another's.
+        if self.status().is_none() {
+            kill(pid, signal).expect("a child of ours that was not waited for");
+            wait_for("the agent ends", START_LIMIT, || self.status());
+        }
+        self.process = None;
     }
 
     /// What the agent wrote.
@@ -402,7 +434,11 @@ impl Drop for Agent {
             return;
         }
         // Pins and namespace go with their owners; `down` gives back what is the machine's (the expedite guard).
-        let down = self.command("down").stdin(Stdio::null()).output();
+        let down = self
+            .command("down")
+            .args(DOWN_ALL)
+            .stdin(Stdio::null())
+            .output();
         if !down.as_ref().is_ok_and(|output| output.status.success()) {
             eprintln!("netagent down: {down:?}");
         }

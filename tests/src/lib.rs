@@ -33,6 +33,8 @@ pub mod http;
 pub mod stack;
 pub mod tls;
 
+pub mod recovery;
+
 pub mod bench;
 pub mod coverage;
 pub mod prog_run;

@@ -52,34 +52,6 @@ fn a_killed_agent_leaves_old_flows_and_new_ones_going() {
 }
 
 #[test]
-fn a_start_removes_what_the_agent_before_it_left_and_says_so() {
-    let world = World::new();
-    let mut agent = world.agent("");
-    let guests = ["a", "b"].map(|name| Guest::create(&agent, &world.host, name, Header::None));
-    world
-        .host
-        .ip("link add foreign0 type veth peer name foreign1");
-    agent.kill9();
-    drop(guests);
-    assert_eq!(taps(&world), ["foreign0", "foreign1", "tap0", "tap1"]);
-    agent.run();
-    assert_eq!(
-        taps(&world),
-        ["foreign0", "foreign1"],
-        "it removes its own links alone"
-    );
-    let log = agent.log();
-    for name in ["tap0", "tap1"] {
-        assert!(log.contains(name), "the start says what it removed: {log}");
-    }
-    let list = agent.api("GET", "/v1/instances", "");
-    assert!(!list.body.to_string().contains("\"a\""), "{list:?}");
-    let guest = Guest::create(&agent, &world.host, "a", Header::Vnet);
-    let wire = world.wire();
-    Way::new(&world, guest.nic(), &wire).check(flow(0, 8_000));
-}
-
-#[test]
 fn down_leaves_nothing() {
     for configuration in ["", "[datapath]\nattach = \"clsact\"\n"] {
         let world = World::new();

@@ -24,7 +24,9 @@ mod custom;
 mod interfaces;
 
 mod changes;
+mod crash;
 mod life;
+mod recovery;
 mod refusals;
 mod settings;
 mod show;

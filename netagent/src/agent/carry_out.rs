@@ -179,7 +179,7 @@ impl<H: Host> Agent<H> {
     }
 }
 
-fn has_custom(instance: &Instance) -> bool {
+pub(crate) fn has_custom(instance: &Instance) -> bool {
     instance
         .interfaces
         .iter()

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use tokio::time::Instant;
 
+use crate::agent::carry_out::has_custom;
 use crate::agent::decide::Batch;
 use crate::agent::registry::{Held, Key};
 use crate::agent::{Agent, PlanView, RequestError, fault, uplink};
@@ -49,7 +50,14 @@ impl<H: Host> Agent<H> {
         }
         let keys = self.registry.keys().into_iter().collect();
         let deleted = self.settled_deletes(&keys);
+        let mut gone = deleted.iter().filter_map(|key| self.registry.get(*key));
+        let custom = gone.any(|held| has_custom(&held.instance));
         self.forget(&deleted);
+        if custom {
+            // Their addresses were instances' until now: the routes that say so go with them.
+            self.host_round().await;
+            self.host.settle().await;
+        }
         Ok(())
     }
 

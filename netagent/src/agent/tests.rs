@@ -432,6 +432,33 @@ async fn changes_of_the_host_are_followed() {
 }
 
 #[tokio::test]
+async fn a_tap_that_was_deleted_behind_the_agents_back_is_made_again() {
+    let Running { host, handle, .. } = agent().await;
+    handle.create(spec(r#"{"name": "a"}"#)).await.unwrap();
+    let ifindex = netagent_common::vm::ifindex(0, 0);
+    {
+        let mut state = host.state();
+        state.observed.links.remove(&ifindex);
+        state.observed.neighbours.clear();
+        state
+            .observed
+            .routes
+            .retain(|route| route.ifindex != ifindex);
+        let datapath = state.observed.datapath.as_mut().unwrap();
+        datapath.attached.remove(&ifindex);
+    }
+    host.say(Changes {
+        links: [ifindex].into(),
+        ..Changes::default()
+    });
+    wait_for("the TAP", async || tap_names(&host) == ["tap0"]).await;
+    wait_for("all of it", async || {
+        handle.plan().await.unwrap().steps.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_generation_that_could_not_be_raised_is_owed() {
     let Running { host, handle, .. } = agent().await;
     host.state().observed.links.get_mut(&UPLINK).unwrap().mtu = 1400;

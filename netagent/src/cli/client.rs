@@ -1,6 +1,7 @@
 //! HTTP to the agent over its unix socket.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use axum::body::{Body, Bytes};
@@ -9,6 +10,14 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
+
+/// Nobody answers.
+#[derive(Debug, thiserror::Error)]
+#[error("no agent listens on {}: start it with `netagent run`, or name its socket with --socket", socket.display())]
+pub(super) struct NoAgent {
+    socket: PathBuf,
+    source: io::Error,
+}
 
 /// Asks the agent once, and gives the answer's JSON; null where it has no body.
 pub(super) fn call(socket: &Path, method: Method, path: &str, body: Vec<u8>) -> Result<Value> {
@@ -28,8 +37,10 @@ pub(super) fn instance_path(key: &str) -> Result<String> {
 }
 
 async fn exchange(socket: &Path, method: Method, path: &str, body: Vec<u8>) -> Result<Value> {
-    let stream = UnixStream::connect(socket).await.with_context(|| {
-        format!("no agent listens on {}: start it with `netagent run`, or name its socket with --socket", socket.display())
+    let connected = UnixStream::connect(socket).await;
+    let stream = connected.map_err(|source| NoAgent {
+        socket: socket.to_owned(),
+        source,
     })?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;

@@ -1,32 +1,14 @@
-//! `create`, `ls`, `inspect`, `start`, `stop`, `rm`, `plan`.
+//! `ls`, `inspect`, `start`, `stop`, `rm`, `plan`.
 
-use std::fs;
-use std::io::{self, Read};
-use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use hyper::Method;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::cli::client::{call, instance_path};
 use crate::cli::table::{cell, print, print_json, table};
-use crate::cli::{Client, CreateArgs, OneInstance};
-
-pub(super) fn create(args: &CreateArgs) -> Result<ExitCode> {
-    let body = match &args.file {
-        Some(path) => read(path)?,
-        None => spec(args).to_string().into_bytes(),
-    };
-    let made = call(&args.client.socket, Method::POST, "/v1/instances", body)?;
-    if args.client.json {
-        print_json(&made)?;
-    } else {
-        print(&instance_table(std::slice::from_ref(&made)))?;
-    }
-    warn_of_error(&made);
-    Ok(ExitCode::SUCCESS)
-}
+use crate::cli::{Client, OneInstance};
 
 pub(super) fn ls(client: &Client) -> Result<ExitCode> {
     let list = call(&client.socket, Method::GET, "/v1/instances", Vec::new())?;
@@ -117,7 +99,7 @@ fn owner(entry: &Value) -> String {
         .to_owned()
 }
 
-fn warn_of_error(instance: &Value) {
+pub(super) fn warn_of_error(instance: &Value) {
     if let Some(reason) = instance.get("reason").and_then(Value::as_str) {
         eprintln!(
             "netagent: {}: {reason}: it is tried again",
@@ -126,45 +108,7 @@ fn warn_of_error(instance: &Value) {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let mut body = Vec::new();
-    if path == Path::new("-") {
-        io::stdin()
-            .read_to_end(&mut body)
-            .context("cannot read standard input")?;
-        return Ok(body);
-    }
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-fn spec(args: &CreateArgs) -> Value {
-    let mut interface = Map::new();
-    let principal = |text: &String| {
-        text.parse::<u32>()
-            .map_or_else(|_| json!(text), |id| json!(id))
-    };
-    let members = [
-        ("tap_owner", args.tap_owner.as_ref().map(principal)),
-        ("tap_group", args.tap_group.as_ref().map(principal)),
-        ("queues", args.queues.map(Value::from)),
-    ];
-    for (name, value) in members {
-        if let Some(value) = value {
-            interface.insert(name.into(), value);
-        }
-    }
-    let mut spec = Map::new();
-    if let Some(name) = &args.name {
-        spec.insert("name".into(), json!(name));
-    }
-    if let Some(autostart) = args.autostart {
-        spec.insert("autostart".into(), json!(autostart));
-    }
-    spec.insert("network_interfaces".into(), json!([interface]));
-    Value::Object(spec)
-}
-
-fn instance_table(instances: &[Value]) -> String {
+pub(super) fn instance_table(instances: &[Value]) -> String {
     let rows: Vec<Vec<String>> = instances
         .iter()
         .map(|instance| {

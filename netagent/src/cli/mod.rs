@@ -6,20 +6,34 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod client;
+mod create;
 mod doctor;
 mod down;
+mod generate;
 mod instances;
+mod notify;
 mod run;
 mod table;
+mod token;
 
 use crate::config::{DEFAULT_SOCKET, Overrides};
 
 /// Exit status of a word that is not built yet, as of a wrong command line.
 const NOT_BUILT: u8 = 2;
 
+/// Exit status where no agent listens.
+const NO_AGENT: u8 = 4;
+
+/// What `--help` and the manual say of exit statuses.
+const EXIT_STATUS: &str = "Exit status:
+  0  done
+  1  refused or failed; the reason is on standard error
+  2  the command line is wrong, or the word is not built yet
+  4  no agent listens on the socket";
+
 /// The network agent of microVM hosts.
 #[derive(Debug, Parser)]
-#[command(name = "netagent", version, about, propagate_version = true)]
+#[command(name = "netagent", version, about, propagate_version = true, after_help = EXIT_STATUS)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -39,7 +53,7 @@ enum Command {
     /// Run the agent
     Run(Overrides),
     /// Create an instance, and start it
-    Create(CreateArgs),
+    Create(Box<create::CreateArgs>),
     /// List the instances
     Ls(Client),
     /// Show an instance with its counters
@@ -52,8 +66,11 @@ enum Command {
     Rm(OneInstance),
     /// Show what the agent would change now
     Plan(Client),
-    /// Remove everything that an agent left on this host
-    Down(Overrides),
+    /// Take everything that the agent made off this host; what is stored stays, and the next run brings it back
+    Down(DownArgs),
+    /// Make, list and revoke tokens for the API on TCP
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Say whether this host can run the agent, and how to mend what is missing
     Doctor(DoctorArgs),
     #[command(hide = true)]
@@ -64,8 +81,20 @@ enum Command {
     Explain(NotBuilt),
     #[command(hide = true)]
     Flows(NotBuilt),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual, or write one page for each word
+    Man {
+        /// Directory for the pages
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// Put /sys/kernel/rcu_expedited back where agents died with it raised
     #[command(hide = true)]
-    Token(NotBuilt),
+    RestoreRcu,
 }
 
 /// How a command reaches the agent, and how it answers.
@@ -88,30 +117,46 @@ struct OneInstance {
 }
 
 #[derive(Args, Debug)]
-struct CreateArgs {
-    /// File with the instance as JSON; `-` reads standard input
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["name", "autostart", "tap_owner", "tap_group", "queues"])]
-    file: Option<PathBuf>,
-    /// Name of the instance [default: generated]
-    #[arg(long)]
-    name: Option<String>,
-    /// Whether to start it
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    autostart: Option<bool>,
-    /// User that may open the TAP [default: root, where no group is named]
-    #[arg(long, value_name = "USER")]
-    tap_owner: Option<String>,
-    /// Group that may open the TAP [default: root, where no user is named]
-    #[arg(long, value_name = "GROUP")]
-    tap_group: Option<String>,
-    /// Queues of the TAP [default: 1]
-    #[arg(long, value_name = "N")]
-    queues: Option<u16>,
-    /// Does nothing: there is no namespace per VM
-    #[arg(long, hide = true)]
-    no_netns: bool,
+struct DownArgs {
     #[command(flatten)]
-    client: Client,
+    overrides: Overrides,
+    /// Everything; this is what it does without the flag as well
+    #[arg(long)]
+    all: bool,
+    /// Print JSON instead of a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Make a token and print it: it is shown this once
+    Create {
+        /// Account whose instances it reaches
+        #[arg(long)]
+        account: String,
+        /// What it may besides
+        #[arg(long, value_enum, value_delimiter = ',')]
+        permission: Vec<Permission>,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// List the tokens
+    Ls(Client),
+    /// Revoke a token
+    Revoke {
+        /// Id of the token
+        id: String,
+        #[command(flatten)]
+        client: Client,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Permission {
+    /// Custom interfaces, gateway and nameserver
+    NetManager,
 }
 
 #[derive(Args, Debug)]
@@ -137,26 +182,33 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Command::Run(overrides) => run::run(overrides, cli.log_format),
-        Command::Create(args) => instances::create(args),
+        Command::Create(args) => create::create(args),
         Command::Ls(client) => instances::ls(client),
         Command::Inspect(one) => instances::inspect(one),
         Command::Start(one) => instances::change(one, "start"),
         Command::Stop(one) => instances::change(one, "stop"),
         Command::Rm(one) => instances::rm(one),
         Command::Plan(client) => instances::plan(client),
-        Command::Down(overrides) => down::down(overrides, cli.log_format),
+        Command::Down(args) => down::down(args, cli.log_format),
         Command::Doctor(args) => doctor::doctor(&args.overrides, args.json),
         Command::Network(_) => return not_built("network"),
         Command::Guest(_) => return not_built("guest"),
         Command::Explain(_) => return not_built("explain"),
         Command::Flows(_) => return not_built("flows"),
-        Command::Token(_) => return not_built("token"),
+        Command::Token(command) => token::token(command),
+        Command::Completions { shell } => generate::completions(*shell),
+        Command::Man { out } => generate::man(out.as_deref()),
+        Command::RestoreRcu => generate::restore_rcu(),
     };
     match result {
         Ok(code) => code,
         Err(error) => {
             eprintln!("netagent: {}", one_line(&error));
-            ExitCode::FAILURE
+            if error.is::<client::NoAgent>() {
+                ExitCode::from(NO_AGENT)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -190,7 +242,7 @@ mod tests {
 
     #[test]
     fn words_that_are_not_built_take_any_arguments() {
-        for word in ["network", "guest", "explain", "flows", "token"] {
+        for word in ["network", "guest", "explain", "flows"] {
             let cli = Cli::try_parse_from(["netagent", word, "x", "--format", "json"]);
             assert!(cli.is_ok(), "{word}");
         }
@@ -217,5 +269,8 @@ mod tests {
         assert!(Cli::try_parse_from(["netagent", "create", "-f", "x", "--name", "a"]).is_err());
         assert!(Cli::try_parse_from(["netagent", "create", "-f", "-", "--json"]).is_ok());
         assert!(Cli::try_parse_from(["netagent", "create", "--autostart", "false"]).is_ok());
+        assert!(
+            Cli::try_parse_from(["netagent", "create", "-f", "x", "--gateway", "1.2.3.4"]).is_err()
+        );
     }
 }

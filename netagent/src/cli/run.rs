@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use sd_notify::NotifyState;
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use crate::agent::{self, host_options, store_id};
 use crate::api::{routes, socket};
 use crate::apply::KernelHost;
-use crate::cli::{LogFormat, doctor};
+use crate::cli::{LogFormat, doctor, notify};
 use crate::config::{Config, Overrides};
 
 /// Threads of the runtime: one for the agent's task, one for the API.
@@ -62,6 +63,7 @@ async fn serve(config: Config) -> Result<()> {
     let socket = socket::bind(&config.api)?;
     let host = KernelHost::open(host_options(&config, &id)).map_err(agent::StartError::from)?;
     let (agent, handle) = agent::start(host, config, &id, store).await?;
+    let watched = handle.clone();
     let listener = UnixListener::from_std(socket.listener)?;
     let mut api_end = ended.clone();
     let api = axum::serve(listener, routes::router(handle)).with_graceful_shutdown(async move {
@@ -73,10 +75,14 @@ async fn serve(config: Config) -> Result<()> {
         ended.wait_for(|end| *end).await.ok();
     }));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+    notify::say(&[NotifyState::Ready]);
+    let watchdog = tokio::spawn(notify::watchdog(watched));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    watchdog.abort();
+    notify::say(&[NotifyState::Stopping]);
     tracing::info!("ending; the datapath stays");
     end.send_replace(true);
     agent.await.context("the agent's task failed")?;

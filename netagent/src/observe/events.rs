@@ -1,4 +1,8 @@
 //! Waits for changes of links, addresses and routes, and gathers which they were.
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "the enums are the kernel's, and open"
+)]
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

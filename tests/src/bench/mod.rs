@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 pub mod figures;
+pub mod memory;
 
 pub mod path;
 pub mod variant;
@@ -11,3 +12,4 @@ pub mod collect;
 pub mod create;
 pub mod datapath;
 pub mod gso;
+pub mod start;

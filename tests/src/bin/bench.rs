@@ -1,15 +1,19 @@
-//! `bench [datapath | gso | collect | create | all] [--rounds <n>]`: see `cargo xtask bench`.
+//! `bench [datapath | gso | collect | create | start | all] [--rounds <n>]`: see `cargo xtask bench`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use std::process::ExitCode;
 
 use netagent_tests::bench::figures::print_machine;
-use netagent_tests::bench::{collect, create, datapath, gso};
+use netagent_tests::bench::{collect, create, datapath, gso, start};
 
 /// Rounds where the command line names none.
 const ROUNDS: u32 = 7;
 
-const USAGE: &str = "usage: bench [datapath | gso | collect | create | all]... [--rounds <n>]";
+/// A round of a thousand starts takes its time.
+const START_ROUNDS_MAX: u32 = 3;
+
+const USAGE: &str =
+    "usage: bench [datapath | gso | collect | create | start | all]... [--rounds <n>]";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -20,7 +24,7 @@ fn main() -> ExitCode {
                 Some(number @ 1..) => rounds = number,
                 Some(0) | None => return refuse("--rounds wants a number"),
             },
-            "datapath" | "gso" | "collect" | "create" | "all" => names.push(argument),
+            "datapath" | "gso" | "collect" | "create" | "start" | "all" => names.push(argument),
             "-h" | "--help" => {
                 println!("{USAGE}");
                 return ExitCode::SUCCESS;
@@ -37,6 +41,9 @@ fn main() -> ExitCode {
     }
     if is_wanted("create") {
         create::run();
+    }
+    if is_wanted("start") {
+        start::run(rounds.min(START_ROUNDS_MAX));
     }
     if is_wanted("datapath") {
         datapath::run(rounds);

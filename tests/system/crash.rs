@@ -1,0 +1,193 @@
+//! kill -9 between any two steps and at random instants, under requests and traffic: nothing is lost or there
+//! twice, and one TCP stream lives through all of it.
+
+use std::os::unix::process::ExitStatusExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use netagent_tests::agent::{Agent, START_LIMIT};
+use netagent_tests::deadline::{SOON, wait_for};
+use netagent_tests::random::Random;
+use netagent_tests::recovery::book::{Entry, Life, Request, Sent};
+use netagent_tests::recovery::check::check;
+use netagent_tests::recovery::pester::Pesterers;
+use netagent_tests::recovery::witness::Witness;
+use netagent_tests::world::{UPLINK, World};
+use nix::libc::SIGKILL;
+use serde_json::{Value, json};
+
+/// A world with an agent, and the guest whose stream must live.
+struct Stage {
+    witness: Witness,
+    entry: Entry,
+    agent: Agent,
+    world: World,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let world = World::new();
+        let agent = world.agent("");
+        let witness = Witness::start(&world, &agent);
+        let entry = Entry::running(&witness.answer);
+        Self {
+            witness,
+            entry,
+            agent,
+            world,
+        }
+    }
+
+    fn check<'a>(&'a mut self, entries: impl IntoIterator<Item = &'a mut Entry>) {
+        let all = entries.into_iter().chain([&mut self.entry]);
+        check(&self.agent, (&self.world.host, UPLINK, &[]), all);
+        self.witness.check();
+    }
+}
+
+fn pool(name: &str, count: usize) -> Value {
+    json!({ "name": name, "network_interfaces": vec![json!({}); count] })
+}
+
+fn custom(name: &str, ip: &str, tap_name: &str) -> Value {
+    json!({ "name": name, "network_interfaces": [{ "ip": ip, "tap_name": tap_name }] })
+}
+
+/// The life of two instances: which one, and what is asked.
+const SCRIPT: [(usize, Request); 6] = [
+    (0, Request::Create),
+    (1, Request::Create),
+    (0, Request::Stop),
+    (0, Request::Start),
+    (1, Request::Delete),
+    (0, Request::Delete),
+];
+
+/// More boundaries than a life has.
+const BOUNDARIES_MAX: u32 = 1_000;
+
+/// Asks until the agent is dead; true where it survived the whole script.
+fn survives_script(agent: &Agent, entries: &mut [Entry]) -> bool {
+    SCRIPT.iter().all(|(index, request)| {
+        matches!(
+            entries[*index].send(&agent.socket(), *request),
+            Sent::Acknowledged | Sent::Refused
+        )
+    })
+}
+
+/// Starts an agent that dies at a boundary and plays the script; true where it died.
+fn dies_at(agent: &mut Agent, boundary: u32, entries: &mut [Entry]) -> bool {
+    agent.kill_at(Some(boundary));
+    agent.spawn();
+    agent.kill_at(None);
+    let ended = agent.serves_or_ended(START_LIMIT);
+    if ended.is_none() && survives_script(agent, entries) {
+        return false;
+    }
+    let status = wait_for("the agent dies", SOON, || agent.status());
+    assert_eq!(status.signal(), Some(SIGKILL), "{}", agent.log());
+    true
+}
+
+#[test]
+fn the_agent_killed_at_every_boundary_of_a_life_brings_back_what_was_acknowledged() {
+    let mut stage = Stage::new();
+    let specs = [pool("x", 2), custom("y", "192.168.7.1/30", "vpc7")];
+    let mut entries = specs.map(Entry::absent);
+    let mut boundary = 1;
+    stage.agent.kill9();
+    while dies_at(&mut stage.agent, boundary, &mut entries) {
+        stage.agent.run();
+        stage.check(&mut entries);
+        for entry in &mut entries {
+            if entry.life() != Some(Life::Absent) {
+                let sent = entry.send(&stage.agent.socket(), Request::Delete);
+                assert_eq!(sent, Sent::Acknowledged, "boundary {boundary}");
+            }
+        }
+        stage.agent.kill9();
+        boundary += 1;
+        assert!(boundary < BOUNDARIES_MAX, "the life never ends");
+    }
+    // A create alone has more: a TAP, its address, its programs, its records, and the commit.
+    assert!(
+        boundary > 40,
+        "only {boundary} boundaries: a debug build has them, is NETAGENT_BIN one?"
+    );
+    stage.check(&mut entries);
+    let exchanges = stage.witness.finish();
+    eprintln!(
+        "killed at {} boundaries, {exchanges} exchanges",
+        boundary - 1
+    );
+}
+
+/// Kills of the second test.
+const KILLS: u32 = 200;
+
+/// Longest time from a kill, or from the answer of the agent, to the next kill.
+const INSTANT_MAX_MS: u32 = 150;
+
+fn random_instant(random: &mut Random) -> Duration {
+    Duration::from_micros(u64::from(random.below(INSTANT_MAX_MS * 1_000)))
+}
+
+/// Kills the agent under requests, now and then once more while it starts; the number of kills and of answers.
+fn kill_under_requests(
+    agent: &mut Agent,
+    clients: &mut [(Vec<Entry>, Random)],
+    random: &mut Random,
+) -> (u32, u32) {
+    let (socket, stop) = (agent.socket(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let pesterers = Pesterers::start(scope, &socket, clients, &stop);
+        pesterers.go_on_for(random_instant(random));
+        agent.kill9();
+        let mut kills = 1;
+        while random.chance(3) {
+            agent.spawn();
+            pesterers.go_on_for(2 * random_instant(random));
+            agent.kill9();
+            kills += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+        (kills, pesterers.join())
+    })
+}
+
+#[test]
+fn killed_at_two_hundred_random_instants_under_traffic_nothing_is_lost_or_duplicated() {
+    let mut stage = Stage::new();
+    let both = json!([{}, { "ip": "10.8.0.9/24", "tap_name": "vpc3" }]);
+    let specs = [
+        vec![
+            pool("a", 1),
+            pool("b", 2),
+            custom("c", "192.168.8.1/30", "vpc1"),
+        ],
+        vec![
+            pool("d", 1),
+            custom("e", "192.168.9.1/30", "vpc2"),
+            json!({ "name": "f", "network_interfaces": both }),
+        ],
+    ];
+    let mut seed = 0;
+    let mut clients = specs.map(|specs| {
+        seed += 1;
+        let entries: Vec<Entry> = specs.into_iter().map(Entry::absent).collect();
+        (entries, Random::new(seed))
+    });
+    let (mut random, mut kills, mut answers) = (Random::new(3), 0, 0);
+    while kills < KILLS {
+        let (killed, answered) = kill_under_requests(&mut stage.agent, &mut clients, &mut random);
+        kills += killed;
+        answers += answered;
+        stage.agent.run();
+        stage.check(clients.iter_mut().flat_map(|(entries, _)| entries));
+    }
+    assert!(answers > KILLS, "{answers} answers: it was killed idle");
+    let exchanges = stage.witness.finish();
+    eprintln!("{kills} kills, {answers} answers, {exchanges} exchanges");
+}
