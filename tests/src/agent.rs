@@ -34,8 +34,8 @@ pub struct Agent {
     directory: TempDir,
     state_dir: PathBuf,
     pins: Arc<PinDir>,
-    environment: BTreeMap<String, String>,
     kill_at: Option<u32>,
+    environment: BTreeMap<String, String>,
     process: Option<Child>,
 }
 
@@ -55,8 +55,8 @@ impl Agent {
             state_dir: directory.path().join("state"),
             directory,
             pins: Arc::new(PinDir::new()),
-            environment: BTreeMap::new(),
             kill_at: None,
+            environment: BTreeMap::new(),
             process: None,
         }
     }
@@ -64,11 +64,6 @@ impl Agent {
     /// Uses the state directory of another agent.
     pub fn share_state(&mut self, other: &Self) {
         self.state_dir.clone_from(&other.state_dir);
-    }
-
-    /// Sets a variable for every later start and command.
-    pub fn set_env(&mut self, name: &str, value: &str) {
-        self.environment.insert(name.to_owned(), value.to_owned());
     }
 
     /// Keeps its state in a directory of the test's.
@@ -79,6 +74,11 @@ impl Agent {
     /// Lets the processes started from now on kill themselves at this fault boundary, counted from their start.
     pub fn kill_at(&mut self, boundary: Option<u32>) {
         self.kill_at = boundary;
+    }
+
+    /// Sets a variable for every later start and command.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
     }
 
     /// Pins where another agent does.
