@@ -1,7 +1,8 @@
 //! An error as the API shows it: `{"status":"error","message":"<text>"}`.
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
@@ -16,6 +17,23 @@ pub struct ApiError {
 }
 
 impl ApiError {
+    /// A request that makes no sense.
+    pub(crate) fn bad(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// Something that is known and not built yet.
+    pub(crate) fn not_built(what: &str) -> Self {
+        let text = format!("Not supported yet: {what}");
+        Self::new(StatusCode::NOT_IMPLEMENTED, text)
+    }
+
+    /// Nobody known.
+    pub(crate) fn unauthorized() -> Self {
+        let text = "Send the token of an account: 'Authorization: Bearer <token>'";
+        Self::new(StatusCode::UNAUTHORIZED, text)
+    }
+
     /// An error with this status and text.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self {
@@ -28,7 +46,12 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = json!({ "status": "error", "message": self.message });
-        (self.status, Json(body)).into_response()
+        let mut response = (self.status, Json(body)).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            let bearer = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(WWW_AUTHENTICATE, bearer);
+        }
+        response
     }
 }
 

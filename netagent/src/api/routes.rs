@@ -1,89 +1,251 @@
-//! Every route: those that are built, and those that answer 501 until they are.
+//! Every route in one table: the router and the OpenAPI document are made from it.
 
+use std::sync::Arc;
+
+use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{StatusCode, Uri};
-use axum::routing::{MethodRouter, any, get, post, put};
-use axum::{Json, Router};
-use serde_json::{Value, json};
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
 use crate::agent::AgentHandle;
+use crate::api::auth::Shared;
 use crate::api::error::ApiError;
-use crate::api::instances;
+use crate::api::{changes, instances, openapi, tokens};
+use crate::config::Config;
 
 /// Largest body of a request.
 pub const BODY_MAX: usize = 16 << 20;
 
-/// Routes of A-1 that are not built yet, as they are shown.
-const NOT_BUILT: [(&str, &str); 17] = [
-    ("PUT", "/v1/instances/{instance}/policy"),
-    ("PUT", "/v1/instances/{instance}/publish"),
-    ("PUT", "/v1/instances/{instance}/limits"),
-    ("PUT", "/v1/instances/{instance}/announcements"),
-    ("POST", "/v1/instances/{instance}/template"),
-    ("POST", "/v1/instances/{instance}/branch"),
-    ("POST", "/v1/instances/{instance}/checkpoint"),
-    ("GET", "/v1/instances/{instance}/guest"),
-    ("GET", "/v1/flows"),
-    ("GET", "/v1/explain"),
-    ("GET", "/metrics"),
-    ("GET", "/openapi.json"),
-    ("POST", "/machines"),
-    ("GET", "/machines/{instance}"),
-    ("PUT", "/machines/{instance}/{action}"),
-    ("PATCH", "/v1/instances/{instance}"),
-    ("PUT", "/v1/instances/{instance}"),
-];
+/// One method of one path.
+pub(crate) struct Route {
+    pub(crate) method: &'static str,
+    pub(crate) path: String,
+    pub(crate) summary: &'static str,
+    /// Who may ask.
+    pub(crate) access: Access,
+    handler: MethodRouter<Shared>,
+}
+
+/// Who may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Everybody.
+    Open,
+    /// An account: by the unix socket or a token.
+    Account,
+    /// The unix socket alone.
+    Local,
+}
+
+/// The routes below an instance, under each of its two names.
+const PREFIXES: [&str; 2] = ["/v1/instances", "/machines"];
+
+fn route(
+    method: &'static str,
+    path: impl Into<String>,
+    summary: &'static str,
+    handler: MethodRouter<Shared>,
+) -> Route {
+    Route {
+        method,
+        path: path.into(),
+        summary,
+        access: Access::Account,
+        handler,
+    }
+}
+
+/// A route that answers 501 until it is built.
+fn not_built(method: &'static str, path: impl Into<String>, summary: &'static str) -> Route {
+    let path = path.into();
+    let text = format!("{method} {path}");
+    let answer = move |_: crate::access::Caller| std::future::ready(ApiError::not_built(&text));
+    let handler = match method {
+        "POST" => post(answer),
+        "PUT" => put(answer),
+        _ => get(answer),
+    };
+    route(method, path, summary, handler)
+}
+
+/// All of them.
+pub(crate) fn all() -> Vec<Route> {
+    let with = |access, route| Route { access, ..route };
+    let mut routes = vec![
+        with(
+            Access::Open,
+            route(
+                "GET",
+                "/healthz",
+                "Whether the host's part is in order",
+                get(instances::health),
+            ),
+        ),
+        with(
+            Access::Open,
+            route("GET", "/openapi.json", "This document", get(openapi::serve)),
+        ),
+        with(
+            Access::Local,
+            route(
+                "GET",
+                "/v1/plan",
+                "What the agent would change now",
+                get(instances::plan),
+            ),
+        ),
+        with(
+            Access::Local,
+            route("POST", "/v1/tokens", "Make a token", post(tokens::create)),
+        ),
+        with(
+            Access::Local,
+            route("GET", "/v1/tokens", "List the tokens", get(tokens::list)),
+        ),
+        with(
+            Access::Local,
+            route(
+                "DELETE",
+                "/v1/tokens/{token}",
+                "Revoke a token",
+                delete(tokens::revoke),
+            ),
+        ),
+        route(
+            "POST",
+            "/v1/instances",
+            "Create an instance, or with check=true say what is wrong with it",
+            post(instances::create),
+        ),
+        route(
+            "POST",
+            "/machines",
+            "Create an instance, and answer with its state at the commit",
+            post(instances::create_machine),
+        ),
+        not_built(
+            "POST",
+            "/machines/{instance}/exec",
+            "Run a command in the guest",
+        ),
+        not_built("GET", "/v1/flows", "Flows"),
+        not_built(
+            "GET",
+            "/v1/explain",
+            "What would happen to a packet, and why",
+        ),
+        not_built("GET", "/metrics", "Counters for Prometheus"),
+    ];
+    routes.extend(PREFIXES.into_iter().flat_map(of_instances));
+    routes
+}
+
+fn of_instances(prefix: &str) -> Vec<Route> {
+    let one = |rest: &str| format!("{prefix}/{{instance}}{rest}");
+    vec![
+        route(
+            "GET",
+            prefix,
+            "List the instances of the account",
+            get(instances::list),
+        ),
+        route(
+            "GET",
+            one(""),
+            "Show an instance with its counters",
+            get(instances::inspect),
+        ),
+        route(
+            "DELETE",
+            one(""),
+            "Delete an instance",
+            delete(instances::delete),
+        ),
+        route(
+            "PUT",
+            one(""),
+            "Refused: the topology is fixed",
+            put(changes::topology),
+        ),
+        route(
+            "PATCH",
+            one(""),
+            "Refused: the topology is fixed",
+            patch(changes::topology),
+        ),
+        route(
+            "PUT",
+            one("/start"),
+            "Start an instance",
+            put(instances::start),
+        ),
+        route(
+            "PUT",
+            one("/stop"),
+            "Stop an instance; its reservations stay",
+            put(instances::stop),
+        ),
+        route(
+            "PUT",
+            one("/policy"),
+            "Replace the policy",
+            put(changes::policy),
+        ),
+        route(
+            "PUT",
+            one("/publish"),
+            "Replace the published ports",
+            put(changes::publish),
+        ),
+        route(
+            "PUT",
+            one("/limits"),
+            "Replace the limits",
+            put(changes::limits),
+        ),
+        route(
+            "PUT",
+            one("/announcements"),
+            "Announce a port of the guest",
+            put(changes::announce),
+        ),
+        route(
+            "POST",
+            one("/template"),
+            "The request without its network configuration",
+            post(instances::template),
+        ),
+        route(
+            "POST",
+            one("/branch"),
+            "Make a copy that runs",
+            post(changes::branch),
+        ),
+        route(
+            "POST",
+            one("/checkpoint"),
+            "Make a copy to return to",
+            post(changes::checkpoint),
+        ),
+        not_built(
+            "GET",
+            one("/guest"),
+            "What the guest is to be configured with",
+        ),
+    ]
+}
 
 /// The router over an agent.
-pub fn router(agent: AgentHandle) -> Router {
-    let one = get(instances::inspect).delete(instances::delete);
-    let mut router = Router::new()
-        .route("/healthz", get(instances::health))
-        .route("/v1/plan", get(instances::plan))
-        .route(
-            "/v1/instances",
-            post(instances::create).get(instances::list),
-        )
-        .route("/v1/instances/{instance}/start", put(instances::start))
-        .route("/v1/instances/{instance}/stop", put(instances::stop));
-    let mut one = Some(one);
-    for (method, route) in NOT_BUILT {
-        if route == "/v1/instances/{instance}" {
-            // Its other methods are built.
-            one = one.map(|built| with_unbuilt(built, method, route));
-        } else {
-            let answer = move || std::future::ready(unsupported(method, route));
-            router = router.route(route, any(answer));
-        }
-    }
-    if let Some(one) = one {
-        router = router.route("/v1/instances/{instance}", one);
+pub fn router(agent: AgentHandle, config: Arc<Config>) -> Router {
+    let mut router = Router::new();
+    for route in all() {
+        router = router.route(&route.path, route.handler);
     }
     router
         .fallback(unknown)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .with_state(agent)
-}
-
-fn with_unbuilt(
-    built: MethodRouter<AgentHandle>,
-    method: &'static str,
-    route: &'static str,
-) -> MethodRouter<AgentHandle> {
-    let answer = move || std::future::ready(unsupported(method, route));
-    if method == "PATCH" {
-        built.patch(answer)
-    } else {
-        built.put(answer)
-    }
-}
-
-fn unsupported(method: &str, route: &str) -> ApiError {
-    ApiError::new(
-        StatusCode::NOT_IMPLEMENTED,
-        format!("Not supported yet: {method} {route}"),
-    )
+        .with_state(Shared { agent, config })
 }
 
 async fn unknown(uri: Uri) -> ApiError {
@@ -96,11 +258,6 @@ async fn unknown(uri: Uri) -> ApiError {
 async fn method_not_allowed(uri: Uri) -> ApiError {
     let message = format!("Method not allowed on {}", uri.path());
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
-}
-
-/// The body of a healthy answer.
-pub(crate) fn healthy() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +14,8 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use crate::agent::{self, host_options, store_id};
+use crate::api::auth::Peer;
+use crate::api::tcp::TcpEntrance;
 use crate::api::{routes, socket};
 use crate::apply::KernelHost;
 use crate::cli::{LogFormat, doctor, notify};
@@ -54,26 +57,32 @@ pub(super) fn start_log(format: LogFormat) {
     }
 }
 
+/// An error means that the sender is gone, which is the end as well.
+async fn over(mut ended: watch::Receiver<bool>) {
+    ended.wait_for(|end| *end).await.ok();
+}
+
 async fn serve(config: Config) -> Result<()> {
-    let (end, mut ended) = watch::channel(false);
+    let (end, ended) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (id, lock) = store_id::open(&config.state_dir)?;
     let store = agent::open_store(&config).map_err(agent::StartError::from)?;
     let socket = socket::bind(&config.api)?;
     let host = KernelHost::open(host_options(&config, &id)).map_err(agent::StartError::from)?;
-    let (agent, handle) = agent::start(host, config, &id, store).await?;
+    let (agent, handle) = agent::start(host, config.clone(), &id, store).await?;
     let watched = handle.clone();
     let listener = UnixListener::from_std(socket.listener)?;
-    let mut api_end = ended.clone();
-    let api = axum::serve(listener, routes::router(handle)).with_graceful_shutdown(async move {
-        // An error means that the sender is gone, which is the end as well.
-        api_end.wait_for(|end| *end).await.ok();
-    });
+    let entrance = TcpEntrance::open(&config.api).await?;
+    let router =
+        routes::router(handle, Arc::new(config)).into_make_service_with_connect_info::<Peer>();
+    let api = axum::serve(listener, router.clone()).with_graceful_shutdown(over(ended.clone()));
     let api = tokio::spawn(api.into_future());
-    let agent = tokio::spawn(agent.run(async move {
-        ended.wait_for(|end| *end).await.ok();
-    }));
+    if let Some(entrance) = entrance {
+        let remote = axum::serve(entrance, router).with_graceful_shutdown(over(ended.clone()));
+        tokio::spawn(remote.into_future());
+    }
+    let agent = tokio::spawn(agent.run(over(ended)));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     notify::say(&[NotifyState::Ready]);
     let watchdog = tokio::spawn(notify::watchdog(watched));

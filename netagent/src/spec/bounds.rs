@@ -58,6 +58,17 @@ impl InstanceSpec {
 }
 
 impl Bounds {
+    /// What the configuration alone says; which IPv6 network the pool has, the agent knows.
+    #[must_use]
+    pub fn of(config: &crate::config::Config) -> Self {
+        Self {
+            pool: config.pool.subnet,
+            pool6: config.pool.subnet6,
+            tap_prefix: config.pool.tap_prefix.clone(),
+            custom_subnets: config.custom.subnets.clone(),
+        }
+    }
+
     fn check_network(&self, network: IpNet) -> Option<SpecError> {
         let network = network.trunc();
         let pools = [Some(IpNet::V4(self.pool)), self.pool6.map(IpNet::V6)];

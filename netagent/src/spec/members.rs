@@ -269,6 +269,64 @@ pub fn member_names() -> (Vec<&'static str>, Vec<&'static str>) {
     (names(INSTANCE), names(INTERFACE))
 }
 
+/// A member as the OpenAPI document describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// Its name.
+    pub name: &'static str,
+    /// What it holds.
+    pub kind: Kind,
+}
+
+/// What a member holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Kind {
+    Text,
+    Number,
+    Boolean,
+    Any,
+    List(Box<Self>),
+    Object(Vec<Described>),
+    OneOf(Vec<Self>),
+}
+
+/// The members of a create request.
+#[must_use]
+pub fn described_request() -> Vec<Described> {
+    describe(INSTANCE)
+}
+
+fn describe(table: &'static [Member]) -> Vec<Described> {
+    let members = table.iter();
+    members
+        .map(|member| Described {
+            name: member.name,
+            kind: member.shape.kind(),
+        })
+        .collect()
+}
+
+impl Shape {
+    fn kind(&self) -> Kind {
+        let list = |kind| Kind::List(Box::new(kind));
+        match self {
+            Text => Kind::Text,
+            Number => Kind::Number,
+            Boolean => Kind::Boolean,
+            NumberOrText => Kind::OneOf(vec![Kind::Number, Kind::Text]),
+            Texts => list(Kind::Text),
+            Numbers => list(Kind::Number),
+            TextsOrObjects(table) => {
+                list(Kind::OneOf(vec![Kind::Text, Kind::Object(describe(table))]))
+            }
+            ObjectOf(table) => Kind::Object(describe(table)),
+            Objects(table) => list(Kind::Object(describe(table))),
+            AnyObject | Any => Kind::Any,
+        }
+    }
+}
+
 /// An empty list or object, or an object whose members are all null.
 fn is_empty(value: &Value) -> bool {
     let list = value.as_array().is_some_and(Vec::is_empty);

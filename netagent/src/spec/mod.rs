@@ -13,7 +13,7 @@ pub mod name;
 mod validate;
 
 pub use bounds::{Bounds, default_custom_subnets};
-pub use members::{MACHINE, member_names};
+pub use members::{Described, Kind, MACHINE, described_request, member_names};
 
 use crate::spec::name::Name;
 

@@ -3,9 +3,16 @@ use axum::http::Request;
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
+use std::collections::BTreeSet;
+
+use axum::extract::connect_info::MockConnectInfo;
+use serde_json::{Value, json};
+
 use super::*;
 use crate::agent::tests::{Running, running};
+use crate::api::auth::Peer;
 use crate::config::Config;
+use crate::config::accounts::Account;
 use crate::host::fake::host;
 
 struct Api {
@@ -13,10 +20,16 @@ struct Api {
     agent: Running,
 }
 
+/// Whoever asks speaks through the unix socket.
+fn local(agent: &Running, config: Config) -> Router {
+    let peer = MockConnectInfo(Peer::Local("uid 0 pid 1".into()));
+    router(agent.handle.0.clone(), Arc::new(config)).layer(peer)
+}
+
 async fn api() -> Api {
     let agent = running(host(), Config::default()).await;
     Api {
-        router: router(agent.handle.0.clone()),
+        router: local(&agent, Config::default()),
         agent,
     }
 }
@@ -74,7 +87,7 @@ async fn create_answers_with_everything_a_vmm_needs() {
             "ip6": "fd12:3456:789a::2/64", "tap_ip": "172.16.0.1", "mac": "AA:FC:00:00:00:01", "mtu": 1500,
             "autoconfig": true, "relay": null
         }],
-        "vcpu_count": 2, "mem_size_mib": 512,
+        "announced_ports": [], "vcpu_count": 2, "mem_size_mib": 512,
         "kernel_image_path": ".hyperfleet/vmlinux", "rootfs_path": ".hyperfleet/alpine-rootfs.ext4"
     });
     assert_eq!(made, expected);
@@ -162,12 +175,8 @@ async fn bad_requests_create_nothing() {
     .await;
     api.check_error(post(r#"{"nmae": "a"}"#), 400, "Unknown member 'nmae'")
         .await;
-    api.check_error(
-        post(r#"{"gateway": "1.2.3.4"}"#),
-        501,
-        "Not supported yet: gateway",
-    )
-    .await;
+    api.check_error(post(r#"{"mtu": 1400}"#), 501, "Not supported yet: mtu")
+        .await;
     let relay = r#"{"network_interfaces": [{"relay": {"name": "x", "relay_dns": true}}]}"#;
     api.check_error(post(relay), 501, "Not supported yet: relay")
         .await;
@@ -204,7 +213,7 @@ async fn an_exhausted_pool_is_507() {
     config.pool.subnet = "172.16.0.0/30".parse().unwrap();
     let agent = running(host(), config).await;
     let api = Api {
-        router: router(agent.handle.0.clone()),
+        router: local(&agent, Config::default()),
         agent,
     };
     api.call("POST", "/v1/instances", "{}").await;
@@ -229,26 +238,289 @@ async fn a_body_that_is_too_large_is_413() {
 }
 
 #[tokio::test]
+async fn every_route_is_in_the_document_and_every_path_of_the_document_is_a_route() {
+    let api = api().await;
+    api.call("POST", "/v1/instances", r#"{"name": "a"}"#).await;
+    let (status, document) = api.call("GET", "/openapi.json", "").await;
+    assert_eq!(status, 200);
+    let described: BTreeSet<(String, String)> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, methods)| {
+            let methods = methods.as_object().unwrap().keys();
+            methods.map(move |method| (method.to_uppercase(), path.clone()))
+        })
+        .collect();
+    let routes: BTreeSet<(String, String)> = all()
+        .into_iter()
+        .map(|route| (route.method.to_owned(), route.path))
+        .collect();
+    assert_eq!(described, routes);
+    for (method, path) in described.iter().filter(|(method, _)| method != "DELETE") {
+        let path = path.replace("{instance}", "a");
+        let (status, answer) = api.call(method, &path, "{}").await;
+        let message = answer["message"].as_str().unwrap_or_default();
+        assert!(
+            status != 405 && !message.starts_with("Unknown route"),
+            "{method} {path}: {answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_document_describes_exactly_the_members_that_a_request_may_have() {
+    let (_, document) = api().await.call("GET", "/openapi.json", "").await;
+    let request = &document["components"]["schemas"]["InstanceRequest"];
+    let (instance, interface) = crate::spec::member_names();
+    let names = |schema: &Value| -> BTreeSet<String> {
+        let properties = schema["properties"].as_object().unwrap();
+        properties.keys().cloned().collect()
+    };
+    let expected = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+    assert_eq!(names(request), expected(instance));
+    let entry = &request["properties"]["network_interfaces"]["items"];
+    assert_eq!(names(entry), expected(interface));
+    assert_eq!(request["additionalProperties"], false);
+}
+
+#[tokio::test]
 async fn routes_that_are_not_built_say_so() {
     let api = api().await;
-    for (method, route) in NOT_BUILT {
-        let path = route
-            .replace("{instance}", "a")
-            .replace("{action}", "start");
-        api.check_error(
-            (method, &path, ""),
-            501,
-            &format!("Not supported yet: {method} {route}"),
+    for (method, path) in [
+        ("GET", "/v1/flows"),
+        ("GET", "/v1/explain"),
+        ("GET", "/metrics"),
+        ("POST", "/machines/{instance}/exec"),
+        ("GET", "/machines/{instance}/guest"),
+        ("GET", "/v1/instances/{instance}/guest"),
+    ] {
+        let message = format!("Not supported yet: {method} {path}");
+        let path = path.replace("{instance}", "a");
+        api.check_error((method, &path, ""), 501, &message).await;
+    }
+}
+
+#[tokio::test]
+async fn i18_the_topology_is_fixed() {
+    let api = api().await;
+    api.call("POST", "/v1/instances", r#"{"name": "a"}"#).await;
+    let fixed = "Network interfaces cannot be changed after creation";
+    for prefix in ["/v1/instances", "/machines"] {
+        let path = |rest: &str| format!("{prefix}/{rest}");
+        for method in ["PUT", "PATCH"] {
+            let body = r#"{"network_interfaces": []}"#;
+            api.check_error((method, &path("a"), body), 409, fixed)
+                .await;
+            let missing = "Instance 'b' not found";
+            api.check_error((method, &path("b"), body), 404, missing)
+                .await;
+        }
+        for (route, own) in [
+            ("policy", r#"{"network_policy": "deny-all"}"#),
+            ("publish", r#"{"publish": ["80"]}"#),
+            ("limits", r#"{"bandwidth": 5}"#),
+        ] {
+            let path = path(&format!("a/{route}"));
+            let not_built = format!("Not supported yet: {route}");
+            api.check_error(("PUT", &path, own), 501, &not_built).await;
+            for member in ["network_interfaces", "gateway", "ip", "tap_name", "name"] {
+                let body = format!(r#"{{"{member}": null}}"#);
+                api.check_error(("PUT", &path, &body), 409, fixed).await;
+            }
+            let unknown = r#"{"image": "x"}"#;
+            api.check_error(("PUT", &path, unknown), 400, "Unknown member 'image'")
+                .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn i4_an_announcement_for_another_address_is_ignored() {
+    let api = api().await;
+    api.call("POST", "/v1/instances", r#"{"name": "a"}"#).await;
+    let announce = async |body: &str| {
+        let path = "/v1/instances/a/announcements";
+        api.call("PUT", path, body.to_owned()).await
+    };
+    let own = r#"{"ip": "172.16.0.2", "port": 80, "protocol": "tcp"}"#;
+    assert_eq!(announce(own).await, (200, json!({ "accepted": true })));
+    assert_eq!(announce(own).await, (200, json!({ "accepted": true })));
+    let other = own.replace("0.2", "0.6");
+    assert_eq!(announce(&other).await, (200, json!({ "accepted": false })));
+    let (_, shown) = api.call("GET", "/v1/instances/a", "").await;
+    assert_eq!(
+        shown["announced_ports"],
+        json!([{ "port": 80, "protocol": "tcp" }])
+    );
+    for bad in [
+        "{}",
+        r#"{"ip": "x", "port": 80, "protocol": "tcp"}"#,
+        r#"{"ip": "172.16.0.2", "port": 0, "protocol": "tcp"}"#,
+        r#"{"ip": "172.16.0.2", "port": 80, "protocol": "sctp"}"#,
+        r#"{"ip": "172.16.0.2", "port": 80, "protocol": "tcp", "x": 1}"#,
+    ] {
+        assert_eq!(announce(bad).await.0, 400, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn i19_copies_are_of_instances_with_one_interface() {
+    let api = api().await;
+    let two =
+        r#"{"name": "two", "image": "x", "network_interfaces": [{}, {}], "gateway": "10.9.9.9"}"#;
+    api.call("POST", "/v1/instances", two).await;
+    api.call("POST", "/v1/instances", r#"{"name": "one"}"#)
+        .await;
+    for (word, done) in [("branch", "branched"), ("checkpoint", "checkpointed")] {
+        let message = format!("Instances with more than one network interface cannot be {done}");
+        let path = format!("/v1/instances/two/{word}");
+        api.check_error(("POST", &path, ""), 409, &message).await;
+        let message = format!("Not supported yet: {word}");
+        let path = format!("/v1/instances/one/{word}");
+        api.check_error(("POST", &path, ""), 501, &message).await;
+    }
+    assert_eq!(
+        api.call("POST", "/v1/instances/two/template", "").await,
+        (200, json!({ "image": "x" }))
+    );
+}
+
+#[tokio::test]
+async fn a_check_names_every_fault_and_creates_nothing() {
+    let api = api().await;
+    let check = async |body: &str| {
+        let (status, answer) = api
+            .call("POST", "/v1/instances?check=true", body.to_owned())
+            .await;
+        assert_eq!(status, 200);
+        answer["faults"].as_array().unwrap().len()
+    };
+    assert_eq!(check("{}").await, 0);
+    assert_eq!(check(r#"{"name": "A", "bogus": 1}"#).await, 2);
+    api.call("POST", "/v1/instances", r#"{"name": "a"}"#).await;
+    let taken = r#"{"name": "a", "network_interfaces": [{"name": "a-eth0"},
+        {"ip": "192.0.2.9/24", "tap_name": "docker0"}, {"ip": "172.16.0.9/30", "tap_name": "tap9"}]}"#;
+    assert_eq!(check(taken).await, 7);
+    assert_eq!(
+        api.call("GET", "/v1/instances", "")
+            .await
+            .1
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(
+        api.call("POST", "/v1/instances?chek=true", "{}").await.0,
+        400
+    );
+}
+
+#[tokio::test]
+async fn machines_are_instances_that_answer_at_their_commit() {
+    let api = api().await;
+    let (status, made) = api
+        .call("POST", "/machines", r#"{"name": "web-server"}"#)
+        .await;
+    assert_eq!((status, &made["status"]), (201, &json!("pending")));
+    assert_eq!(made["guest_mac"], "AA:FC:00:00:00:01");
+    assert_eq!(
+        api.call("GET", "/machines/web-server", "").await.1["status"],
+        "running"
+    );
+    assert_eq!(api.call("DELETE", "/machines/web-server", "").await.0, 204);
+    assert_eq!(api.call("GET", "/machines", "").await.1, json!([]));
+}
+
+/// Somebody on TCP, with this token or with none.
+async fn remote(
+    api: &Api,
+    config: Config,
+    token: &str,
+    request: (&str, &str, &str),
+) -> (u16, Value) {
+    let peer = MockConnectInfo(Peer::Remote("127.0.0.1:9".parse().unwrap()));
+    let router = router(api.agent.handle.0.clone(), Arc::new(config)).layer(peer);
+    let (method, path, body) = request;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("authorization", format!("Bearer {token}"))
+        .body(Body::from(body.to_owned()))
+        .unwrap();
+    let response = router.oneshot(request).await.unwrap();
+    let status = response.status().as_u16();
+    assert_eq!(
+        status == 401,
+        response.headers().contains_key("www-authenticate")
+    );
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&bytes).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn a3_a_token_reaches_its_own_account_alone() {
+    let api = api().await;
+    let make = async |body: &str| api.call("POST", "/v1/tokens", body.to_owned()).await.1;
+    let made = make(r#"{"account": "acme", "permissions": ["net_manager"]}"#).await;
+    let plain = make(r#"{"account": "acme"}"#).await;
+    let token = made["token"].as_str().unwrap();
+    let ask = async |token: &str, request| remote(&api, Config::default(), token, request).await;
+    let list = ("GET", "/v1/instances", "");
+    for wrong in ["", "netagent_x", &token[..token.len() - 1]] {
+        assert_eq!(ask(wrong, list).await.0, 401);
+    }
+    api.call("POST", "/v1/instances", r#"{"name": "a"}"#).await;
+    assert_eq!(ask(token, list).await, (200, json!([])));
+    assert_eq!(ask(token, ("GET", "/v1/instances/a", "")).await.0, 404);
+    let create = (
+        "POST",
+        "/v1/instances",
+        r#"{"name": "a", "network_interfaces": [{}]}"#,
+    );
+    assert_eq!(ask(token, create).await.0, 201);
+    let (status, refused) = ask(plain["token"].as_str().unwrap(), create).await;
+    assert_eq!(
+        (status, &refused["message"]),
+        (400, &json!("Unknown member 'network_interfaces'"))
+    );
+    for path in ["/v1/plan", "/v1/tokens"] {
+        assert_eq!(ask(token, ("GET", path, "")).await.0, 403, "{path}");
+    }
+    assert_eq!(ask("", ("GET", "/healthz", "")).await.0, 200);
+    let (_, listed) = api.call("GET", "/v1/tokens", "").await;
+    assert!(!listed.to_string().contains(token) && !listed.to_string().contains("hash"));
+    let path = format!("/v1/tokens/{}", made["id"].as_str().unwrap());
+    assert_eq!(api.call("DELETE", &path, "").await.0, 204);
+    assert_eq!(ask(token, list).await.0, 401);
+    assert_eq!(api.call("DELETE", &path, "").await.0, 404);
+}
+
+#[tokio::test]
+async fn a4_an_account_without_the_feature_is_told_so() {
+    let api = api().await;
+    let (_, made) = api
+        .call(
+            "POST",
+            "/v1/tokens",
+            r#"{"account": "acme", "permissions": ["net_manager"]}"#,
         )
         .await;
-    }
-    assert_eq!(api.call("GET", "/machines", "").await.0, 501);
-    assert_eq!(api.call("POST", "/machines/a/exec", "").await.0, 501);
-    assert_eq!(
-        api.call("GET", "/v1/instances/a/guest?format=json", "")
-            .await
-            .0,
-        501
+    let mut config = Config::default();
+    let account = Account {
+        instances: None,
+        custom_network: false,
+    };
+    config.accounts.insert("acme".into(), account);
+    let create = ("POST", "/v1/instances", r#"{"gateway": "10.0.0.1"}"#);
+    let (status, refused) = remote(&api, config, made["token"].as_str().unwrap(), create).await;
+    assert_eq!(status, 403);
+    assert!(
+        refused["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("Insufficient license.")
     );
 }
 

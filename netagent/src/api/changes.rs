@@ -1,0 +1,162 @@
+//! Changes of an instance that exists: announced ports, what is never changed, and what cannot be changed yet.
+
+use std::net::IpAddr;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use crate::access::Caller;
+use crate::agent::Announcement;
+use crate::api::auth::Shared;
+use crate::api::body::Body;
+use crate::api::error::ApiError;
+use crate::instance::{AnnouncedPort, PortProtocol};
+use crate::spec::{SpecError, member_names};
+
+type Answer<T> = Result<T, ApiError>;
+
+/// I-18.
+const FIXED: &str = "Network interfaces cannot be changed after creation";
+/// Members that each of the routes replaces; all others are refused.
+const POLICY: [&str; 5] = [
+    "network_policy",
+    "allowed_domains",
+    "allowed_cidrs",
+    "denied_cidrs",
+    "audit",
+];
+const PUBLISH: [&str; 2] = ["publish", "exposed_ports"];
+const LIMITS: [&str; 3] = ["bandwidth", "bandwidth_in", "limits"];
+/// What of an instance is its place in the network, for good.
+const TOPOLOGY: [&str; 5] = [
+    "network_interfaces",
+    "gateway",
+    "nameserver",
+    "mtu",
+    "annotations",
+];
+
+/// `PUT /v1/instances/{instance}/announcements` (I-4)
+pub(crate) async fn announce(
+    State(shared): State<Shared>,
+    caller: Caller,
+    Path(key): Path<String>,
+    body: Body,
+) -> Answer<Json<Value>> {
+    let announcement = announcement(&body.object(&["ip", "port", "protocol"])?)?;
+    let accepted = shared.agent.announce(&caller, key, announcement).await?;
+    Ok(Json(json!({ "accepted": accepted })))
+}
+
+fn announcement(object: &Map<String, Value>) -> Answer<Announcement> {
+    let text = |name: &str| object.get(name).and_then(Value::as_str);
+    let address: Option<IpAddr> = text("ip").and_then(|text| text.parse().ok());
+    let port = object.get("port").and_then(Value::as_u64);
+    let port = port
+        .and_then(|port| u16::try_from(port).ok())
+        .filter(|port| *port > 0);
+    let protocol = match text("protocol") {
+        Some("tcp") => Some(PortProtocol::Tcp),
+        Some("udp") => Some(PortProtocol::Udp),
+        Some(_) | None => None,
+    };
+    Ok(Announcement {
+        address: address.ok_or_else(|| ApiError::bad("Member 'ip' must be an IP address"))?,
+        port: AnnouncedPort {
+            port: port
+                .ok_or_else(|| ApiError::bad("Member 'port' must be a number from 1 to 65535"))?,
+            protocol: protocol
+                .ok_or_else(|| ApiError::bad("Member 'protocol' must be tcp or udp"))?,
+        },
+    })
+}
+
+/// `POST /v1/instances/{instance}/branch` (I-19)
+pub(crate) async fn branch(
+    shared: State<Shared>,
+    caller: Caller,
+    key: Path<String>,
+) -> Answer<Json<Value>> {
+    copy(shared, caller, key, ("branch", "branched")).await
+}
+
+/// `POST /v1/instances/{instance}/checkpoint` (I-19)
+pub(crate) async fn checkpoint(
+    shared: State<Shared>,
+    caller: Caller,
+    key: Path<String>,
+) -> Answer<Json<Value>> {
+    copy(shared, caller, key, ("checkpoint", "checkpointed")).await
+}
+
+async fn copy(
+    State(shared): State<Shared>,
+    caller: Caller,
+    Path(key): Path<String>,
+    (word, done): (&str, &'static str),
+) -> Answer<Json<Value>> {
+    shared.agent.check_copyable(&caller, key, done).await?;
+    Err(ApiError::not_built(word))
+}
+
+/// `PATCH|PUT /v1/instances/{instance}` (I-18)
+pub(crate) async fn topology(
+    State(shared): State<Shared>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> Answer<Json<Value>> {
+    shared.agent.inspect(&caller, key).await?;
+    Err(ApiError::new(StatusCode::CONFLICT, FIXED))
+}
+
+/// `PUT /v1/instances/{instance}/policy`
+pub(crate) async fn policy(
+    shared: State<Shared>,
+    caller: Caller,
+    key: Path<String>,
+    body: Body,
+) -> Answer<Json<Value>> {
+    replace(shared, caller, key, (&body, "policy", &POLICY)).await
+}
+
+/// `PUT /v1/instances/{instance}/publish`
+pub(crate) async fn publish(
+    shared: State<Shared>,
+    caller: Caller,
+    key: Path<String>,
+    body: Body,
+) -> Answer<Json<Value>> {
+    replace(shared, caller, key, (&body, "publish", &PUBLISH)).await
+}
+
+/// `PUT /v1/instances/{instance}/limits`
+pub(crate) async fn limits(
+    shared: State<Shared>,
+    caller: Caller,
+    key: Path<String>,
+    body: Body,
+) -> Answer<Json<Value>> {
+    replace(shared, caller, key, (&body, "limits", &LIMITS)).await
+}
+
+/// What is wrong is said already; what is right cannot be done yet.
+async fn replace(
+    State(shared): State<Shared>,
+    caller: Caller,
+    Path(key): Path<String>,
+    (body, word, members): (&Body, &str, &[&str]),
+) -> Answer<Json<Value>> {
+    shared.agent.inspect(&caller, key).await?;
+    let object = body.any_object()?;
+    let (_, of_interfaces) = member_names();
+    let is_topology = |name: &str| TOPOLOGY.contains(&name) || of_interfaces.contains(&name);
+    if object.keys().any(|name| is_topology(name)) {
+        return Err(ApiError::new(StatusCode::CONFLICT, FIXED));
+    }
+    match object.keys().find(|name| !members.contains(&name.as_str())) {
+        Some(name) => Err(SpecError::UnknownMember(name.clone()).into()),
+        None => Err(ApiError::not_built(word)),
+    }
+}

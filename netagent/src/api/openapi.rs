@@ -1,0 +1,172 @@
+//! The OpenAPI document: paths from the table of routes, the create request from the table of members, answers from
+//! the types that are serialised.
+
+use axum::Json;
+use utoipa::openapi::path::{
+    HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,
+};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::schema::{
+    AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type,
+};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathItem,
+    PathsBuilder, Ref, RefOr, Required, ResponseBuilder,
+};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::api::routes::{Access, Route, all};
+use crate::api::tokens::TokenView;
+use crate::api::views::{InstanceView, PlanBody};
+use crate::spec::{Described, Kind, described_request};
+
+const TOKEN: &str = "token";
+const JSON: &str = "application/json";
+
+/// `GET /openapi.json`
+pub(crate) async fn serve() -> Json<OpenApi> {
+    Json(document())
+}
+
+/// The document.
+#[must_use]
+pub(crate) fn document() -> OpenApi {
+    let mut paths = PathsBuilder::new();
+    for route in all() {
+        let item = PathItem::new(method(route.method), operation(&route));
+        paths = paths.path(route.path.clone(), item);
+    }
+    let mut schemas = Vec::new();
+    InstanceView::schemas(&mut schemas);
+    PlanBody::schemas(&mut schemas);
+    let components = ComponentsBuilder::new()
+        .schemas_from_iter(schemas)
+        .schema("InstanceView", InstanceView::schema())
+        .schema("PlanBody", PlanBody::schema())
+        .schema("TokenView", TokenView::schema())
+        .schema("InstanceRequest", object(&described_request()))
+        .schema("Error", error())
+        .security_scheme(
+            TOKEN,
+            SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build()),
+        )
+        .build();
+    let info = InfoBuilder::new()
+        .title("netagent")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some("The network agent of microVM hosts"))
+        .build();
+    OpenApiBuilder::new()
+        .info(info)
+        .paths(paths.build())
+        .components(Some(components))
+        .build()
+}
+
+fn method(name: &str) -> HttpMethod {
+    match name {
+        "POST" => HttpMethod::Post,
+        "PUT" => HttpMethod::Put,
+        "PATCH" => HttpMethod::Patch,
+        "DELETE" => HttpMethod::Delete,
+        _ => HttpMethod::Get,
+    }
+}
+
+fn operation(route: &Route) -> OperationBuilder {
+    let mut operation = OperationBuilder::new().summary(Some(route.summary));
+    for name in route.path.split('/').filter_map(parameter_name) {
+        operation = operation.parameter(parameter(name));
+    }
+    if route.access == Access::Account {
+        let none: [&str; 0] = [];
+        operation = operation.security(SecurityRequirement::new(TOKEN, none));
+    }
+    let creates = ["/v1/instances", "/machines"].contains(&route.path.as_str());
+    if route.method == "POST" && creates {
+        let body = ContentBuilder::new()
+            .schema(Some(RefOr::Ref(Ref::from_schema_name("InstanceRequest"))))
+            .build();
+        let body = RequestBodyBuilder::new().content(JSON, body).build();
+        operation = operation.request_body(Some(body));
+    }
+    let failed = response("Refused, failed or not built yet", Some("Error"));
+    operation
+        .response("2XX", response("Done", answer(route)))
+        .response("default", failed)
+}
+
+/// The type of what a route answers, where it has a name.
+fn answer(route: &Route) -> Option<&'static str> {
+    let instance = route.path.ends_with("/start")
+        || route.path.ends_with("/stop")
+        || (route.method == "GET" && route.path.ends_with("/{instance}"))
+        || (route.method == "POST"
+            && ["/v1/instances", "/machines"].contains(&route.path.as_str()));
+    match (route.method, route.path.as_str()) {
+        ("GET", "/v1/plan") => Some("PlanBody"),
+        ("POST", "/v1/tokens") => Some("TokenView"),
+        _ if instance => Some("InstanceView"),
+        _ => None,
+    }
+}
+
+fn response(description: &str, schema: Option<&str>) -> ResponseBuilder {
+    let response = ResponseBuilder::new().description(description);
+    match schema {
+        None => response,
+        Some(name) => response.content(
+            JSON,
+            ContentBuilder::new()
+                .schema(Some(RefOr::Ref(Ref::from_schema_name(name))))
+                .build(),
+        ),
+    }
+}
+
+fn parameter_name(part: &str) -> Option<&str> {
+    part.strip_prefix('{')?.strip_suffix('}')
+}
+
+fn parameter(name: &str) -> Parameter {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Path)
+        .required(Required::True)
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .build()
+}
+
+fn error() -> Schema {
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    ObjectBuilder::new()
+        .property("status", text())
+        .property("message", text())
+        .into()
+}
+
+fn object(members: &[Described]) -> Schema {
+    let mut object = ObjectBuilder::new()
+        .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)));
+    for member in members {
+        object = object.property(member.name, schema(&member.kind));
+    }
+    object.into()
+}
+
+fn schema(kind: &Kind) -> RefOr<Schema> {
+    let plain = |kind| ObjectBuilder::new().schema_type(kind);
+    match kind {
+        Kind::Text => plain(Type::String).into(),
+        Kind::Number => plain(Type::Integer).into(),
+        Kind::Boolean => plain(Type::Boolean).into(),
+        Kind::Any => ObjectBuilder::new().into(),
+        Kind::Object(members) => RefOr::T(object(members)),
+        Kind::List(inner) => ArrayBuilder::new().items(schema(inner)).into(),
+        Kind::OneOf(kinds) => {
+            let one_of = kinds.iter().map(schema);
+            one_of.fold(OneOfBuilder::new(), OneOfBuilder::item).into()
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Instances, interfaces and plans on the wire (I-14).
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use netagent_common::vm::Traffic;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::agent::PlanView;
+use crate::agent::state::{InstanceState, InterfaceState};
+use crate::host::Counters;
+use crate::instance::PortProtocol;
+use crate::spec;
+
+/// An instance as create, ls and inspect show it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct InstanceView {
+    id: Uuid,
+    name: String,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(flatten)]
+    primary: Option<PrimaryView>,
+    network_interfaces: Vec<InterfaceView>,
+    /// Ports that the guest announced on its primary address.
+    announced_ports: Vec<AnnouncedPortView>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    machine: Map<String, Value>,
+    #[serde(flatten)]
+    counters: Option<CountersView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    open_flows: Option<u64>,
+}
+
+/// A port that a guest announced.
+#[derive(Debug, Serialize, ToSchema)]
+struct AnnouncedPortView {
+    port: u16,
+    protocol: &'static str,
+}
+
+/// What is said of the first interface, flat.
+#[derive(Debug, Serialize, ToSchema)]
+struct PrimaryView {
+    #[schema(value_type = String)]
+    private_ip: Ipv4Addr,
+    #[schema(value_type = String)]
+    gateway: Ipv4Addr,
+    #[schema(value_type = String)]
+    nameserver: IpAddr,
+    tap_device: String,
+    #[schema(value_type = String)]
+    tap_ip: Ipv4Addr,
+    #[schema(value_type = String)]
+    guest_ip: Ipv4Addr,
+    guest_mac: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct InterfaceView {
+    id: Uuid,
+    name: String,
+    mode: &'static str,
+    tap_name: String,
+    #[schema(value_type = String)]
+    ip: Ipv4Net,
+    #[schema(value_type = Option<String>)]
+    ip6: Option<Ipv6Net>,
+    #[schema(value_type = String)]
+    tap_ip: Ipv4Addr,
+    mac: String,
+    mtu: u32,
+    autoconfig: bool,
+    #[schema(value_type = Option<Object>)]
+    relay: Option<Value>,
+    #[serde(flatten)]
+    counters: Option<CountersView>,
+}
+
+#[derive(Debug, Default, Serialize, ToSchema)]
+struct CountersView {
+    attached: bool,
+    /// Dropped packets by reason.
+    #[schema(value_type = Object)]
+    drops: BTreeMap<&'static str, u64>,
+    traffic: TrafficView,
+}
+
+#[derive(Debug, Default, Serialize, ToSchema)]
+struct TrafficView {
+    from_vm_packets: u64,
+    from_vm_bytes: u64,
+    to_vm_packets: u64,
+    to_vm_bytes: u64,
+}
+
+/// What the agent would change.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PlanBody {
+    steps: Vec<StepView>,
+    problems: Vec<ProblemView>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct StepView {
+    instance: Option<String>,
+    step: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct ProblemView {
+    instance: Option<String>,
+    problem: String,
+}
+
+impl InstanceView {
+    /// As `/machines` answers: the state at its commit.
+    pub(crate) fn at_commit(mut self) -> Self {
+        if self.status == "running" {
+            self.status = "pending";
+        }
+        self
+    }
+}
+
+impl From<InstanceState> for InstanceView {
+    fn from(state: InstanceState) -> Self {
+        let (gateway, nameserver) = (state.gateway, state.nameserver);
+        let primary = state.interfaces.first().map(|primary| PrimaryView {
+            private_ip: primary.guest_v4.addr(),
+            gateway,
+            nameserver,
+            tap_device: primary.tap_name.clone(),
+            tap_ip: primary.host_v4.addr(),
+            guest_ip: primary.guest_v4.addr(),
+            guest_mac: spec::mac_text(primary.guest_mac),
+        });
+        let inspected = state
+            .interfaces
+            .iter()
+            .filter_map(|one| one.inspected.as_ref());
+        let open_flows = inspected
+            .clone()
+            .next()
+            .map(|(_, counters)| counters.open_flows);
+        let counters = open_flows.map(|_| {
+            inspected.fold(CountersView::default(), |mut sum, (attached, counters)| {
+                sum.add(*attached, counters);
+                sum
+            })
+        });
+        Self {
+            id: state.id,
+            name: state.name.to_string(),
+            status: state.status.as_str(),
+            reason: state.reason,
+            primary,
+            network_interfaces: state
+                .interfaces
+                .into_iter()
+                .map(InterfaceView::from)
+                .collect(),
+            announced_ports: state
+                .announced
+                .into_iter()
+                .map(|announced| AnnouncedPortView {
+                    port: announced.port,
+                    protocol: match announced.protocol {
+                        PortProtocol::Tcp => "tcp",
+                        PortProtocol::Udp => "udp",
+                    },
+                })
+                .collect(),
+            machine: state.machine,
+            counters,
+            open_flows,
+        }
+    }
+}
+
+impl From<InterfaceState> for InterfaceView {
+    fn from(state: InterfaceState) -> Self {
+        let counters = state.inspected.map(|(attached, counters)| {
+            let mut view = CountersView::default();
+            view.add(attached, &counters);
+            view
+        });
+        Self {
+            id: state.id,
+            name: state.name.to_string(),
+            mode: "nat",
+            tap_name: state.tap_name,
+            ip: state.guest_v4,
+            ip6: state.guest_v6,
+            tap_ip: state.host_v4.addr(),
+            mac: spec::mac_text(state.guest_mac),
+            mtu: state.mtu,
+            autoconfig: state.autoconfig,
+            relay: None,
+            counters,
+        }
+    }
+}
+
+impl CountersView {
+    fn add(&mut self, attached: bool, counters: &Counters) {
+        self.attached |= attached;
+        for (reason, count) in &counters.drops {
+            *self.drops.entry(reason.name()).or_default() += count;
+        }
+        let Traffic {
+            from_vm_packets,
+            from_vm_bytes,
+            to_vm_packets,
+            to_vm_bytes,
+        } = counters.traffic;
+        self.traffic.from_vm_packets += from_vm_packets;
+        self.traffic.from_vm_bytes += from_vm_bytes;
+        self.traffic.to_vm_packets += to_vm_packets;
+        self.traffic.to_vm_bytes += to_vm_bytes;
+    }
+}
+
+impl From<PlanView> for PlanBody {
+    fn from(view: PlanView) -> Self {
+        let steps = view
+            .steps
+            .into_iter()
+            .map(|(instance, step)| StepView { instance, step });
+        let problems = view.problems.into_iter();
+        let problems = problems.map(|(instance, problem)| ProblemView { instance, problem });
+        Self {
+            steps: steps.collect(),
+            problems: problems.collect(),
+        }
+    }
+}
