@@ -67,3 +67,63 @@ impl Certificate {
         exchange(StreamOwned::new(connection, stream), ask)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::{ServerConfig, ServerConnection};
+
+    use super::*;
+
+    const ANSWER: &str = "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n";
+
+    /// Answers one connection, and hangs up without a farewell.
+    fn serve(listener: &TcpListener, certificate: &Certificate) -> io::Result<()> {
+        let key = PrivateKeyDer::from_pem_file(&certificate.key).expect("written by the test");
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has all of them")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der.clone()], key)
+            .expect("the key is the certificate's");
+        let (stream, _) = listener.accept()?;
+        let connection = ServerConnection::new(Arc::new(config)).expect("a configuration");
+        let mut stream = StreamOwned::new(connection, stream);
+        let length = stream.read(&mut [0; 1_024])?;
+        assert!(length > 0, "the request arrives");
+        stream.write_all(ANSWER.as_bytes())?;
+        stream.flush()
+    }
+
+    #[test]
+    fn only_a_server_with_the_certificate_is_asked() {
+        let directory = tempfile::tempdir().unwrap();
+        let own = Certificate::create(directory.path(), &["127.0.0.1"]);
+        let other_directory = tempfile::tempdir().unwrap();
+        let other = Certificate::create(other_directory.path(), &["127.0.0.1"]);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let ask = Ask {
+            method: "GET",
+            path: "/",
+            body: "",
+            authorization: None,
+        };
+        for (client, is_trusted) in [(&own, true), (&other, false)] {
+            thread::scope(|scope| {
+                let served = scope.spawn(|| serve(&listener, &own));
+                let answer = client.request(&NetNs::current(), address, &ask);
+                assert_eq!(
+                    answer.map(|answer| answer.status).ok(),
+                    is_trusted.then_some(204)
+                );
+                assert_eq!(served.join().unwrap().is_ok(), is_trusted);
+            });
+        }
+    }
+}
