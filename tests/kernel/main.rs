@@ -19,3 +19,5 @@ mod spoofs;
 mod states;
 
 mod collect;
+mod loads;
+mod records;

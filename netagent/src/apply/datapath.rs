@@ -37,7 +37,7 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Opens what is pinned; `None` unless it is complete.
+    /// Opens what is pinned; `None` unless it is complete and a load would go on with the maps.
     ///
     /// # Errors
     /// Where a pin is there but cannot be opened.
@@ -48,6 +48,9 @@ impl Datapath {
         let Some(programs) = Programs::open(pins)? else {
             return Ok(None);
         };
+        if !programs::keeps_maps(pins, options)? {
+            return Ok(None);
+        }
         let Some(maps) = Maps::open(pins)? else {
             return Ok(None);
         };

@@ -267,6 +267,7 @@ impl KernelHost {
         };
         let attached = self.attacher.observe(&self.pins, links).await?;
         Ok(Some(ObservedDatapath {
+            stale: datapath.stale,
             attached: attached.devices,
             severed: attached.severed,
             interfaces: datapath.maps.interfaces()?,

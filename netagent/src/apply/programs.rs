@@ -177,6 +177,15 @@ pub fn load(pins: &Pins, options: &HostOptions) -> Result<(), LoadError> {
     Ok(())
 }
 
+/// Whether a load would go on with the maps that are pinned.
+///
+/// # Errors
+/// Where the object cannot be read.
+pub fn keeps_maps(pins: &Pins, options: &HostOptions) -> Result<bool, LoadError> {
+    let kept = find_kept(pins, &sizes(options))?;
+    Ok(kept.is_some_and(|kept| kept.names.len() == map::ALL.len()))
+}
+
 /// What this binary would load with these options: the first bytes of a hash, never 0. The mark is not in it,
 /// for a load keeps the one that is in use.
 ///

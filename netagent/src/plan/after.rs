@@ -15,7 +15,7 @@ impl Observed {
     pub fn follow(&mut self, step: &Step) {
         match step {
             Step::LoadDatapath => {
-                self.datapath.get_or_insert_default();
+                self.datapath.get_or_insert_default().stale = false;
             }
             Step::UnloadDatapath => self.datapath = None,
             Step::SetLinkUp { ifindex } => self.set_up(*ifindex),

@@ -15,6 +15,9 @@ pub(crate) fn plan_host(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
         steps.push(Step::LoadDatapath);
         &empty
     });
+    if datapath.stale {
+        steps.push(Step::LoadDatapath);
+    }
     steps.extend(
         datapath
             .severed

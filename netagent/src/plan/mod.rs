@@ -176,6 +176,8 @@ pub struct Neighbour {
 /// What the pinned maps and links hold.
 #[derive(Clone, Debug, Default)]
 pub struct ObservedDatapath {
+    /// The programs work, and are another build's or were loaded with other constants: they are to be replaced.
+    pub stale: bool,
     /// Devices to which programs are attached (a pinned link whose device is alive, or a filter).
     pub attached: BTreeSet<u32>,
     /// Pins of links whose device is gone.

@@ -98,6 +98,18 @@ fn with_existing_tap(host: &FakeHost) -> Wanted {
 }
 
 #[test]
+fn programs_of_another_build_are_replaced_and_nothing_else_is_touched() {
+    let host = host();
+    let wanted = wanted(&[(0, 0, true)]);
+    apply(&plan_of(&wanted, &host), &host);
+    host.state().observed.datapath.as_mut().unwrap().stale = true;
+    let plan = plan_of(&wanted, &host);
+    assert_eq!(plan.steps().collect::<Vec<_>>(), [&Step::LoadDatapath]);
+    apply(&plan, &host);
+    assert!(plan_of(&wanted, &host).is_empty());
+}
+
+#[test]
 fn an_existing_tap_is_down_until_its_programs_are_on() {
     let host = host();
     let nothing = wanted(&[]);
