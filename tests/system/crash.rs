@@ -68,8 +68,8 @@ const SCRIPT: [(usize, Request); 6] = [
 const BOUNDARIES_MAX: u32 = 1_000;
 
 /// Asks until the agent is dead; true where it survived the whole script.
-fn survives_script(agent: &Agent, entries: &mut [Entry]) -> bool {
-    SCRIPT.iter().all(|(index, request)| {
+fn survives(agent: &Agent, script: &[(usize, Request)], entries: &mut [Entry]) -> bool {
+    script.iter().all(|(index, request)| {
         matches!(
             entries[*index].send(&agent.socket(), *request),
             Sent::Acknowledged | Sent::Refused
@@ -77,13 +77,17 @@ fn survives_script(agent: &Agent, entries: &mut [Entry]) -> bool {
     })
 }
 
-/// Starts an agent that dies at a boundary and plays the script; true where it died.
-fn dies_at(agent: &mut Agent, boundary: u32, entries: &mut [Entry]) -> bool {
+/// Starts an agent that dies at a boundary and plays a script; true where it died.
+fn dies_at(
+    agent: &mut Agent,
+    boundary: u32,
+    (script, entries): (&[(usize, Request)], &mut [Entry]),
+) -> bool {
     agent.kill_at(Some(boundary));
     agent.spawn();
     agent.kill_at(None);
     let ended = agent.serves_or_ended(START_LIMIT);
-    if ended.is_none() && survives_script(agent, entries) {
+    if ended.is_none() && survives(agent, script, entries) {
         return false;
     }
     let status = wait_for("the agent dies", SOON, || agent.status());
@@ -98,7 +102,7 @@ fn the_agent_killed_at_every_boundary_of_a_life_brings_back_what_was_acknowledge
     let mut entries = specs.map(Entry::absent);
     let mut boundary = 1;
     stage.agent.kill9();
-    while dies_at(&mut stage.agent, boundary, &mut entries) {
+    while dies_at(&mut stage.agent, boundary, (&SCRIPT, &mut entries)) {
         stage.agent.run();
         stage.check(&mut entries);
         for entry in &mut entries {
@@ -190,4 +194,39 @@ fn killed_at_two_hundred_random_instants_under_traffic_nothing_is_lost_or_duplic
     assert!(answers > KILLS, "{answers} answers: it was killed idle");
     let exchanges = stage.witness.finish();
     eprintln!("{kills} kills, {answers} answers, {exchanges} exchanges");
+}
+
+#[test]
+fn the_first_start_after_a_reboot_killed_at_every_boundary_is_finished_by_the_next_ones() {
+    let world = World::new();
+    let mut agent = world.agent("");
+    let mut entries = [
+        pool("x", 2),
+        custom("y", "192.168.7.1/30", "vpc7"),
+        pool("z", 1),
+    ]
+    .map(Entry::absent);
+    for entry in &mut entries {
+        let sent = entry.send(&agent.socket(), Request::Create);
+        assert_eq!(sent, Sent::Acknowledged);
+    }
+    let sent = entries[2].send(&agent.socket(), Request::Stop);
+    assert_eq!(sent, Sent::Acknowledged);
+    agent.kill9();
+    let mut boundary = 1;
+    loop {
+        agent.take_down();
+        entries.iter_mut().for_each(Entry::expect_new_taps);
+        let died = dies_at(&mut agent, boundary, (&[], &mut []));
+        if !died {
+            break;
+        }
+        agent.run();
+        check(&agent, (&world.host, UPLINK, &[]), &mut entries);
+        agent.kill9();
+        boundary += 1;
+        assert!(boundary < BOUNDARIES_MAX, "the start never ends");
+    }
+    assert!(boundary > 20, "only {boundary} boundaries");
+    check(&agent, (&world.host, UPLINK, &[]), &mut entries);
 }
