@@ -10,7 +10,7 @@ use netagent_tests::agent::{Agent, START_LIMIT};
 use netagent_tests::deadline::{SOON, wait_for};
 use netagent_tests::random::Random;
 use netagent_tests::recovery::book::{Entry, Life, Request, Sent};
-use netagent_tests::recovery::check::check;
+use netagent_tests::recovery::check::{check, settled};
 use netagent_tests::recovery::pester::Pesterers;
 use netagent_tests::recovery::witness::Witness;
 use netagent_tests::world::{UPLINK, World};
@@ -229,4 +229,47 @@ fn the_first_start_after_a_reboot_killed_at_every_boundary_is_finished_by_the_ne
     }
     assert!(boundary > 20, "only {boundary} boundaries");
     check(&agent, (&world.host, UPLINK, &[]), &mut entries);
+}
+
+/// The life of one instance.
+const SHORT_SCRIPT: [(usize, Request); 4] = [
+    (0, Request::Create),
+    (0, Request::Stop),
+    (0, Request::Start),
+    (0, Request::Delete),
+];
+
+#[test]
+fn a_tap_of_the_users_is_given_back_as_it_was_whenever_the_agent_is_killed() {
+    let world = World::new();
+    let mut agent = world.agent("");
+    let host = &world.host;
+    host.ip("tuntap add dev mine mode tap");
+    host.ip("link set mine address 02:00:00:00:00:77 mtu 1400 alias of-the-user");
+    let seen = || {
+        let link = &host.json("ip -json link show dev mine")[0];
+        let addresses = host.json("ip -json -4 address show dev mine");
+        let v4 = addresses[0]["addr_info"].clone();
+        let members = ["ifindex", "flags", "mtu", "address", "ifalias"];
+        (members.map(|member| link[member].clone()), v4)
+    };
+    let before = seen();
+    let mut entries = [Entry::absent(custom("lent", "192.168.11.1/30", "mine"))];
+    let mut boundary = 1;
+    agent.kill9();
+    while dies_at(&mut agent, boundary, (&SHORT_SCRIPT, &mut entries)) {
+        agent.run();
+        let shown = settled(&agent);
+        entries[0].settle(shown.first());
+        if entries[0].life() != Some(Life::Absent) {
+            let sent = entries[0].send(&agent.socket(), Request::Delete);
+            assert_eq!(sent, Sent::Acknowledged, "boundary {boundary}");
+        }
+        assert_eq!(seen(), before, "boundary {boundary}");
+        agent.kill9();
+        boundary += 1;
+        assert!(boundary < BOUNDARIES_MAX, "the life never ends");
+    }
+    assert!(boundary > 20, "only {boundary} boundaries");
+    assert_eq!(seen(), before);
 }
