@@ -21,7 +21,7 @@ use crate::netns::NetNs;
 pub const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// What makes `down` remove everything.
-const DOWN_ALL: &[&str] = &[];
+const DOWN_ALL: &[&str] = &["--all"];
 
 /// Why `to_vm` drops what a Linux host says on every link: IPv6 group reports.
 pub const HOST_CHATTER: [&str; 1] = ["multicast_report"];

@@ -10,7 +10,7 @@ use netagent_tests::agent::{Agent, START_LIMIT};
 use netagent_tests::deadline::{SOON, wait_for};
 use netagent_tests::random::Random;
 use netagent_tests::recovery::book::{Entry, Life, Request, Sent};
-use netagent_tests::recovery::check::check;
+use netagent_tests::recovery::check::{check, settled};
 use netagent_tests::recovery::pester::Pesterers;
 use netagent_tests::recovery::witness::Witness;
 use netagent_tests::world::{UPLINK, World};
@@ -68,8 +68,8 @@ const SCRIPT: [(usize, Request); 6] = [
 const BOUNDARIES_MAX: u32 = 1_000;
 
 /// Asks until the agent is dead; true where it survived the whole script.
-fn survives_script(agent: &Agent, entries: &mut [Entry]) -> bool {
-    SCRIPT.iter().all(|(index, request)| {
+fn survives(agent: &Agent, script: &[(usize, Request)], entries: &mut [Entry]) -> bool {
+    script.iter().all(|(index, request)| {
         matches!(
             entries[*index].send(&agent.socket(), *request),
             Sent::Acknowledged | Sent::Refused
@@ -77,13 +77,17 @@ fn survives_script(agent: &Agent, entries: &mut [Entry]) -> bool {
     })
 }
 
-/// Starts an agent that dies at a boundary and plays the script; true where it died.
-fn dies_at(agent: &mut Agent, boundary: u32, entries: &mut [Entry]) -> bool {
+/// Starts an agent that dies at a boundary and plays a script; true where it died.
+fn dies_at(
+    agent: &mut Agent,
+    boundary: u32,
+    (script, entries): (&[(usize, Request)], &mut [Entry]),
+) -> bool {
     agent.kill_at(Some(boundary));
     agent.spawn();
     agent.kill_at(None);
     let ended = agent.serves_or_ended(START_LIMIT);
-    if ended.is_none() && survives_script(agent, entries) {
+    if ended.is_none() && survives(agent, script, entries) {
         return false;
     }
     let status = wait_for("the agent dies", SOON, || agent.status());
@@ -98,7 +102,7 @@ fn the_agent_killed_at_every_boundary_of_a_life_brings_back_what_was_acknowledge
     let mut entries = specs.map(Entry::absent);
     let mut boundary = 1;
     stage.agent.kill9();
-    while dies_at(&mut stage.agent, boundary, &mut entries) {
+    while dies_at(&mut stage.agent, boundary, (&SCRIPT, &mut entries)) {
         stage.agent.run();
         stage.check(&mut entries);
         for entry in &mut entries {
@@ -190,4 +194,82 @@ fn killed_at_two_hundred_random_instants_under_traffic_nothing_is_lost_or_duplic
     assert!(answers > KILLS, "{answers} answers: it was killed idle");
     let exchanges = stage.witness.finish();
     eprintln!("{kills} kills, {answers} answers, {exchanges} exchanges");
+}
+
+#[test]
+fn the_first_start_after_a_reboot_killed_at_every_boundary_is_finished_by_the_next_ones() {
+    let world = World::new();
+    let mut agent = world.agent("");
+    let mut entries = [
+        pool("x", 2),
+        custom("y", "192.168.7.1/30", "vpc7"),
+        pool("z", 1),
+    ]
+    .map(Entry::absent);
+    for entry in &mut entries {
+        let sent = entry.send(&agent.socket(), Request::Create);
+        assert_eq!(sent, Sent::Acknowledged);
+    }
+    let sent = entries[2].send(&agent.socket(), Request::Stop);
+    assert_eq!(sent, Sent::Acknowledged);
+    agent.kill9();
+    let mut boundary = 1;
+    loop {
+        agent.take_down();
+        entries.iter_mut().for_each(Entry::expect_new_taps);
+        let died = dies_at(&mut agent, boundary, (&[], &mut []));
+        if !died {
+            break;
+        }
+        agent.run();
+        check(&agent, (&world.host, UPLINK, &[]), &mut entries);
+        agent.kill9();
+        boundary += 1;
+        assert!(boundary < BOUNDARIES_MAX, "the start never ends");
+    }
+    assert!(boundary > 20, "only {boundary} boundaries");
+    check(&agent, (&world.host, UPLINK, &[]), &mut entries);
+}
+
+/// The life of one instance.
+const SHORT_SCRIPT: [(usize, Request); 4] = [
+    (0, Request::Create),
+    (0, Request::Stop),
+    (0, Request::Start),
+    (0, Request::Delete),
+];
+
+#[test]
+fn a_tap_of_the_users_is_given_back_as_it_was_whenever_the_agent_is_killed() {
+    let world = World::new();
+    let mut agent = world.agent("");
+    let host = &world.host;
+    host.ip("tuntap add dev mine mode tap");
+    host.ip("link set mine address 02:00:00:00:00:77 mtu 1400 alias of-the-user");
+    let seen = || {
+        let link = &host.json("ip -json link show dev mine")[0];
+        let addresses = host.json("ip -json -4 address show dev mine");
+        let v4 = addresses[0]["addr_info"].clone();
+        let members = ["ifindex", "flags", "mtu", "address", "ifalias"];
+        (members.map(|member| link[member].clone()), v4)
+    };
+    let before = seen();
+    let mut entries = [Entry::absent(custom("lent", "192.168.11.1/30", "mine"))];
+    let mut boundary = 1;
+    agent.kill9();
+    while dies_at(&mut agent, boundary, (&SHORT_SCRIPT, &mut entries)) {
+        agent.run();
+        let shown = settled(&agent);
+        entries[0].settle(shown.first());
+        if entries[0].life() != Some(Life::Absent) {
+            let sent = entries[0].send(&agent.socket(), Request::Delete);
+            assert_eq!(sent, Sent::Acknowledged, "boundary {boundary}");
+        }
+        assert_eq!(seen(), before, "boundary {boundary}");
+        agent.kill9();
+        boundary += 1;
+        assert!(boundary < BOUNDARIES_MAX, "the life never ends");
+    }
+    assert!(boundary > 20, "only {boundary} boundaries");
+    assert_eq!(seen(), before);
 }

@@ -460,3 +460,24 @@ fn after_sigterm_the_datapath_goes_on_and_a_start_takes_over() {
     assert_eq!(check_flows(&world, guest.nic(), 8_000), ports, "old flows");
     assert!(witness.finish() > 0);
 }
+
+#[test]
+fn a_tap_with_one_of_its_programs_leaves_no_pin_when_it_goes() {
+    let world = World::new();
+    let agent = world.agent("");
+    for program in ["from_vm", "to_vm"] {
+        let mut entry = Entry::absent(json!({ "name": "half" }));
+        let sent = entry.send(&agent.socket(), Request::Create);
+        assert_eq!(sent, Sent::Acknowledged);
+        let ifindex = world.host.ifindex("tap0");
+        // As an agent leaves it that was killed between the two.
+        let pins = agent.pins().pins();
+        let pin = pins
+            .iter()
+            .find(|pin| pin.ends_with(format!("links/{ifindex}-{program}")));
+        fs::remove_file(pin.unwrap()).unwrap();
+        let sent = entry.send(&agent.socket(), Request::Delete);
+        assert_eq!(sent, Sent::Acknowledged);
+        check(&agent, (&world.host, UPLINK, &[]), [&mut entry]);
+    }
+}

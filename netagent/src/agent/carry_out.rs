@@ -9,6 +9,10 @@ use crate::instance::{Before, Instance, Interface, Life, Origin};
 use crate::plan::{self, Owner};
 use crate::store::Change;
 
+/// Interfaces that are looked at one by one. For each the kernel walks through all its routes: of more than these,
+/// one look at everything is sooner done, and thousands would keep all requests waiting for seconds.
+const ALONE_MAX: usize = 128;
+
 impl<H: Host> Agent<H> {
     /// Observes, plans and applies for some instances alone (S-1). What fails is noted and tried again.
     pub(crate) async fn carry_out(&mut self, keys: &[Key]) {
@@ -44,10 +48,14 @@ impl<H: Host> Agent<H> {
             .flat_map(|(_, held)| &held.instance.interfaces)
             .map(Self::place)
             .collect();
-        let looked = self
-            .host
-            .observe_interfaces(&mut self.observed, &places)
-            .await;
+        let looked = if places.len() > ALONE_MAX {
+            let everything = self.host.observe().await;
+            everything.map(|observed| self.observed = observed)
+        } else {
+            self.host
+                .observe_interfaces(&mut self.observed, &places)
+                .await
+        };
         looked.err().map(|error| one_line(&error))
     }
 

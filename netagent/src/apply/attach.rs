@@ -190,10 +190,20 @@ impl Attacher {
     /// # Errors
     /// Where the kernel refuses; a device that is gone has none.
     pub async fn detach(&self, pins: &Pins, ifindex: u32) -> Result<(), AttachError> {
+        self.unpin(pins, ifindex)?;
+        Ok(self.clsact.detach(ifindex).await?)
+    }
+
+    /// Takes the programs of a device off that are pinned. An agent that was killed while it attached or detached
+    /// left one of two, which no plan sees as attached.
+    ///
+    /// # Errors
+    /// Where a pin cannot be removed.
+    pub fn unpin(&self, pins: &Pins, ifindex: u32) -> Result<(), AttachError> {
         for hook in Hook::ALL {
             remove_link(&pins.link(ifindex, hook.name()))?;
         }
-        Ok(self.clsact.detach(ifindex).await?)
+        Ok(())
     }
 
     /// Takes every program of ours off every device, the idle one's blocks apart, and says how many pins

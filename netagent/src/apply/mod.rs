@@ -121,7 +121,10 @@ impl KernelHost {
             Step::AdoptTap { tap } => links::configure_tap(netlink, tap).await?,
             Step::ReturnTap {
                 ifindex, before, ..
-            } => links::give_back(&self.strict, *ifindex, before.as_deref()).await?,
+            } => {
+                self.attacher.unpin(&self.pins, *ifindex)?;
+                links::give_back(&self.strict, *ifindex, before.as_deref()).await?;
+            }
             Step::AttachTap { ifindex, name } => {
                 let programs = &mut loaded(&mut self.datapath)?.programs;
                 self.attacher
@@ -144,6 +147,7 @@ impl KernelHost {
                 self.features.restore(Some(*ifindex))?;
             }
             Step::RemoveLink { ifindex, alias, .. } => {
+                self.attacher.unpin(&self.pins, *ifindex)?;
                 links::remove(netlink, *ifindex, alias).await?;
             }
             Step::RemoveSeveredPin { name } => self.remove_severed_pin(name)?,

@@ -19,6 +19,9 @@ const MANY: u32 = 1_000;
 /// Instances that one agent must carry.
 const MOST: u32 = 4_096;
 
+/// Longer than from one full round of the agent to the next.
+const WATCHED: Duration = Duration::from_secs(35);
+
 /// Longest start that is waited for.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -47,6 +50,8 @@ fn measure(instances: u32, rounds: u32) -> (Figures, Figures) {
         "  created by {CLIENTS} clients in {filled:.1} s: {}",
         Memory::of(agent.pid())
     );
+    let longest = longest_answer(&agent);
+    println!("  longest answer in {WATCHED:?} after that, s: {longest:.2}");
     let (mut in_place, mut scratch) = (Figures::default(), Figures::default());
     let mut memory = [Memory::of(agent.pid()); 2];
     for _ in 0..rounds {
@@ -69,6 +74,20 @@ fn measure(instances: u32, rounds: u32) -> (Figures, Figures) {
         }
     }
     (in_place, scratch)
+}
+
+/// Seconds of the longest answer while the agent looks at everything by itself, and follows what came before.
+fn longest_answer(agent: &Agent) -> f64 {
+    let mut longest = 0.0_f64;
+    let until = now() + WATCHED;
+    while now() < until {
+        let asked = now();
+        let answer = agent.api("GET", "/healthz", "");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        longest = longest.max(asked.elapsed().as_secs_f64());
+        thread::park_timeout(Duration::from_millis(20));
+    }
+    longest
 }
 
 fn fill(agent: &Agent, instances: u32) {
