@@ -1,8 +1,8 @@
 //! Names of programs, maps and pins, and the version of their layout.
 
-/// Layout of every map and the meaning of every value. It names the pin directory, `<bpf-dir>/v1`, and
+/// Layout of every map and the meaning of every value. It names the pin directory, `<bpf-dir>/v2`, and
 /// stands in every interface record: a program drops what it does not understand.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Program on everything that a guest sends.
 pub const FROM_VM: &str = "from_vm";
@@ -19,10 +19,12 @@ pub const COLLECT_ORPHANS: &str = "collect_orphans";
 pub mod map {
     /// Array, one [`crate::vm::State`].
     pub const STATE: &str = "STATE";
-    /// Array by slot: which of a slot's two records is in force; 0 none, 1 first, 2 second.
+    /// Array of [`crate::vm::Active`]: which of a slot's two records is in force.
     pub const ACTIVE: &str = "ACTIVE";
     /// Array of [`crate::vm::Interface`], two for each slot.
     pub const INTERFACES: &str = "INTERFACES";
+    /// Hash from the interface index of a TAP that the agent did not make to its slot.
+    pub const ADOPTED: &str = "ADOPTED";
     /// Array by instance number: open flows, counted by the programs.
     pub const OPEN_FLOWS: &str = "OPEN_FLOWS";
     /// LPM trie from destination to [`crate::policy::Route`].
@@ -45,8 +47,8 @@ pub mod map {
     pub const COLLECTED: &str = "COLLECTED";
 
     /// All of them.
-    pub const ALL: [&str; 13] = [
-        STATE, ACTIVE, INTERFACES, OPEN_FLOWS, ROUTES_V4, ROUTES_V6, FLOWS_V4, FLOWS_V6,
+    pub const ALL: [&str; 14] = [
+        STATE, ACTIVE, INTERFACES, ADOPTED, OPEN_FLOWS, ROUTES_V4, ROUTES_V6, FLOWS_V4, FLOWS_V6,
         REVERSE_V4, REVERSE_V6, DROPS, TRAFFIC, COLLECTED,
     ];
 }
@@ -68,8 +70,8 @@ pub mod global {
     pub const SKB_NETWORK_HEADER: &str = "SKB_NETWORK_HEADER";
 }
 
-/// Pin of a map: `<bpf-dir>/v1/<map>`; of a program: `<bpf-dir>/v1/programs/<program>`; of a tcx link:
-/// `<bpf-dir>/v1/links/<link>`. This is the sub-directory of programs.
+/// Pin of a map: `<bpf-dir>/v2/<map>`; of a program: `<bpf-dir>/v2/programs/<program>`; of a tcx link:
+/// `<bpf-dir>/v2/links/<link>`. This is the sub-directory of programs.
 pub const PROGRAMS_DIR: &str = "programs";
 /// The sub-directory of links.
 pub const LINKS_DIR: &str = "links";

@@ -4,8 +4,17 @@ use crate::wire;
 
 /// Slots of interfaces: sixteen bits of the interface index.
 pub const SLOTS_MAX: u32 = 65_536;
+/// Slots in one element of the array that says which records are in force: the agent reads all of it at its start.
+pub const ACTIVE_CHUNK: usize = 1024;
+/// Elements of that array.
+pub const ACTIVE_CHUNKS: u32 = SLOTS_MAX / ACTIVE_CHUNK as u32;
 /// Interfaces that one instance may have (I-2).
 pub const INTERFACES_MAX: usize = 4;
+
+/// A pool interface may use all of its /64, of which it is the only member.
+pub const WHOLE_NETWORK: u8 = 64;
+/// A custom interface may use its own IPv6 address alone: others may share its prefix.
+pub const EXACT_ADDRESS: u8 = 128;
 
 /// The interface index that the agent gives to the TAP in `slot`. The low sixteen bits name the slot, so a
 /// program finds the record without a search; the upper ones count how often the slot was used, so no index
@@ -15,10 +24,21 @@ pub const fn ifindex(slot: u32, use_count: u32) -> u32 {
     ((use_count % 0x7fff + 1) << 16) | (slot & 0xffff)
 }
 
-/// The slot of an interface index made by [`ifindex`].
+/// The slot of an interface index made by [`ifindex`]. One that the agent did not make, a lent TAP's, is looked
+/// up in [`crate::names::map::ADOPTED`].
 #[must_use]
 pub const fn slot(ifindex: u32) -> u32 {
     ifindex & 0xffff
+}
+
+/// Which of its two records is in force, for each slot of a chunk: 0 none, 1 first, 2 second.
+pub type Active = [u8; ACTIVE_CHUNK];
+
+/// Where a slot's entry of [`Active`] is: the element, and the place in it.
+#[must_use]
+pub const fn active_place(slot: u32) -> (u32, usize) {
+    let slot = slot & 0xffff;
+    (slot / ACTIVE_CHUNK as u32, slot as usize % ACTIVE_CHUNK)
 }
 
 /// Place in the array of records of the copy that `active` (1 or 2) names.
@@ -30,7 +50,7 @@ pub const fn record_index(slot: u32, active: u32) -> u32 {
 wire! {
     /// One interface of an instance. There are two copies of each: the agent writes the idle one and then
     /// flips the slot's entry of `ACTIVE`, since an array element is overwritten byte by byte under a reader.
-    pub struct Interface = 128 bytes {
+    pub struct Interface = 148 bytes {
         /// Repeats the key: interface index of the TAP. Programs drop where it is not the packet's.
         pub ifindex: u32,
         /// Repeats the key: slot.
@@ -50,22 +70,24 @@ wire! {
         pub mtu: u32,
         /// MAC address of the guest.
         pub guest_mac: [u8; 6],
-        /// Number of entries of `addresses_v4` and `networks_v6` that are in use.
+        /// Number of entries of `addresses_v4` that are in use.
         pub addresses: u8,
-        /// 1 where the instance has IPv6.
+        /// 1 where this interface has IPv6.
         pub has_v6: u8,
         /// Address of the gateway on this interface, IPv4.
         pub gateway_v4: [u8; 4],
+        /// Address that the guest is told as its gateway, IPv4 (I-15): another interface's, one outside every
+        /// network of the instance, or `gateway_v4`. It is answered on every interface of the instance.
+        pub instance_gateway_v4: [u8; 4],
         /// Own addresses, IPv4: this interface's first, then the instance's other interfaces'.
         pub addresses_v4: [[u8; 4]; INTERFACES_MAX],
         /// Address of the gateway, IPv6: link-local.
         pub gateway_v6: [u8; 16],
-        /// Upper halves of the own networks, IPv6 (/64), in the order of `addresses_v4`.
-        pub networks_v6: [[u8; 8]; INTERFACES_MAX],
-        /// The guest's own IPv6 address on this interface.
-        pub guest_v6: [u8; 16],
-        /// Unused.
-        pub reserved: [u8; 4],
+        /// Own addresses, IPv6, in the order of `addresses_v4`.
+        pub addresses_v6: [[u8; 16]; INTERFACES_MAX],
+        /// How many leading bits of the entry of `addresses_v6` a source must share: [`WHOLE_NETWORK`],
+        /// [`EXACT_ADDRESS`], or 0 where there is no such entry.
+        pub prefixes_v6: [u8; INTERFACES_MAX],
     }
 }
 
@@ -78,8 +100,9 @@ wire! {
         pub mark: u32,
         /// Moves with every change of the routes; flows carry the value under which their way was found.
         pub route_generation: u32,
-        /// Unused.
-        pub reserved: u32,
+        /// Which programs run on the maps, and with which constants: part of a hash of both. 0 until they are
+        /// loaded and everything that was attached before has them.
+        pub object: u32,
     }
 }
 

@@ -7,17 +7,19 @@ use netagent_common::vm::Interface;
 use crate::family::Family;
 use crate::kernel::Skb;
 use crate::maps;
-use crate::verdict::Action;
+use crate::verdict::{Action, Packed};
 
 const REQUEST: [u8; 2] = [0, 1];
 const REPLY: [u8; 2] = [0, 2];
 
-/// Answers a question for the gateway.
-///
-/// # Errors
-/// The reason why there is no answer.
+/// Judges an ARP packet, and answers a question for the gateway.
+#[inline(never)]
+pub fn from_vm(skb: Skb, interface: &Interface) -> Packed {
+    Packed::new(judge(skb, interface).map(Some))
+}
+
 #[inline(always)]
-pub fn from_vm(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
+fn judge(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
     let arp = skb.window::<28>(ETHERNET_LEN)?;
     // Ethernet, IPv4, and the lengths of their addresses.
     if arp.four::<0>() != [0, 1, 8, 0] || arp.two::<4>() != [6, 4] {
@@ -29,7 +31,10 @@ pub fn from_vm(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
     if !arp.is_mac::<8, 12>(interface.guest_mac) || !(is_own || is_probe) {
         return Err(DropReason::SpoofedArp);
     }
-    if arp.two::<6>() != REQUEST || target != interface.gateway_v4 {
+    // A guest that asks for an address of its own looks whether somebody else has it.
+    let is_gateway =
+        <[u8; 4]>::is_gateway(interface, target) && !<[u8; 4]>::is_own(interface, target);
+    if arp.two::<6>() != REQUEST || !is_gateway {
         return Err(DropReason::ArpUnanswered);
     }
     let frame = skb.window::<42>(0)?;

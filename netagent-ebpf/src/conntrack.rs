@@ -127,10 +127,10 @@ fn uplink_route<A: Family>(remote: A) -> Result<&'static Route<A>, DropReason> {
     Ok(route)
 }
 
-/// An address of the host: one in the route map, or the gateway's on this TAP.
+/// An address of the host: one in the route map, or the gateway's.
 #[inline(always)]
 pub fn is_host<A: Family>(interface: &Interface, address: A) -> bool {
-    address == A::gateway(interface)
+    A::is_gateway(interface, address)
         || maps::route(address)
             .is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Host)
 }

@@ -39,10 +39,10 @@ pub trait Family: FamilyMaps {
     fn destination(skb: Skb) -> Result<Self, DropReason>;
     /// Whether the instance may send from this address.
     fn is_own(interface: &Interface, address: Self) -> bool;
-    /// The guest's own address on this interface.
-    fn guest(interface: &Interface) -> Self;
-    /// The gateway's address on this interface.
-    fn gateway(interface: &Interface) -> Self;
+    /// The guest's own address on this interface, where it has one.
+    fn guest(interface: &Interface) -> Option<Self>;
+    /// Whether this is the gateway's address: this interface's, or the one that the guest was told.
+    fn is_gateway(interface: &Interface, address: Self) -> bool;
     /// What replacing one address by another does to a checksum.
     fn difference(old: Self, new: Self) -> u32;
     /// Replaces the source address and lowers the hop limit, header checksum included.

@@ -47,7 +47,10 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
             }
             opening::<[u8; 16]>(skb, interface, || ipv6(skb, interface, to_gateway))
         }
-        ethertype::ARP => arp::from_vm(skb, interface),
+        ethertype::ARP => {
+            let answer = arp::from_vm(skb, interface).answer()?;
+            answer.ok_or(DropReason::ArpUnanswered)
+        }
         _ => Err(DropReason::UnknownEthertype),
     }
 }
@@ -153,7 +156,7 @@ fn packet<A: Family>(
     let key = conntrack::key_from_vm(interface, header, transport);
     let flow = match maps::flow(&key) {
         Some(flow) if conntrack::is_current(flow, interface) => flow,
-        _ if header.destination == A::gateway(interface) && transport.kind != Kind::EchoReply => {
+        _ if A::is_gateway(interface, header.destination) && transport.kind != Kind::EchoReply => {
             return gateway(skb, interface, (header, transport)).map(Some);
         }
         _ => return Ok(None),

@@ -16,7 +16,7 @@ use netagent_common::limit::{DROPS_MAX, FLOWS_MAX, ROUTES_MAX};
 use netagent_common::names::ABI_VERSION;
 use netagent_common::nat::{Reverse, ReverseKey};
 use netagent_common::policy::Route;
-use netagent_common::vm::{self, Interface, SLOTS_MAX, State, Traffic};
+use netagent_common::vm::{self, ACTIVE_CHUNKS, Active, Interface, SLOTS_MAX, State, Traffic};
 
 use crate::kernel::atomic_add;
 use crate::verdict::Dropped;
@@ -30,9 +30,11 @@ const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 #[btf_map]
 static STATE: Array<State, 1> = Array::new();
 #[btf_map]
-static ACTIVE: Array<u32, { SLOTS_MAX as usize }> = Array::new();
+static ACTIVE: Array<Active, { ACTIVE_CHUNKS as usize }> = Array::new();
 #[btf_map]
 static INTERFACES: Array<Interface, { 2 * SLOTS_MAX as usize }> = Array::new();
+#[btf_map]
+static ADOPTED: HashMap<u32, u32, { SLOTS_MAX as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static OPEN_FLOWS: Array<u64, { SLOTS_MAX as usize }> = Array::new();
 #[btf_map]
@@ -114,9 +116,28 @@ pub fn route_generation() -> u32 {
 /// A drop that belongs to no interface, where there is no record in force or it is another one's.
 #[inline(always)]
 pub fn interface(ifindex: u32) -> Result<&'static Interface, Dropped> {
-    let record = record(vm::slot(ifindex)).map_err(Dropped::nowhere)?;
+    let own = record(vm::slot(ifindex));
+    if let Ok(record) = own
+        && record.ifindex == ifindex
+    {
+        return Ok(record);
+    }
+    let missing = own.err().unwrap_or(DropReason::UnknownInterface);
+    adopted(ifindex, missing).map_err(Dropped::nowhere)
+}
+
+/// The record of a TAP that the agent did not make, whose index names no slot.
+///
+/// # Errors
+/// `missing` where it is none; where its slot is no longer its own, [`DropReason::UnknownInterface`].
+#[inline(always)]
+fn adopted(ifindex: u32, missing: DropReason) -> Result<&'static Interface, DropReason> {
+    let slot = ADOPTED.get_ptr(ifindex).ok_or(missing)?;
+    // SAFETY: the element stays readable until the program ends (RCU), and an aligned word is read whole.
+    let slot = unsafe { slot.read_volatile() };
+    let record = record(slot)?;
     if record.ifindex != ifindex {
-        return Err(Dropped::nowhere(DropReason::UnknownInterface));
+        return Err(DropReason::UnknownInterface);
     }
     Ok(record)
 }
@@ -127,12 +148,19 @@ pub fn interface(ifindex: u32) -> Result<&'static Interface, Dropped> {
 /// Where there is none, or it was written by another version.
 #[inline(always)]
 pub fn record(slot: u32) -> Result<&'static Interface, DropReason> {
-    let active = ACTIVE.get(slot).copied().unwrap_or(0);
+    let (chunk, place) = vm::active_place(slot);
+    let active = ACTIVE
+        .get(chunk)
+        .and_then(|chunk| chunk.get(place))
+        .ok_or(DropReason::UnknownInterface)?;
+    // SAFETY: a reference into an element that lives as long as the map. The agent may flip it meanwhile: it is
+    // read once, so that the copy that was checked is the one that is taken.
+    let active = unsafe { core::ptr::from_ref(active).read_volatile() };
     if active == 0 {
         return Err(DropReason::UnknownInterface);
     }
     let record = INTERFACES
-        .get(vm::record_index(slot, active))
+        .get(vm::record_index(slot, active.into()))
         .ok_or(DropReason::UnknownInterface)?;
     if record.abi != ABI_VERSION {
         return Err(DropReason::UnknownAbi);

@@ -53,7 +53,7 @@ fn from_host(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
 fn ping<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
     let header = A::header(skb)?;
     let transport = parse::transport(skb, &header)?;
-    if transport.kind != Kind::EchoRequest || header.destination != A::guest(interface) {
+    if transport.kind != Kind::EchoRequest || Some(header.destination) != A::guest(interface) {
         return Err(DropReason::Unsolicited);
     }
     if !conntrack::is_host::<A>(interface, header.source) {

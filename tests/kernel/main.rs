@@ -5,9 +5,11 @@
     reason = "a panic is how a test fails"
 )]
 
+mod addresses;
 mod drops;
 mod frames;
 mod garbage;
+mod lent;
 mod local;
 mod nat;
 mod paths;

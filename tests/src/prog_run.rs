@@ -18,7 +18,7 @@ use netagent_common::drop::{DropKey, DropReason};
 use netagent_common::flow::Collected;
 use netagent_common::names::{self, ABI_VERSION, global, map};
 use netagent_common::policy::Route;
-use netagent_common::vm::{Interface, State, record_index};
+use netagent_common::vm::{Active, Interface, State, active_place, record_index};
 
 use crate::netns::NetNs;
 use crate::packet::hex;
@@ -137,7 +137,7 @@ impl Datapath {
             abi: ABI_VERSION,
             mark: MARK,
             route_generation: 1,
-            reserved: 0,
+            object: 0,
         };
         datapath
             .array::<State>(map::STATE)
@@ -170,9 +170,13 @@ impl Datapath {
     ///
     /// # Panics
     /// Where the slot is none.
-    pub fn set_active(&mut self, slot: u32, copy: u32) {
-        self.array::<u32>(map::ACTIVE)
-            .set(slot, copy, 0)
+    pub fn set_active(&mut self, slot: u32, copy: u8) {
+        let (chunk, place) = active_place(slot);
+        let mut active = self.array::<Active>(map::ACTIVE);
+        let mut copies = active.get(&chunk, 0).expect("the slot is in the array");
+        copies[place] = copy;
+        active
+            .set(chunk, copies, 0)
             .expect("the slot is in the array");
     }
 

@@ -295,7 +295,6 @@ fn flow(nat_port: [u8; 2], last_seen_ns: u64) -> Flow<[u8; 4]> {
 /// The record of the instance's interface.
 #[must_use]
 pub fn record() -> Interface {
-    let network: [u8; 8] = GUEST_V6.octets()[..8].try_into().expect("eight bytes");
     let mut record = Interface::zeroed();
     record.ifindex = TAP;
     record.slot = SLOT;
@@ -309,10 +308,11 @@ pub fn record() -> Interface {
     record.addresses = 1;
     record.has_v6 = 1;
     record.gateway_v4 = GATEWAY_V4.octets();
+    record.instance_gateway_v4 = GATEWAY_V4.octets();
     record.addresses_v4[0] = GUEST_V4.octets();
     record.gateway_v6 = GATEWAY_V6;
-    record.networks_v6[0] = network;
-    record.guest_v6 = GUEST_V6.octets();
+    record.addresses_v6[0] = GUEST_V6.octets();
+    record.prefixes_v6[0] = vm::WHOLE_NETWORK;
     record
 }
 

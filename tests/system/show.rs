@@ -127,8 +127,9 @@ fn bpftool_shows_the_maps_by_the_names_of_their_fields() {
         (map::DROPS, "reason"),
         (map::COLLECTED, "removed"),
     ];
+    let version = &format!("v{ABI_VERSION}");
     for (name, field) in fields {
-        let path = agent.pins().path().join("v1").join(name);
+        let path = agent.pins().path().join(version).join(name);
         let dump = world.host.shell(&format!(
             "bpftool --json map dump pinned {}",
             path.display()

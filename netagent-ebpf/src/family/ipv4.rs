@@ -78,22 +78,24 @@ impl Family for [u8; 4] {
 
     #[inline(always)]
     fn is_own(interface: &Interface, address: Self) -> bool {
-        let [first, others @ ..] = interface.addresses_v4;
-        if address == first {
-            return true;
-        }
-        address != Self::ZERO && others.contains(&address)
+        let [first, second, third, fourth] = interface.addresses_v4;
+        let count = interface.addresses;
+        (address == first && count > 0)
+            || (address == second && count > 1)
+            || (address == third && count > 2)
+            || (address == fourth && count > 3)
     }
 
     #[inline(always)]
-    fn guest(interface: &Interface) -> Self {
+    fn guest(interface: &Interface) -> Option<Self> {
         let [first, ..] = interface.addresses_v4;
-        first
+        (interface.addresses > 0).then_some(first)
     }
 
     #[inline(always)]
-    fn gateway(interface: &Interface) -> Self {
-        interface.gateway_v4
+    fn is_gateway(interface: &Interface, address: Self) -> bool {
+        address != Self::ZERO
+            && (address == interface.gateway_v4 || address == interface.instance_gateway_v4)
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use netagent_common::checksum;
 use netagent_common::drop::DropReason;
 use netagent_common::net::{ETHERNET_LEN, protocol};
-use netagent_common::vm::Interface;
+use netagent_common::vm::{EXACT_ADDRESS, Interface, WHOLE_NETWORK};
 
 use crate::family::{Family, HOP_LIMIT, Quoted};
 use crate::kernel::Skb;
@@ -59,21 +59,24 @@ impl Family for [u8; 16] {
 
     #[inline(always)]
     fn is_own(interface: &Interface, address: Self) -> bool {
-        let [a, b, c, d, e, f, g, h, ..] = address;
-        let network = [a, b, c, d, e, f, g, h];
-        let [first, others @ ..] = interface.networks_v6;
+        let [first, second, third, fourth] = &interface.addresses_v6;
+        let [of_first, of_second, of_third, of_fourth] = interface.prefixes_v6;
         interface.has_v6 != 0
-            && (network == first || (network != [0; 8] && others.contains(&network)))
+            && (covers(first, of_first, &address)
+                || covers(second, of_second, &address)
+                || covers(third, of_third, &address)
+                || covers(fourth, of_fourth, &address))
     }
 
     #[inline(always)]
-    fn guest(interface: &Interface) -> Self {
-        interface.guest_v6
+    fn guest(interface: &Interface) -> Option<Self> {
+        let [first, ..] = interface.addresses_v6;
+        (interface.has_v6 != 0).then_some(first)
     }
 
     #[inline(always)]
-    fn gateway(interface: &Interface) -> Self {
-        interface.gateway_v6
+    fn is_gateway(interface: &Interface, address: Self) -> bool {
+        interface.has_v6 != 0 && address == interface.gateway_v6
     }
 
     #[inline(always)]
@@ -143,6 +146,30 @@ impl Family for [u8; 16] {
             ],
         })
     }
+}
+
+/// Whether an address is the own one, or in its network where all of that is the guest's. No other prefix
+/// covers anything, so an empty entry does not stand for `::`.
+///
+/// Differences instead of comparisons: of these the compiler makes a loop over bytes.
+#[inline(always)]
+fn covers(own: &[u8; 16], prefix: u8, address: &[u8; 16]) -> bool {
+    let ((own_network, own_host), (network, host)) = (halves(own), halves(address));
+    let (network, host) = (network ^ own_network, host ^ own_host);
+    match prefix {
+        WHOLE_NETWORK => network == 0,
+        EXACT_ADDRESS => network | host == 0,
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn halves(address: &[u8; 16]) -> (u64, u64) {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+    (
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+    )
 }
 
 /// MLD behind a hop-by-hop header of eight bytes (RFC 3810, section 5): query, report, done, report version 2.

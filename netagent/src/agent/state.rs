@@ -193,18 +193,25 @@ impl<H: Host> Agent<H> {
     /// What the programs know of an interface: its own addresses first, then the instance's others.
     fn record(&self, instance: &Instance, index: usize, interface: &Interface) -> vm::Interface {
         let mut addresses_v4 = [[0; 4]; INTERFACES_MAX];
-        let mut networks_v6 = [[0; 8]; INTERFACES_MAX];
+        let mut addresses_v6 = [[0; 16]; INTERFACES_MAX];
+        let mut prefixes_v6 = [0; INTERFACES_MAX];
         let others = instance.interfaces.iter().enumerate();
         let others = others.filter(|(other, _)| *other != index);
         let own_first = std::iter::once(interface).chain(others.map(|(_, other)| other));
-        let places = addresses_v4.iter_mut().zip(&mut networks_v6);
-        for (interface, (v4, v6)) in own_first.zip(places) {
+        let places = addresses_v6.iter_mut().zip(&mut prefixes_v6);
+        let places = addresses_v4.iter_mut().zip(places);
+        for (interface, (v4, (v6, prefix))) in own_first.zip(places) {
             *v4 = interface.guest_v4.addr().octets();
             if let Some(guest) = interface.guest_v6 {
-                *v6 = ((u128::from(guest.addr()) >> 64) as u64).to_be_bytes();
+                *v6 = guest.addr().octets();
+                *prefix = if interface.origin == Origin::Pool {
+                    vm::WHOLE_NETWORK
+                } else {
+                    vm::EXACT_ADDRESS
+                };
             }
         }
-        let guest_v6 = interface.guest_v6;
+        let gateway = gateway_of(&instance.interfaces, instance.gateway);
         vm::Interface {
             ifindex: interface.ifindex,
             slot: interface.slot,
@@ -216,13 +223,13 @@ impl<H: Host> Agent<H> {
             mtu: self.mtu,
             guest_mac: interface.mac,
             addresses: instance.interfaces.len().min(INTERFACES_MAX) as u8,
-            has_v6: u8::from(guest_v6.is_some()),
+            has_v6: u8::from(interface.guest_v6.is_some()),
             gateway_v4: interface.host_v4.addr().octets(),
+            instance_gateway_v4: gateway.address.octets(),
             addresses_v4,
             gateway_v6: GATEWAY_V6,
-            networks_v6,
-            guest_v6: guest_v6.map_or([0; 16], |guest| guest.addr().octets()),
-            reserved: [0; 4],
+            addresses_v6,
+            prefixes_v6,
         }
     }
 }

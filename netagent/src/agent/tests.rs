@@ -224,9 +224,10 @@ async fn the_interfaces_of_one_instance_know_each_other() {
     );
     assert_eq!(second.addresses_v4[..2], [[172, 16, 0, 6], [172, 16, 0, 2]]);
     assert_eq!(
-        second.networks_v6[0],
+        second.addresses_v6[0][..8],
         [0xfd, 0x12, 0x34, 0x56, 0x78, 0x9a, 0, 1]
     );
+    assert_eq!(second.prefixes_v6, [64, 64, 0, 0]);
     assert_eq!(second.gateway_v4, [172, 16, 0, 5]);
 }
 

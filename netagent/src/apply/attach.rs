@@ -132,7 +132,11 @@ impl Attacher {
         }
         match self.mode {
             Mode::Tcx => Ok(()),
-            Mode::Clsact => Ok(self.clsact.fill_blocks(block_programs(programs)?).await?),
+            Mode::Clsact => {
+                self.clsact.fill_blocks(block_programs(programs)?).await?;
+                let from_uplink = programs.from_uplink.fd()?.as_fd();
+                Ok(self.clsact.renew_uplinks(from_uplink).await?)
+            }
         }
     }
 

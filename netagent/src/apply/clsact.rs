@@ -105,6 +105,20 @@ impl Clsact {
             .await?)
     }
 
+    /// Replaces `from_uplink` wherever it is, without a packet lost.
+    ///
+    /// # Errors
+    /// Where netlink refuses.
+    pub async fn renew_uplinks(&self, from_uplink: BorrowedFd<'_>) -> Result<(), ClsactError> {
+        for (ifindex, blocks) in self.qdiscs().await? {
+            let place = Place::Uplink(ifindex);
+            if blocks == Blocks::None && self.has_filter(place, FROM_UPLINK).await? {
+                self.put_filter(place, from_uplink, FROM_UPLINK).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes our filters off a device.
     ///
     /// # Errors

@@ -6,7 +6,8 @@ use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 
 use crate::apply::maps::{Maps, MapsError};
 use crate::apply::pins::Pins;
-use crate::apply::programs::Programs;
+use crate::apply::programs::{self, Programs};
+use crate::host::HostOptions;
 
 /// Runs of a collection pass in one round: each removes thousands, so this many end with any table.
 const PASSES_MAX: u32 = 256;
@@ -28,6 +29,11 @@ pub struct Datapath {
     pub programs: Programs,
     /// The maps.
     pub maps: Maps,
+    /// Whether the programs are another build's, were loaded with other constants, or may not be behind every
+    /// link: they work, and [`crate::plan::Step::LoadDatapath`] replaces them.
+    pub stale: bool,
+    /// What [`Maps::object`] should be.
+    object: u32,
 }
 
 impl Datapath {
@@ -35,11 +41,34 @@ impl Datapath {
     ///
     /// # Errors
     /// Where a pin is there but cannot be opened.
-    pub fn open(pins: &Pins) -> Result<Option<Self>, Box<dyn Error + Send + Sync>> {
+    pub fn open(
+        pins: &Pins,
+        options: &HostOptions,
+    ) -> Result<Option<Self>, Box<dyn Error + Send + Sync>> {
         let Some(programs) = Programs::open(pins)? else {
             return Ok(None);
         };
-        Ok(Maps::open(pins)?.map(|maps| Self { programs, maps }))
+        let Some(maps) = Maps::open(pins)? else {
+            return Ok(None);
+        };
+        let object = programs::object(options)?;
+        let stale = maps.object()? != object;
+        Ok(Some(Self {
+            programs,
+            maps,
+            stale,
+            object,
+        }))
+    }
+
+    /// Notes that everything attached runs these programs.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn settle(&mut self) -> Result<(), MapsError> {
+        self.maps.set_object(self.object)?;
+        self.stale = false;
+        Ok(())
     }
 
     /// Removes flows that timed out or belong to no interface in force, and where asked, reverse entries

@@ -1,11 +1,10 @@
 //! Reads and writes the pinned maps: interface records, routes, counters, generations.
 
+mod routes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::IpAddr;
 
-use aya::Pod;
-use aya::maps::lpm_trie::Key;
 use aya::maps::{
     Array, HashMap as BpfHash, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues,
 };
@@ -15,12 +14,13 @@ use ipnet::IpNet;
 use netagent_common::drop::{DropKey, DropReason, NO_SLOT};
 use netagent_common::flow::Collected;
 use netagent_common::names::{ABI_VERSION, map};
-use netagent_common::policy::{Route, RouteKind};
-use netagent_common::vm::{Interface, SLOTS_MAX, State, Traffic, record_index};
+use netagent_common::policy::Route;
+use netagent_common::vm::{
+    self, ACTIVE_CHUNKS, Active, Interface, State, Traffic, active_place, record_index,
+};
 
 use crate::apply::pins::Pins;
 use crate::host::Counters;
-use crate::plan::RouteTarget;
 
 /// Why a map could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +46,9 @@ type Routes<A> = LpmTrie<MapData, A, Route<A>>;
 /// The maps, opened from their pins.
 pub struct Maps {
     state: Array<MapData, State>,
-    active: Array<MapData, u32>,
+    active: Array<MapData, Active>,
     records: Records,
+    adopted: BpfHash<MapData, u32, u32>,
     open_flows: Array<MapData, u64>,
     routes_v4: Routes<[u8; 4]>,
     routes_v6: Routes<[u8; 16]>,
@@ -56,6 +57,8 @@ pub struct Maps {
     collected: Array<MapData, Collected>,
     /// Slots in force. Only this process writes them, so one look at all of them at the start is enough.
     in_force: BTreeSet<u32>,
+    /// What `adopted` holds: slots by the interface index of TAPs that the agent did not make.
+    lent: BTreeMap<u32, u32>,
 }
 
 impl Maps {
@@ -74,6 +77,7 @@ impl Maps {
             state: open(pins, map::STATE)?,
             active: open(pins, map::ACTIVE)?,
             records: open(pins, map::INTERFACES)?,
+            adopted: open(pins, map::ADOPTED)?,
             open_flows: open(pins, map::OPEN_FLOWS)?,
             routes_v4: open(pins, map::ROUTES_V4)?,
             routes_v6: open(pins, map::ROUTES_V6)?,
@@ -81,16 +85,14 @@ impl Maps {
             traffic: open(pins, map::TRAFFIC)?,
             collected: open(pins, map::COLLECTED)?,
             in_force: BTreeSet::new(),
+            lent: BTreeMap::new(),
         };
         let state = maps.state()?;
         if state.abi != ABI_VERSION || state.mark == 0 {
             return Ok(None);
         }
-        for slot in 0..SLOTS_MAX {
-            if maps.active(slot)? != 0 {
-                maps.in_force.insert(slot);
-            }
-        }
+        maps.read_in_force()?;
+        maps.read_lent()?;
         Ok(Some(maps))
     }
 
@@ -108,21 +110,20 @@ impl Maps {
         Ok(records)
     }
 
-    /// The record in force in a slot, where there is one.
-    ///
-    /// # Errors
-    /// Where the kernel refuses.
-    pub fn interface(&self, slot: u32) -> Result<Option<Interface>, MapsError> {
-        self.record_in_force(slot)
-    }
-
     /// Puts a record in force: first the copy that nobody reads, then the number that names it. A slot that
-    /// was not in force starts with counters at zero (S-5).
+    /// was not in force starts with counters at zero (S-5). Where the agent did not make the TAP, its index leads
+    /// to the slot before the record is in force.
     ///
     /// # Errors
     /// Where the kernel refuses.
     pub fn write_interface(&mut self, record: &Interface) -> Result<(), MapsError> {
         let slot = record.slot;
+        if vm::slot(record.ifindex) != slot && self.lent.get(&record.ifindex) != Some(&slot) {
+            self.adopted
+                .insert(record.ifindex, slot, 0)
+                .map_err(failed(map::ADOPTED))?;
+            self.lent.insert(record.ifindex, slot);
+        }
         if self.record_in_force(slot)? == Some(*record) {
             return Ok(());
         }
@@ -136,13 +137,11 @@ impl Maps {
         }
         let next = if active == 1 { 2 } else { 1 };
         self.records
-            .set(record_index(slot, next), record, 0)
+            .set(record_index(slot, next.into()), record, 0)
             .map_err(failed(map::INTERFACES))?;
-        self.active
-            .set(slot, next, 0)
-            .map_err(failed(map::ACTIVE))?;
+        self.set_active(slot, next)?;
         self.in_force.insert(slot);
-        Ok(())
+        self.forget_lent(slot, Some(record.ifindex))
     }
 
     /// Puts a slot out of force.
@@ -150,9 +149,9 @@ impl Maps {
     /// # Errors
     /// Where the kernel refuses.
     pub fn clear_interface(&mut self, slot: u32) -> Result<(), MapsError> {
-        self.active.set(slot, 0, 0).map_err(failed(map::ACTIVE))?;
+        self.set_active(slot, 0)?;
         self.in_force.remove(&slot);
-        Ok(())
+        self.forget_lent(slot, None)
     }
 
     /// Removes the counters of every slot that is not in force.
@@ -214,57 +213,6 @@ impl Maps {
         })
     }
 
-    /// The route map.
-    ///
-    /// # Errors
-    /// Where the kernel refuses.
-    pub fn routes(&self) -> Result<BTreeMap<IpNet, RouteTarget>, MapsError> {
-        let mut routes = read_routes(&self.routes_v4).map_err(failed(map::ROUTES_V4))?;
-        routes.extend(read_routes(&self.routes_v6).map_err(failed(map::ROUTES_V6))?);
-        Ok(routes)
-    }
-
-    /// Writes an entry of the route map.
-    ///
-    /// # Errors
-    /// Where the kernel refuses: the map may be full.
-    pub fn set_route(&mut self, destination: IpNet, target: &RouteTarget) -> Result<(), MapsError> {
-        let mixed = || MapsError::MixedFamilies(destination);
-        match destination {
-            IpNet::V4(net) => {
-                let route = route(target, |address| octets_v4(address).ok_or_else(mixed))?;
-                let key = Key::new(net.prefix_len().into(), net.network().octets());
-                self.routes_v4
-                    .insert(&key, route, 0)
-                    .map_err(failed(map::ROUTES_V4))
-            }
-            IpNet::V6(net) => {
-                let route = route(target, |address| octets_v6(address).ok_or_else(mixed))?;
-                let key = Key::new(net.prefix_len().into(), net.network().octets());
-                self.routes_v6
-                    .insert(&key, route, 0)
-                    .map_err(failed(map::ROUTES_V6))
-            }
-        }
-    }
-
-    /// Removes an entry of the route map; one that is not there is removed.
-    ///
-    /// # Errors
-    /// Where the kernel refuses.
-    pub fn remove_route(&mut self, destination: IpNet) -> Result<(), MapsError> {
-        match destination {
-            IpNet::V4(net) => {
-                let key = Key::new(net.prefix_len().into(), net.network().octets());
-                gone(self.routes_v4.remove(&key)).map_err(failed(map::ROUTES_V4))
-            }
-            IpNet::V6(net) => {
-                let key = Key::new(net.prefix_len().into(), net.network().octets());
-                gone(self.routes_v6.remove(&key)).map_err(failed(map::ROUTES_V6))
-            }
-        }
-    }
-
     /// Makes flows look up their way again.
     ///
     /// # Errors
@@ -283,21 +231,100 @@ impl Maps {
         self.collected.get(&0, 0).map_err(failed(map::COLLECTED))
     }
 
+    /// Which programs run on the maps: [`State::object`].
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn object(&self) -> Result<u32, MapsError> {
+        Ok(self.state()?.object)
+    }
+
+    /// Notes which programs run on the maps.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn set_object(&mut self, object: u32) -> Result<(), MapsError> {
+        let state = State {
+            object,
+            ..self.state()?
+        };
+        self.state.set(0, state, 0).map_err(failed(map::STATE))
+    }
+
     fn state(&self) -> Result<State, MapsError> {
         self.state.get(&0, 0).map_err(failed(map::STATE))
     }
 
-    fn active(&self, slot: u32) -> Result<u32, MapsError> {
-        self.active.get(&slot, 0).map_err(failed(map::ACTIVE))
+    fn active(&self, slot: u32) -> Result<u8, MapsError> {
+        let (chunk, place) = active_place(slot);
+        Ok(self.chunk(chunk)?.get(place).copied().unwrap_or(0))
     }
 
-    fn record_in_force(&self, slot: u32) -> Result<Option<Interface>, MapsError> {
+    fn chunk(&self, chunk: u32) -> Result<Active, MapsError> {
+        self.active.get(&chunk, 0).map_err(failed(map::ACTIVE))
+    }
+
+    /// Only this slot's byte changes: the others are written over with what they are.
+    fn set_active(&mut self, slot: u32, copy: u8) -> Result<(), MapsError> {
+        let (chunk, place) = active_place(slot);
+        let mut copies = self.chunk(chunk)?;
+        if let Some(active) = copies.get_mut(place) {
+            *active = copy;
+        }
+        self.active
+            .set(chunk, copies, 0)
+            .map_err(failed(map::ACTIVE))
+    }
+
+    fn read_in_force(&mut self) -> Result<(), MapsError> {
+        for chunk in 0..ACTIVE_CHUNKS {
+            let first = chunk * vm::ACTIVE_CHUNK as u32;
+            let copies = self.chunk(chunk)?;
+            let slots = (first..).zip(copies).filter(|(_, active)| *active != 0);
+            self.in_force.extend(slots.map(|(slot, _)| slot));
+        }
+        Ok(())
+    }
+
+    /// Reads which TAPs are lent, and removes what an agent left that was killed between record and entry.
+    fn read_lent(&mut self) -> Result<(), MapsError> {
+        let entries: Result<Vec<_>, _> = self.adopted.iter().collect();
+        for (ifindex, slot) in entries.map_err(failed(map::ADOPTED))? {
+            let record = self.record_in_force(slot)?;
+            if record.is_some_and(|record| record.ifindex == ifindex) {
+                self.lent.insert(ifindex, slot);
+            } else {
+                gone(self.adopted.remove(&ifindex)).map_err(failed(map::ADOPTED))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what leads to a slot, save from the index that is its own.
+    fn forget_lent(&mut self, slot: u32, own: Option<u32>) -> Result<(), MapsError> {
+        let lent = self.lent.iter();
+        let former: Vec<u32> = lent
+            .filter(|(ifindex, to)| **to == slot && Some(**ifindex) != own)
+            .map(|(ifindex, _)| *ifindex)
+            .collect();
+        for ifindex in former {
+            gone(self.adopted.remove(&ifindex)).map_err(failed(map::ADOPTED))?;
+            self.lent.remove(&ifindex);
+        }
+        Ok(())
+    }
+
+    /// The record in force in a slot.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn record_in_force(&self, slot: u32) -> Result<Option<Interface>, MapsError> {
         let active = self.active(slot)?;
         if active == 0 {
             return Ok(None);
         }
         self.records
-            .get(&record_index(slot, active), 0)
+            .get(&record_index(slot, active.into()), 0)
             .map(Some)
             .map_err(failed(map::INTERFACES))
     }
@@ -344,64 +371,5 @@ fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
             Ok(())
         }
         removed => removed,
-    }
-}
-
-fn route<A: Zeroable>(
-    target: &RouteTarget,
-    octets: impl Fn(IpAddr) -> Result<A, MapsError>,
-) -> Result<Route<A>, MapsError> {
-    let or_zero = |address: Option<IpAddr>| address.map_or_else(|| Ok(A::zeroed()), &octets);
-    Ok(Route {
-        kind: target.kind as u32,
-        ifindex: target.ifindex,
-        mtu: target.mtu,
-        next_hop: or_zero(target.next_hop)?,
-        source: or_zero(target.source)?,
-    })
-}
-
-fn read_routes<A>(routes: &Routes<A>) -> Result<BTreeMap<IpNet, RouteTarget>, MapError>
-where
-    A: Pod + Into<IpAddr>,
-    Route<A>: Pod,
-{
-    let address =
-        |octets: A| Some(octets.into()).filter(|address: &IpAddr| !address.is_unspecified());
-    let mut found = BTreeMap::new();
-    for entry in routes.iter() {
-        let (key, route) = entry?;
-        // A prefix longer than its family cannot be in the map: the kernel refuses it.
-        let Ok(destination) = IpNet::new(
-            key.data().into(),
-            u8::try_from(key.prefix_len()).unwrap_or(u8::MAX),
-        ) else {
-            continue;
-        };
-        let target = RouteTarget {
-            kind: RouteKind::from_number(route.kind),
-            ifindex: route.ifindex,
-            mtu: route.mtu,
-            next_hop: address(route.next_hop),
-            source: address(route.source),
-        };
-        found.insert(destination, target);
-    }
-    Ok(found)
-}
-
-fn octets_v4(address: IpAddr) -> Option<[u8; 4]> {
-    if let IpAddr::V4(address) = address {
-        Some(address.octets())
-    } else {
-        None
-    }
-}
-
-fn octets_v6(address: IpAddr) -> Option<[u8; 16]> {
-    if let IpAddr::V6(address) = address {
-        Some(address.octets())
-    } else {
-        None
     }
 }

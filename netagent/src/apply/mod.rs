@@ -79,7 +79,7 @@ impl KernelHost {
         let features = UplinkFeatures::new(&options.state_dir)
             .map_err(|error| HostError::failed("ask which boot this is", error))?;
         let attacher = Attacher::new(options.attach, netlink.clone(), idle_alias(&options));
-        let datapath = Datapath::open(&pins).unwrap_or_else(|error| {
+        let datapath = Datapath::open(&pins, &options).unwrap_or_else(|error| {
             tracing::warn!(%error, "what is pinned cannot be used and is loaded anew");
             None
         });
@@ -163,9 +163,15 @@ impl KernelHost {
         let result = programs::load(&self.pins, &self.options);
         memory::trim_heap();
         result?;
-        self.datapath = Datapath::open(&self.pins)?;
-        let programs = &mut loaded(&mut self.datapath)?.programs;
-        Ok(self.attacher.renew(&self.pins, programs).await?)
+        self.datapath = Datapath::open(&self.pins, &self.options)?;
+        let datapath = loaded(&mut self.datapath)?;
+        self.pins.take_over_links()?;
+        self.attacher
+            .renew(&self.pins, &mut datapath.programs)
+            .await?;
+        datapath.settle()?;
+        self.pins.remove_other_versions()?;
+        Ok(())
     }
 
     async fn unload(&mut self) -> Result<usize, Cause> {
@@ -237,7 +243,7 @@ impl KernelHost {
         };
         if let Some(slot) = place.slot {
             known.interfaces.remove(&slot);
-            let record = datapath.maps.interface(slot)?;
+            let record = datapath.maps.record_in_force(slot)?;
             known.interfaces.extend(record.map(|record| (slot, record)));
         }
         known.attached.remove(&place.ifindex);

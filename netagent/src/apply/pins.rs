@@ -113,15 +113,57 @@ impl Pins {
     /// Where the file system refuses.
     pub fn remove_all(&self) -> io::Result<usize> {
         let mut removed = 0;
-        for entry in entries(&self.root)? {
-            // The root may be the mount point itself, where the kernel shows files of its own.
-            if !entry.file_name().to_str().is_some_and(is_version) {
-                continue;
-            }
-            removed += remove_tree(&entry.path().join(LINKS_DIR))?;
-            removed += remove_tree(&entry.path())?;
+        for version in self.versions()? {
+            removed += remove_tree(&version.join(LINKS_DIR))?;
+            removed += remove_tree(&version)?;
         }
         Ok(removed)
+    }
+
+    /// Moves the pins of links that another version made to this one's, so that their programs can be replaced
+    /// where they are: no device is without programs meanwhile.
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub fn take_over_links(&self) -> io::Result<()> {
+        for other in self.other_versions()? {
+            for link in entries(&other.join(LINKS_DIR))? {
+                let to = self.links().join(link.file_name());
+                if fs::symlink_metadata(&to).is_err() {
+                    fs::rename(link.path(), to)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes every pin of other versions, links first.
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub fn remove_other_versions(&self) -> io::Result<()> {
+        for other in self.other_versions()? {
+            remove_tree(&other.join(LINKS_DIR))?;
+            remove_tree(&other)?;
+        }
+        Ok(())
+    }
+
+    fn other_versions(&self) -> io::Result<Vec<PathBuf>> {
+        let mut others = self.versions()?;
+        others.retain(|version| *version != self.version());
+        Ok(others)
+    }
+
+    /// The root may be the mount point itself, where the kernel shows files of its own.
+    fn versions(&self) -> io::Result<Vec<PathBuf>> {
+        let mut versions = Vec::new();
+        for entry in entries(&self.root)? {
+            if entry.file_name().to_str().is_some_and(is_version) {
+                versions.push(entry.path());
+            }
+        }
+        Ok(versions)
     }
 
     fn version(&self) -> PathBuf {
@@ -141,6 +183,34 @@ impl Drop for Pins {
             && let Err(error) = fs::remove_dir(&self.root)
         {
             tracing::debug!(%error, directory = %self.root.display(), "the BPF directory stays");
+        }
+    }
+}
+
+/// Pins made by a load; removed again where it does not come to its end.
+#[derive(Debug, Default)]
+pub struct NewPins {
+    paths: Vec<PathBuf>,
+}
+
+impl NewPins {
+    /// Notes one.
+    pub fn add(&mut self, path: PathBuf) {
+        self.paths.push(path);
+    }
+
+    /// The load came to its end.
+    pub fn keep(mut self) {
+        self.paths.clear();
+    }
+}
+
+impl Drop for NewPins {
+    fn drop(&mut self) {
+        for path in self.paths.iter().rev() {
+            if let Err(error) = fs::remove_file(path) {
+                tracing::warn!(%error, pin = %path.display(), "a pin of a failed load is left");
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData, MapError, MapInfo};
@@ -14,8 +15,9 @@ use netagent_common::names::{
     ABI_VERSION, COLLECT_FLOWS, COLLECT_ORPHANS, FROM_UPLINK, FROM_VM, TO_VM, global, map,
 };
 use netagent_common::vm::State;
+use sha2::{Digest, Sha256};
 
-use crate::apply::pins::Pins;
+use crate::apply::pins::{NewPins, Pins};
 use crate::apply::skb_layout::{KERNEL_BTF, SkbLayout, SkbLayoutError};
 use crate::host::HostOptions;
 
@@ -122,39 +124,36 @@ impl Programs {
     }
 }
 
-/// Loads programs and maps and pins them. Maps that are pinned already are used where they fit; programs are
+/// Loads programs and maps and pins them. Maps that are pinned already are used where all of them fit, or else
+/// all are made anew: what is attached goes on with the old ones until it has the new programs. Programs are
 /// always loaded anew. Where anything fails, no new pin is left.
 ///
 /// # Errors
-/// Where a pinned map does not fit, or the kernel refuses a map or a program.
+/// Where the kernel refuses a map or a program.
 pub fn load(pins: &Pins, options: &HostOptions) -> Result<(), LoadError> {
     pins.make_directories()
         .map_err(|source| LoadError::Prepare(pins.map(""), source))?;
     let sizes = sizes(options);
-    let pinned: BTreeSet<&'static str> = map::ALL
-        .into_iter()
-        .filter(|name| exists(&pins.map(name)))
-        .collect();
-    check_pinned(pins, &pinned, &sizes)?;
-    let state = if pinned.contains(map::STATE) {
-        read_state(&pins.map(map::STATE))?
-    } else {
-        None
-    };
-    let mark = state.map_or(options.mark, |state| state.mark);
+    let kept = find_kept(pins, &sizes)?;
+    let state = kept.as_ref().map_or(
+        State {
+            abi: ABI_VERSION,
+            mark: options.mark,
+            route_generation: 1,
+            object: 0,
+        },
+        |kept| kept.state,
+    );
+    let pinned = kept.map(|kept| kept.names).unwrap_or_default();
 
-    let skb = SkbLayout::read(Path::new(KERNEL_BTF))?;
     let mut loader = EbpfLoader::new();
     // The loader parses the kernel's type information first thing; we relocate nothing against it.
     loader.btf(None);
-    let (first, count) = options.nat_ports;
-    loader
-        .override_global(global::MARK, &mark, true)
-        .override_global(global::NAT_PORT_FIRST, &first, true)
-        .override_global(global::NAT_PORT_COUNT, &count, true)
-        .override_global(global::SKB_IP_SUMMED_BIT, &skb.ip_summed_bit, true)
-        .override_global(global::SKB_CSUM_START, &skb.csum_start, true)
-        .override_global(global::SKB_NETWORK_HEADER, &skb.network_header, true);
+    let globals = Globals::of(options)?;
+    loader.override_global(global::MARK, &state.mark, true);
+    for (name, value) in &globals.0 {
+        loader.override_global(name, value, true);
+    }
     for (name, size) in &sizes {
         loader.map_max_entries(name, *size);
     }
@@ -167,14 +166,84 @@ pub fn load(pins: &Pins, options: &HostOptions) -> Result<(), LoadError> {
             .load()
             .map_err(|source| LoadError::Program { name, source })?;
     }
-    if state.is_none() {
-        write_state(&mut object, mark)?;
+    write_state(&mut object, State { object: 0, ..state })?;
+    if pinned.is_empty() {
+        unpin_maps(pins)?;
     }
     let mut made = NewPins::default();
     pin_maps(&mut object, pins, &pinned, &mut made)?;
     pin_programs(&mut object, pins, &mut made)?;
     made.keep();
     Ok(())
+}
+
+/// What this binary would load with these options: the first bytes of a hash, never 0. The mark is not in it,
+/// for a load keeps the one that is in use.
+///
+/// # Errors
+/// Where it is not known where the kernel keeps partial checksums.
+pub fn object(options: &HostOptions) -> Result<u32, LoadError> {
+    let mut hash = Sha256::new_with_prefix(OBJECT);
+    for (name, value) in Globals::of(options)?.0 {
+        hash.update(name);
+        hash.update(value.to_ne_bytes());
+    }
+    for (name, size) in sizes(options) {
+        hash.update(name);
+        hash.update(size.to_ne_bytes());
+    }
+    let bytes: [u8; 32] = hash.finalize().into();
+    let [a, b, c, d, ..] = bytes;
+    Ok(u32::from_ne_bytes([a, b, c, d]).max(1))
+}
+
+/// Constants of the programs, the mark apart.
+struct Globals([(&'static str, u16); 5]);
+
+impl Globals {
+    fn of(options: &HostOptions) -> Result<Self, LoadError> {
+        let (first, count) = options.nat_ports;
+        let skb = SkbLayout::read(Path::new(KERNEL_BTF))?;
+        Ok(Self([
+            (global::NAT_PORT_FIRST, first),
+            (global::NAT_PORT_COUNT, count),
+            (global::SKB_IP_SUMMED_BIT, skb.ip_summed_bit),
+            (global::SKB_CSUM_START, skb.csum_start),
+            (global::SKB_NETWORK_HEADER, skb.network_header),
+        ]))
+    }
+}
+
+/// Pinned maps that the programs can go on with.
+struct Kept {
+    names: BTreeSet<&'static str>,
+    state: State,
+}
+
+/// The maps that are pinned already; `None` where they cannot all be used. `STATE` is pinned last and unpinned
+/// first: without it, the others may be what is left of a load that did not come to its end.
+fn find_kept(pins: &Pins, sizes: &BTreeMap<&'static str, u32>) -> Result<Option<Kept>, LoadError> {
+    let names: BTreeSet<&'static str> = map::ALL
+        .into_iter()
+        .filter(|name| exists(&pins.map(name)))
+        .collect();
+    if !names.contains(map::STATE) {
+        return Ok(None);
+    }
+    let object = Object::parse(OBJECT)?;
+    let checked = names
+        .iter()
+        .try_for_each(|name| check_pinned(pins, name, &object, sizes))
+        .and_then(|()| read_state(&pins.map(map::STATE)));
+    match checked {
+        Ok(Some(state)) => Ok(Some(Kept { names, state })),
+        Ok(None) => Ok(None),
+        Err(error @ (LoadError::Unfit { .. } | LoadError::Map { .. })) => {
+            tracing::warn!(%error, "the pinned maps are made anew, and no flow lives on");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Maps whose size the configuration decides.
@@ -193,33 +262,28 @@ fn sizes(options: &HostOptions) -> BTreeMap<&'static str, u32> {
 /// aya takes whatever lies at the pin of a map; a map of another layout would be read as ours.
 fn check_pinned(
     pins: &Pins,
-    pinned: &BTreeSet<&'static str>,
+    name: &'static str,
+    object: &Object,
     sizes: &BTreeMap<&'static str, u32>,
 ) -> Result<(), LoadError> {
-    let object = Object::parse(OBJECT)?;
-    for name in map::ALL {
-        let declared = object.maps.get(name).ok_or(LoadError::Absent(name))?;
-        if !pinned.contains(name) {
-            continue;
-        }
-        let found = MapInfo::from_pin(pins.map(name)).map_err(LoadError::map(name))?;
-        let kind = found.map_type().map_err(LoadError::map(name))? as u32;
-        let entries = sizes.get(name).copied().unwrap_or(declared.max_entries());
-        for (what, found, wanted) in [
-            ("type", kind, declared.map_type()),
-            ("key size", found.key_size(), declared.key_size()),
-            ("value size", found.value_size(), declared.value_size()),
-            ("size", found.max_entries(), entries),
-            ("flags", found.map_flags(), declared.map_flags()),
-        ] {
-            if found != wanted {
-                return Err(LoadError::Unfit {
-                    name,
-                    what,
-                    found,
-                    wanted,
-                });
-            }
+    let declared = object.maps.get(name).ok_or(LoadError::Absent(name))?;
+    let found = MapInfo::from_pin(pins.map(name)).map_err(LoadError::map(name))?;
+    let kind = found.map_type().map_err(LoadError::map(name))? as u32;
+    let entries = sizes.get(name).copied().unwrap_or(declared.max_entries());
+    for (what, found, wanted) in [
+        ("type", kind, declared.map_type()),
+        ("key size", found.key_size(), declared.key_size()),
+        ("value size", found.value_size(), declared.value_size()),
+        ("size", found.max_entries(), entries),
+        ("flags", found.map_flags(), declared.map_flags()),
+    ] {
+        if found != wanted {
+            return Err(LoadError::Unfit {
+                name,
+                what,
+                found,
+                wanted,
+            });
         }
     }
     Ok(())
@@ -233,19 +297,22 @@ fn read_state(pin: &Path) -> Result<Option<State>, LoadError> {
     Ok((state.abi == ABI_VERSION && state.mark != 0).then_some(state))
 }
 
-fn write_state(object: &mut Ebpf, mark: u32) -> Result<(), LoadError> {
+fn write_state(object: &mut Ebpf, state: State) -> Result<(), LoadError> {
     let map = object
         .map_mut(map::STATE)
         .ok_or(LoadError::Absent(map::STATE))?;
-    let state = State {
-        abi: ABI_VERSION,
-        mark,
-        route_generation: 1,
-        reserved: 0,
-    };
     Array::try_from(map)
         .and_then(|mut map| map.set(0, state, 0))
         .map_err(LoadError::map(map::STATE))
+}
+
+/// Removes the pins of maps that cannot be used, and by the first one says so.
+fn unpin_maps(pins: &Pins) -> Result<(), LoadError> {
+    let others = map::ALL.into_iter().filter(|name| *name != map::STATE);
+    for name in iter::once(map::STATE).chain(others) {
+        remove_if_there(&pins.map(name))?;
+    }
+    Ok(())
 }
 
 fn pin_maps(
@@ -254,7 +321,11 @@ fn pin_maps(
     pinned: &BTreeSet<&'static str>,
     made: &mut NewPins,
 ) -> Result<(), LoadError> {
-    for name in map::ALL.into_iter().filter(|name| !pinned.contains(name)) {
+    let others = map::ALL.into_iter().filter(|name| *name != map::STATE);
+    for name in others.chain([map::STATE]) {
+        if pinned.contains(name) {
+            continue;
+        }
         let path = pins.map(name);
         let map = object.map_mut(name).ok_or(LoadError::Absent(name))?;
         map.pin(&path)
@@ -302,31 +373,5 @@ fn remove_if_there(path: &Path) -> Result<(), LoadError> {
             Err(LoadError::Prepare(path.to_owned(), error))
         }
         Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-/// Pins made by a load; removed again where it does not come to its end.
-#[derive(Debug, Default)]
-struct NewPins {
-    paths: Vec<PathBuf>,
-}
-
-impl NewPins {
-    fn add(&mut self, path: PathBuf) {
-        self.paths.push(path);
-    }
-
-    fn keep(mut self) {
-        self.paths.clear();
-    }
-}
-
-impl Drop for NewPins {
-    fn drop(&mut self) {
-        for path in &self.paths {
-            if let Err(error) = fs::remove_file(path) {
-                tracing::warn!(%error, pin = %path.display(), "a pin of a failed load is left");
-            }
-        }
     }
 }
