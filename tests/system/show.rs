@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use netagent_common::names::map;
+use netagent_common::names::{ABI_VERSION, map};
 use netagent_tests::guest::Guest;
 use netagent_tests::tap::Header;
 use netagent_tests::world::{SILENT, World};
