@@ -240,6 +240,7 @@ impl InstanceSpec {
         faults
     }
 
+    /// What is sound of a request whose members have the right types, and everything else about it.
     fn examine(body: &[u8], grant: Grant) -> (Option<Self>, Vec<SpecError>) {
         let value = match json::parse(body) {
             Ok(value) => value,
@@ -267,7 +268,7 @@ impl InstanceSpec {
         faults.extend(validate::check_policy(object).err());
         let spec = validate::instance(object, &mut faults);
         members::check_supported(object, members::INSTANCE, &mut faults);
-        (spec, faults)
+        (Some(spec), faults)
     }
 
     /// What of a request makes more instances like the one that it made (I-19).

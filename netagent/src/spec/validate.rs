@@ -21,9 +21,8 @@ const TAP_OPTIONS: [&str; 3] = ["tap_owner", "tap_group", "queues"];
 /// The number by which the kernel means "nobody": a TAP without owner, which anyone could open.
 const NOBODY: u64 = u32::MAX as u64;
 
-/// The instance, whose members have the right types; `None` where one of its values is wrong.
-pub(crate) fn instance(object: &Object, faults: &mut Vec<SpecError>) -> Option<InstanceSpec> {
-    let none_yet = faults.len();
+/// The instance, whose members have the right types; values that are wrong are on the list and left out.
+pub(crate) fn instance(object: &Object, faults: &mut Vec<SpecError>) -> InstanceSpec {
     let entries = match object.get("network_interfaces") {
         None | Some(Value::Null) => vec![Object::new()],
         Some(list) => {
@@ -53,14 +52,14 @@ pub(crate) fn instance(object: &Object, faults: &mut Vec<SpecError>) -> Option<I
     let mut request = object.clone();
     request.retain(|_, value| !value.is_null());
     let autostart = object.get("autostart").and_then(Value::as_bool);
-    (faults.len() == none_yet).then(|| InstanceSpec {
+    InstanceSpec {
         name,
         interfaces,
         autostart: autostart.unwrap_or(true),
         gateway,
         nameserver,
         request,
-    })
+    }
 }
 
 /// The value, or nothing and its fault on the list.
