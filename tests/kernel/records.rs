@@ -6,7 +6,6 @@ use netagent::apply::pins::Pins;
 use netagent::apply::programs;
 use netagent_common::names::map;
 use netagent_common::vm::{self, Interface};
-use netagent_tests::deadline;
 use netagent_tests::scene;
 
 use crate::loads::Home;
@@ -98,9 +97,7 @@ fn slots_in_force_are_found_again_and_quickly() {
     maps.write_interface(&record(1, vm::ifindex(1, 1))).unwrap();
     maps.clear_interface(1_023).unwrap();
     drop(maps);
-    let started = deadline::now();
     let maps = Maps::open(&pins).unwrap().unwrap();
-    println!("opened in {:?}", started.elapsed());
     let found = maps.interfaces().unwrap();
     let expected = [0, 1, 1_024, 40_000, 65_535].map(|slot| {
         let uses = u32::from(slot == 1);

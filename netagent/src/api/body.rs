@@ -34,7 +34,11 @@ impl Body {
     pub(crate) fn any_object(&self) -> Result<Map<String, Value>, ApiError> {
         match json::parse(&self.0).map_err(SpecError::Json)? {
             Value::Object(object) => Ok(object),
-            _ => Err(SpecError::NotAnObject.into()),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_) => Err(SpecError::NotAnObject.into()),
         }
     }
 

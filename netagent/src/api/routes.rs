@@ -137,6 +137,7 @@ pub(crate) fn all() -> Vec<Route> {
         not_built("GET", "/metrics", "Counters for Prometheus"),
     ];
     routes.extend(PREFIXES.into_iter().flat_map(of_instances));
+    routes.extend(PREFIXES.into_iter().flat_map(of_changes));
     routes
 }
 
@@ -185,6 +186,13 @@ fn of_instances(prefix: &str) -> Vec<Route> {
             "Stop an instance; its reservations stay",
             put(instances::stop),
         ),
+    ]
+}
+
+/// What changes or copies an instance that exists.
+fn of_changes(prefix: &str) -> Vec<Route> {
+    let one = |rest: &str| format!("{prefix}/{{instance}}{rest}");
+    vec![
         route(
             "PUT",
             one("/policy"),

@@ -291,6 +291,8 @@ impl KernelHost {
 impl Host for KernelHost {
     async fn observe(&mut self) -> Result<Observed, HostError> {
         let observed = self.observe_all().await;
+        // The dumps of a thousand links are many times what is kept of them.
+        memory::trim_heap();
         observed.map_err(|cause| HostError::failed("look at the host", cause))
     }
 
