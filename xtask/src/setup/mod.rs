@@ -17,7 +17,7 @@ use crate::setup::compiler::Compiler;
 use crate::shell::say;
 
 /// Programs that the agent's tests, benchmarks and demonstrations run, and the Debian packages that they are in.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("nsenter", "util-linux"),
@@ -27,6 +27,7 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("ethtool", "ethtool"),
     ("busybox", "busybox-static"),
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// Installs what is missing. It changes nothing and takes a fraction of a second when all is there.
