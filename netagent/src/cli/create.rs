@@ -48,7 +48,7 @@ struct Flags {
     /// Name server that the guest is told [default: the gateway]
     #[arg(long, value_name = "ADDRESS")]
     nameserver: Option<String>,
-    /// Name of the interface [default: <instance>-eth0]
+    /// Name of the interface [default: the name of the instance and -eth0]
     #[arg(long, value_name = "NAME")]
     interface_name: Option<String>,
     /// The guest's own address, with --tap-name [default: from the pool]
