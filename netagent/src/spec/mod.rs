@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::{Map, Value};
 
 mod address;
@@ -277,18 +277,6 @@ impl InstanceSpec {
         let mut template = request.clone();
         template.retain(|name, _| !NOT_IN_TEMPLATE.contains(&name.as_str()));
         template
-    }
-
-    /// The custom networks of the spec.
-    pub fn custom_networks(&self) -> impl Iterator<Item = IpNet> {
-        self.interfaces
-            .iter()
-            .flat_map(|one| match &one.addressing {
-                Addressing::Pool => [None, None].into_iter().flatten(),
-                Addressing::Custom { ip, ip6, .. } => [Some(IpNet::V4(*ip)), ip6.map(IpNet::V6)]
-                    .into_iter()
-                    .flatten(),
-            })
     }
 }
 
