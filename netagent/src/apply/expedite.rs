@@ -196,9 +196,11 @@ impl Ledger {
                 text.push_str(&format!("{} {}\n", holder.pid, holder.started));
             }
         }
+        // Written over first and cut afterwards: killed in between, what was before the crash is still known, and the
+        // rest are lines of dead holders. The other way round, nobody would know the earlier value.
         self.file.rewind()?;
-        self.file.set_len(0)?;
-        self.file.write_all(text.as_bytes())
+        self.file.write_all(text.as_bytes())?;
+        self.file.set_len(text.len() as u64)
     }
 }
 
@@ -255,6 +257,16 @@ mod tests {
         fs::write(&expedite.file, "0\n4194305 1\n").unwrap();
         drop(expedite.guard().unwrap());
         assert_eq!(knob(&expedite), "0");
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_the_last_line_is_nobody() {
+        let (_directory, expedite) = scratch("1");
+        fs::create_dir_all(expedite.file.parent().unwrap()).unwrap();
+        fs::write(&expedite.file, "0\n4194305 1\n05 1\n4194306 2\n").unwrap();
+        drop(expedite.guard().unwrap());
+        assert_eq!(knob(&expedite), "0");
+        assert_eq!(fs::read_to_string(&expedite.file).unwrap(), "");
     }
 
     #[test]
