@@ -28,6 +28,11 @@ fn the_example_names_every_key() {
     let text: Vec<&str> = keys.collect();
     let config = parse(&text.join("\n")).unwrap();
     assert!(config.uplink.is_some() && config.pool.subnet6.is_some());
+    let api = &config.api;
+    assert!(api.listen.is_some() && api.tls_cert.is_some() && api.tls_key.is_some());
+    assert!(config.modes.taps.is_some());
+    let account = config.accounts["acme"];
+    assert!(account.instances.is_some());
 }
 
 #[test]
@@ -46,6 +51,45 @@ fn a_bad_value_says_how_to_mend_it() {
     check_refused("[nat]\nports = \"9-8\"", "no port range");
     check_refused("[limits]\ninstances = 0", "from 1 to 65536");
     check_refused("[datapath]\nattach = \"xdp\"", "unknown variant `xdp`");
+}
+
+#[test]
+fn off_loopback_tls_is_demanded() {
+    for open in ["0.0.0.0:1", "192.0.2.1:1", "[::]:1", "[::ffff:127.0.0.1]:1"] {
+        let text = format!("[api]\nlisten = \"{open}\"");
+        check_refused(&text, "name api.tls_cert and api.tls_key");
+        let secured = format!("{text}\ntls_cert = \"c\"\ntls_key = \"k\"");
+        assert!(parse(&secured).is_ok(), "{open}");
+    }
+    for loopback in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1"] {
+        let text = format!("[api]\nlisten = \"{loopback}\"");
+        assert!(parse(&text).is_ok(), "{loopback}");
+        check_refused(
+            &format!("{text}\ntls_cert = \"c\""),
+            "goes together with api.tls_key",
+        );
+        check_refused(
+            &format!("{text}\ntls_key = \"k\""),
+            "goes together with api.tls_key",
+        );
+    }
+    check_refused("[api]\nlisten = \"localhost\"", "x.toml line 2: ");
+}
+
+#[test]
+fn accounts_and_custom_networks_are_checked() {
+    check_refused(
+        "[accounts.\"No Name\"]",
+        "'No Name' is no name of an account",
+    );
+    check_refused("[accounts.a]\ninstance = 1", "unknown field `instance`");
+    check_refused("[custom]\nsubnets = [\"10.0.0.1/8\"]", "host bits");
+    check_refused("[modes]\ntap = []", "unknown field `tap`");
+    let config = parse("[accounts.a]\ninstances = 2").unwrap();
+    let account = |name| config.account(&AccountName::parse(name).unwrap());
+    assert_eq!(account("a").instances, Some(2));
+    assert!(account("a").custom_network);
+    assert_eq!(account("b"), Account::default());
 }
 
 #[test]
