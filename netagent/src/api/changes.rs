@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
@@ -12,6 +12,7 @@ use crate::agent::Announcement;
 use crate::api::auth::Shared;
 use crate::api::body::Body;
 use crate::api::error::ApiError;
+use crate::api::key::Key;
 use crate::instance::{AnnouncedPort, PortProtocol};
 use crate::spec::{SpecError, member_names};
 
@@ -42,7 +43,7 @@ const TOPOLOGY: [&str; 5] = [
 pub(crate) async fn announce(
     State(shared): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    Key(key): Key,
     body: Body,
 ) -> Answer<Json<Value>> {
     let announcement = announcement(&body.object(&["ip", "port", "protocol"])?)?;
@@ -74,11 +75,7 @@ fn announcement(object: &Map<String, Value>) -> Answer<Announcement> {
 }
 
 /// `POST /v1/instances/{instance}/branch` (I-19)
-pub(crate) async fn branch(
-    shared: State<Shared>,
-    caller: Caller,
-    key: Path<String>,
-) -> Answer<Json<Value>> {
+pub(crate) async fn branch(shared: State<Shared>, caller: Caller, key: Key) -> Answer<Json<Value>> {
     copy(shared, caller, key, ("branch", "branched")).await
 }
 
@@ -86,7 +83,7 @@ pub(crate) async fn branch(
 pub(crate) async fn checkpoint(
     shared: State<Shared>,
     caller: Caller,
-    key: Path<String>,
+    key: Key,
 ) -> Answer<Json<Value>> {
     copy(shared, caller, key, ("checkpoint", "checkpointed")).await
 }
@@ -94,7 +91,7 @@ pub(crate) async fn checkpoint(
 async fn copy(
     State(shared): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    Key(key): Key,
     (word, done): (&str, &'static str),
 ) -> Answer<Json<Value>> {
     shared.agent.check_copyable(&caller, key, done).await?;
@@ -105,7 +102,7 @@ async fn copy(
 pub(crate) async fn topology(
     State(shared): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    Key(key): Key,
 ) -> Answer<Json<Value>> {
     shared.agent.inspect(&caller, key).await?;
     Err(ApiError::new(StatusCode::CONFLICT, FIXED))
@@ -115,7 +112,7 @@ pub(crate) async fn topology(
 pub(crate) async fn policy(
     shared: State<Shared>,
     caller: Caller,
-    key: Path<String>,
+    key: Key,
     body: Body,
 ) -> Answer<Json<Value>> {
     replace(shared, caller, key, (&body, "policy", &POLICY)).await
@@ -125,7 +122,7 @@ pub(crate) async fn policy(
 pub(crate) async fn publish(
     shared: State<Shared>,
     caller: Caller,
-    key: Path<String>,
+    key: Key,
     body: Body,
 ) -> Answer<Json<Value>> {
     replace(shared, caller, key, (&body, "publish", &PUBLISH)).await
@@ -135,7 +132,7 @@ pub(crate) async fn publish(
 pub(crate) async fn limits(
     shared: State<Shared>,
     caller: Caller,
-    key: Path<String>,
+    key: Key,
     body: Body,
 ) -> Answer<Json<Value>> {
     replace(shared, caller, key, (&body, "limits", &LIMITS)).await
@@ -145,7 +142,7 @@ pub(crate) async fn limits(
 async fn replace(
     State(shared): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    Key(key): Key,
     (body, word, members): (&Body, &str, &[&str]),
 ) -> Answer<Json<Value>> {
     shared.agent.inspect(&caller, key).await?;

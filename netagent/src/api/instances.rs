@@ -1,7 +1,7 @@
 //! The handlers of instances.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use serde_json::{Map, Value, json};
 
@@ -9,6 +9,7 @@ use crate::access::Caller;
 use crate::api::auth::{LocalCaller, Shared, grant};
 use crate::api::body::Body;
 use crate::api::error::ApiError;
+use crate::api::key::Key;
 use crate::api::views::{InstanceView, PlanBody};
 use crate::spec::{Bounds, InstanceSpec};
 
@@ -80,7 +81,7 @@ pub(crate) async fn list(
 pub(crate) async fn inspect(
     State(shared): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    Key(key): Key,
 ) -> Answer<Json<InstanceView>> {
     Ok(Json(shared.agent.inspect(&caller, key).await?.into()))
 }
@@ -89,7 +90,7 @@ pub(crate) async fn inspect(
 pub(crate) async fn start(
     State(shared): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    Key(key): Key,
 ) -> Answer<Json<InstanceView>> {
     Ok(Json(shared.agent.start(&caller, key).await?.into()))
 }
@@ -98,7 +99,7 @@ pub(crate) async fn start(
 pub(crate) async fn stop(
     State(shared): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    Key(key): Key,
 ) -> Answer<Json<InstanceView>> {
     Ok(Json(shared.agent.stop(&caller, key).await?.into()))
 }
@@ -107,7 +108,7 @@ pub(crate) async fn stop(
 pub(crate) async fn delete(
     State(shared): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    Key(key): Key,
 ) -> Answer<StatusCode> {
     shared.agent.delete(&caller, key).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -117,7 +118,7 @@ pub(crate) async fn delete(
 pub(crate) async fn template(
     State(shared): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    Key(key): Key,
 ) -> Answer<Json<Map<String, Value>>> {
     Ok(Json(shared.agent.template(&caller, key).await?))
 }

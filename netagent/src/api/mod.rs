@@ -5,6 +5,7 @@ mod body;
 mod changes;
 pub mod error;
 mod instances;
+mod key;
 mod openapi;
 pub mod routes;
 pub mod socket;

@@ -1,7 +1,7 @@
 //! Tokens: made, listed and revoked on the unix socket alone.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
@@ -13,6 +13,7 @@ use crate::agent::RequestError;
 use crate::api::auth::{LocalCaller, Shared};
 use crate::api::body::Body;
 use crate::api::error::ApiError;
+use crate::api::key::Key;
 
 /// The only permission there is.
 const NET_MANAGER: &str = "net_manager";
@@ -102,7 +103,7 @@ pub(crate) async fn list(
 pub(crate) async fn revoke(
     State(shared): State<Shared>,
     LocalCaller(caller): LocalCaller,
-    Path(id): Path<String>,
+    Key(id): Key,
 ) -> Result<StatusCode, ApiError> {
     let parsed = Uuid::parse_str(&id);
     let id = parsed.ok().ok_or(RequestError::TokenNotFound(id))?;

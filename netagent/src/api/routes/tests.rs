@@ -550,6 +550,62 @@ async fn what_is_unknown_is_404_and_a_wrong_method_405() {
 }
 
 #[tokio::test]
+async fn keys_that_no_name_has_are_not_found() {
+    let api = api().await;
+    api.call("POST", "/v1/instances", r#"{"name": "a"}"#).await;
+    for (key, name) in [
+        ("..", ".."),
+        ("%2e%2e", ".."),
+        ("a%2Fstart", "a/start"),
+        ("%2F", "/"),
+        ("A", "A"),
+        ("a%20", "a "),
+        ("a%00", "a\0"),
+        ("%C3%A4", "ä"),
+    ] {
+        let message = format!("Instance '{name}' not found");
+        for prefix in ["/v1/instances", "/machines"] {
+            for method in ["GET", "DELETE", "PUT", "PATCH"] {
+                let path = format!("{prefix}/{key}");
+                api.check_error((method, &path, "{}"), 404, &message).await;
+            }
+            let path = format!("{prefix}/{key}/start");
+            api.check_error(("PUT", &path, ""), 404, &message).await;
+        }
+    }
+    for path in ["/v1/instances/%FF", "/v1/tokens/%FF", "/machines/%FF/start"] {
+        let method = if path.ends_with("start") {
+            "PUT"
+        } else {
+            "DELETE"
+        };
+        let message = format!("Unknown route {path}");
+        api.check_error((method, path, ""), 404, &message).await;
+    }
+    let message = "Token '..' not found";
+    api.check_error(("DELETE", "/v1/tokens/%2e%2e", ""), 404, message)
+        .await;
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_the_right_ones() {
+    let api = api().await;
+    for (path, methods) in [
+        ("/healthz", "GET,HEAD"),
+        ("/v1/instances", "POST,GET,HEAD"),
+        ("/v1/tokens/x", "DELETE"),
+    ] {
+        let request = Request::builder().method("PATCH").uri(path);
+        let request = request.body(Body::empty()).unwrap();
+        let response = api.router.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        let allow = response.headers()["allow"].to_str().unwrap();
+        let set = |text: &str| -> BTreeSet<String> { text.split(',').map(str::to_owned).collect() };
+        assert_eq!(set(allow), set(methods), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn trouble_of_the_host_shows_in_health() {
     let api = api().await;
     api.agent.host.state().refuse = Some("load the programs");
