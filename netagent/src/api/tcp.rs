@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -20,10 +21,12 @@ use tokio_rustls::server::TlsStream;
 
 use crate::config::Api;
 
-/// Connections that may be shaking hands at once.
-const HANDSHAKES_MAX: usize = 128;
-/// Time for one handshake.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// What connections may take, so that nobody on TCP uses up the agent's descriptors or its patience.
+const BOUNDS: Bounds = Bounds {
+    connections: 512,
+    handshake: Duration::from_secs(10),
+    idle: Duration::from_secs(60),
+};
 /// Pause where the kernel has no connection to give, for want of descriptors.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -34,13 +37,33 @@ pub struct TcpEntrance {
     address: SocketAddr,
 }
 
-/// One connection.
+/// One connection; it ends where nothing moves on it for too long.
 #[derive(Debug)]
-pub enum Connection {
+pub struct Connection {
+    stream: Stream,
+    limit: Duration,
+    idle: Pin<Box<Sleep>>,
+    /// Its place among [`Bounds::connections`].
+    _place: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+enum Stream {
     /// On loopback.
     Plain(TcpStream),
     /// Anywhere.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What connections may take.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Connections at once, with those that shake hands. More wait in the kernel's queue.
+    connections: usize,
+    /// Time for one handshake.
+    handshake: Duration,
+    /// Time without a byte either way.
+    idle: Duration,
 }
 
 /// Why there is no entrance by TCP.
@@ -68,6 +91,10 @@ impl TcpEntrance {
     /// # Errors
     /// Where the address cannot be had, or certificate or key cannot be used.
     pub async fn open(config: &Api) -> Result<Option<Self>, EntranceError> {
+        Self::open_with(config, BOUNDS).await
+    }
+
+    async fn open_with(config: &Api, bounds: Bounds) -> Result<Option<Self>, EntranceError> {
         let Some(address) = config.listen else {
             return Ok(None);
         };
@@ -79,8 +106,8 @@ impl TcpEntrance {
         let listener = bound.map_err(|source| EntranceError::Bind { address, source })?;
         let address = listener.local_addr().unwrap_or(address);
         tracing::info!(%address, tls = tls.is_some(), "listening");
-        let (sender, ready) = mpsc::channel(HANDSHAKES_MAX);
-        tokio::spawn(accept(listener, tls, sender));
+        let (sender, ready) = mpsc::channel(bounds.connections);
+        tokio::spawn(accept(listener, tls, sender, bounds));
         Ok(Some(Self { ready, address }))
     }
 }
@@ -90,9 +117,13 @@ async fn accept(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     sender: mpsc::Sender<(Connection, SocketAddr)>,
+    bounds: Bounds,
 ) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let places = Arc::new(Semaphore::new(bounds.connections));
     while !sender.is_closed() {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -101,16 +132,13 @@ async fn accept(
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         let (tls, sender) = (tls.clone(), sender.clone());
         tokio::spawn(async move {
-            if let Some(connection) = shake_hands(stream, tls, peer).await {
+            if let Some(stream) = shake_hands(stream, tls, peer, bounds.handshake).await {
+                let connection = Connection::new(stream, place, bounds.idle);
                 // The other end is gone only where the agent stops.
                 sender.send((connection, peer)).await.ok();
             }
-            drop(place);
         });
     }
 }
@@ -119,12 +147,13 @@ async fn shake_hands(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
     peer: SocketAddr,
-) -> Option<Connection> {
+    limit: Duration,
+) -> Option<Stream> {
     let Some(tls) = tls else {
-        return Some(Connection::Plain(stream));
+        return Some(Stream::Plain(stream));
     };
-    match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
-        Ok(Ok(stream)) => Some(Connection::Tls(Box::new(stream))),
+    match tokio::time::timeout(limit, tls.accept(stream)).await {
+        Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream))),
         Ok(Err(error)) => {
             tracing::debug!(%peer, %error, "no TLS");
             None
@@ -178,16 +207,45 @@ impl axum::serve::Listener for TcpEntrance {
     }
 }
 
+impl Connection {
+    fn new(stream: Stream, place: OwnedSemaphorePermit, limit: Duration) -> Self {
+        Self {
+            stream,
+            limit,
+            idle: Box::pin(tokio::time::sleep(limit)),
+            _place: place,
+        }
+    }
+
+    /// What moved starts the time anew; where nothing moves, the time may be over.
+    fn timed<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.idle.as_mut().reset(Instant::now() + self.limit);
+            return polled;
+        }
+        match self.idle.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
+        let this = self.get_mut();
+        let polled = match &mut this.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        };
+        this.timed(context, polled)
     }
 }
 
@@ -197,23 +255,29 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
+        let this = self.get_mut();
+        let polled = match &mut this.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        };
+        this.timed(context, polled)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+        // A flush with nothing to write is done at once and is no sign of life.
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
