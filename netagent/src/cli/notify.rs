@@ -15,7 +15,9 @@ pub(super) fn say(states: &[NotifyState<'_>]) {
 
 /// Says that the agent is alive at half of the time that systemd waits for, but only while its task answers.
 pub(super) async fn watchdog(agent: AgentHandle) {
-    let Some(limit) = sd_notify::watchdog_enabled() else {
+    // systemd writes 0 where it waits for nothing.
+    let limit = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero());
+    let Some(limit) = limit else {
         return;
     };
     let mut ticks = tokio::time::interval(limit / 2);

@@ -69,34 +69,41 @@ async fn serve(config: Config) -> Result<()> {
     let (id, lock) = store_id::open(&config.state_dir)?;
     let store = agent::open_store(&config).map_err(agent::StartError::from)?;
     let socket = socket::bind(&config.api)?;
+    // Whatever is wrong with address or certificate is said before the host is touched.
+    let entrance = TcpEntrance::open(&config.api).await?;
     let host = KernelHost::open(host_options(&config, &id)).map_err(agent::StartError::from)?;
     let (agent, handle) = agent::start(host, config.clone(), &id, store).await?;
     let watched = handle.clone();
     let listener = UnixListener::from_std(socket.listener)?;
-    let entrance = TcpEntrance::open(&config.api).await?;
     let router =
         routes::router(handle, Arc::new(config)).into_make_service_with_connect_info::<Peer>();
     let api = axum::serve(listener, router.clone()).with_graceful_shutdown(over(ended.clone()));
     let api = tokio::spawn(api.into_future());
-    if let Some(entrance) = entrance {
+    let remote = entrance.map(|entrance| {
         let remote = axum::serve(entrance, router).with_graceful_shutdown(over(ended.clone()));
-        tokio::spawn(remote.into_future());
-    }
+        tokio::spawn(remote.into_future())
+    });
     let agent = tokio::spawn(agent.run(over(ended)));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
-    notify::say(&[NotifyState::Ready]);
+    notify::say(&[NotifyState::Ready, NotifyState::Status("serving")]);
     let watchdog = tokio::spawn(notify::watchdog(watched));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     watchdog.abort();
-    notify::say(&[NotifyState::Stopping]);
+    notify::say(&[
+        NotifyState::Stopping,
+        NotifyState::Status("ending; the datapath stays"),
+    ]);
     tracing::info!("ending; the datapath stays");
     end.send_replace(true);
     agent.await.context("the agent's task failed")?;
-    if let Ok(served) = tokio::time::timeout(GRACE, api).await {
-        served.context("the API's task failed")??;
+    let deadline = tokio::time::Instant::now() + GRACE;
+    for served in std::iter::once(api).chain(remote) {
+        if let Ok(served) = tokio::time::timeout_at(deadline, served).await {
+            served.context("the API's task failed")??;
+        }
     }
     drop(socket.guard);
     drop(lock);
