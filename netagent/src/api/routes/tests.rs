@@ -497,6 +497,37 @@ async fn a3_a_token_reaches_its_own_account_alone() {
     assert_eq!(api.call("DELETE", &path, "").await.0, 404);
 }
 
+/// What the table says of a route is what its handler does.
+#[tokio::test]
+async fn every_route_is_open_to_exactly_those_whom_the_table_names() {
+    let api = api().await;
+    let made = api.call("POST", "/v1/tokens", r#"{"account": "acme"}"#);
+    let token = made.await.1["token"].as_str().unwrap().to_owned();
+    for Route {
+        method,
+        path,
+        access,
+        ..
+    } in all()
+    {
+        let path = path.replace("{instance}", "b").replace("{token}", "b");
+        let ask = async |token| {
+            let request = (method, path.as_str(), "{}");
+            remote(&api, Config::default(), token, request).await.0
+        };
+        let (stranger, account) = (ask("").await, ask(&token).await);
+        let expected = match access {
+            Access::Open => stranger == 200 && account == 200,
+            Access::Account => stranger == 401 && ![401, 403].contains(&account),
+            Access::Local => stranger == 401 && account == 403,
+        };
+        assert!(
+            expected,
+            "{method} {path} {access:?}: {stranger}, {account}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a4_an_account_without_the_feature_is_told_so() {
     let api = api().await;
