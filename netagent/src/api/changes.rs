@@ -21,15 +21,17 @@ type Answer<T> = Result<T, ApiError>;
 /// I-18.
 const FIXED: &str = "Network interfaces cannot be changed after creation";
 /// Members that each of the routes replaces; all others are refused.
-const POLICY: [&str; 5] = [
+pub(crate) const POLICY: [&str; 5] = [
     "network_policy",
     "allowed_domains",
     "allowed_cidrs",
     "denied_cidrs",
     "audit",
 ];
-const PUBLISH: [&str; 2] = ["publish", "exposed_ports"];
-const LIMITS: [&str; 3] = ["bandwidth", "bandwidth_in", "limits"];
+pub(crate) const PUBLISH: [&str; 2] = ["publish", "exposed_ports"];
+pub(crate) const LIMITS: [&str; 3] = ["bandwidth", "bandwidth_in", "limits"];
+/// Members of an announcement (I-4).
+pub(crate) const ANNOUNCEMENT: [&str; 3] = ["ip", "port", "protocol"];
 /// What of an instance is its place in the network, for good.
 const TOPOLOGY: [&str; 5] = [
     "network_interfaces",
@@ -46,7 +48,7 @@ pub(crate) async fn announce(
     Key(key): Key,
     body: Body,
 ) -> Answer<Json<Value>> {
-    let announcement = announcement(&body.object(&["ip", "port", "protocol"])?)?;
+    let announcement = announcement(&body.object(&ANNOUNCEMENT)?)?;
     let accepted = shared.agent.announce(&caller, key, announcement).await?;
     Ok(Json(json!({ "accepted": accepted })))
 }

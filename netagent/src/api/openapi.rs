@@ -11,13 +11,14 @@ use utoipa::openapi::schema::{
 };
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
-    ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathItem,
+    ComponentsBuilder, Content, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathItem,
     PathsBuilder, Ref, RefOr, Required, ResponseBuilder,
 };
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::api::changes;
 use crate::api::routes::{Access, Route, all};
-use crate::api::tokens::TokenView;
+use crate::api::tokens::{self, TokenView};
 use crate::api::views::{InstanceView, PlanBody};
 use crate::spec::{Described, Kind, described_request};
 
@@ -45,7 +46,7 @@ pub(crate) fn document() -> OpenApi {
         .schema("InstanceView", InstanceView::schema())
         .schema("PlanBody", PlanBody::schema())
         .schema("TokenView", TokenView::schema())
-        .schema("InstanceRequest", object(&described_request()))
+        .schemas_from_iter(requests())
         .schema("Error", error())
         .security_scheme(
             TOKEN,
@@ -83,18 +84,87 @@ fn operation(route: &Route) -> OperationBuilder {
         let none: [&str; 0] = [];
         operation = operation.security(SecurityRequirement::new(TOKEN, none));
     }
-    let creates = ["/v1/instances", "/machines"].contains(&route.path.as_str());
-    if route.method == "POST" && creates {
-        let body = ContentBuilder::new()
-            .schema(Some(RefOr::Ref(Ref::from_schema_name("InstanceRequest"))))
+    if takes_check(route) {
+        operation = operation.parameter(check());
+    }
+    if let Some(name) = request(route) {
+        let body = RequestBodyBuilder::new()
+            .content(JSON, content(Some(name)))
+            .required(Some(Required::True))
             .build();
-        let body = RequestBodyBuilder::new().content(JSON, body).build();
         operation = operation.request_body(Some(body));
     }
     let failed = response("Refused, failed or not built yet", Some("Error"));
     operation
         .response("2XX", response("Done", answer(route)))
         .response("default", failed)
+}
+
+/// What requests hold, by the name under which the routes refer to it.
+fn requests() -> Vec<(&'static str, Schema)> {
+    let instance = described_request();
+    let part = |members: &[&str]| {
+        let chosen = instance
+            .iter()
+            .filter(|member| members.contains(&member.name));
+        object(&chosen.cloned().collect::<Vec<_>>())
+    };
+    let own = |members: &[&'static str], kinds: &[Kind]| {
+        let pairs = members.iter().zip(kinds);
+        let described: Vec<Described> = pairs
+            .map(|(name, kind)| Described {
+                name,
+                kind: kind.clone(),
+            })
+            .collect();
+        object(&described)
+    };
+    let texts = Kind::List(Box::new(Kind::Text));
+    vec![
+        ("InstanceRequest", object(&instance)),
+        ("PolicyRequest", part(&changes::POLICY)),
+        ("PublishRequest", part(&changes::PUBLISH)),
+        ("LimitsRequest", part(&changes::LIMITS)),
+        (
+            "AnnouncementRequest",
+            own(
+                &changes::ANNOUNCEMENT,
+                &[Kind::Text, Kind::Number, Kind::Text],
+            ),
+        ),
+        ("TokenRequest", own(&tokens::MEMBERS, &[Kind::Text, texts])),
+    ]
+}
+
+/// The type of what a route reads, where it reads a body.
+fn request(route: &Route) -> Option<&'static str> {
+    let last = route.path.rsplit('/').next();
+    match (route.method, last?) {
+        ("POST", "instances" | "machines") => Some("InstanceRequest"),
+        ("POST", "tokens") => Some("TokenRequest"),
+        ("PUT", "policy") => Some("PolicyRequest"),
+        ("PUT", "publish") => Some("PublishRequest"),
+        ("PUT", "limits") => Some("LimitsRequest"),
+        ("PUT", "announcements") => Some("AnnouncementRequest"),
+        _ => None,
+    }
+}
+
+/// `POST /machines` answers as its guide says and knows no parameter.
+fn takes_check(route: &Route) -> bool {
+    (route.method, route.path.as_str()) == ("POST", "/v1/instances")
+}
+
+fn check() -> Parameter {
+    ParameterBuilder::new()
+        .name("check")
+        .description(Some(
+            "true: answer 200 with {\"faults\": [...]}, everything that is wrong, and create nothing",
+        ))
+        .parameter_in(ParameterIn::Query)
+        .required(Required::False)
+        .schema(Some(ObjectBuilder::new().schema_type(Type::Boolean)))
+        .build()
 }
 
 /// The type of what a route answers, where it has a name.
@@ -116,13 +186,13 @@ fn response(description: &str, schema: Option<&str>) -> ResponseBuilder {
     let response = ResponseBuilder::new().description(description);
     match schema {
         None => response,
-        Some(name) => response.content(
-            JSON,
-            ContentBuilder::new()
-                .schema(Some(RefOr::Ref(Ref::from_schema_name(name))))
-                .build(),
-        ),
+        Some(_) => response.content(JSON, content(schema)),
     }
+}
+
+fn content(schema: Option<&str>) -> Content {
+    let named = |name| RefOr::Ref(Ref::from_schema_name(name));
+    ContentBuilder::new().schema(schema.map(named)).build()
 }
 
 fn parameter_name(part: &str) -> Option<&str> {

@@ -17,6 +17,8 @@ use crate::api::key::Key;
 
 /// The only permission there is.
 const NET_MANAGER: &str = "net_manager";
+/// Members of a request for a token.
+pub(crate) const MEMBERS: [&str; 2] = ["account", "permissions"];
 
 /// A token as it is listed.
 #[derive(Debug, Serialize, ToSchema)]
@@ -52,7 +54,7 @@ pub(crate) async fn create(
     LocalCaller(caller): LocalCaller,
     body: Body,
 ) -> Result<(StatusCode, Json<TokenView>), ApiError> {
-    let object = body.object(&["account", "permissions"])?;
+    let object = body.object(&MEMBERS)?;
     let account = object.get("account").and_then(Value::as_str);
     let account = account.ok_or_else(|| ApiError::bad("Member 'account' must be a text"))?;
     let account = AccountName::parse(account).ok_or_else(|| {

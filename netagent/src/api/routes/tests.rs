@@ -285,6 +285,44 @@ async fn the_document_describes_exactly_the_members_that_a_request_may_have() {
 }
 
 #[tokio::test]
+async fn the_document_names_the_body_of_every_request_that_has_one() {
+    let (_, document) = api().await.call("GET", "/openapi.json", "").await;
+    let of = |method: &str, path: &str| {
+        let body = &document["paths"][path][method]["requestBody"];
+        let reference = body["content"]["application/json"]["schema"]["$ref"].as_str();
+        let name = reference.and_then(|reference| reference.rsplit('/').next())?;
+        let schema = &document["components"]["schemas"][name]["properties"];
+        let members: Vec<String> = schema.as_object().unwrap().keys().cloned().collect();
+        Some(members)
+    };
+    let expected = |members: &[&str]| {
+        let members: BTreeSet<String> = members.iter().map(|name| (*name).to_owned()).collect();
+        members
+    };
+    for prefix in ["/v1/instances", "/machines"] {
+        for (rest, members) in [
+            ("policy", &changes::POLICY[..]),
+            ("publish", &changes::PUBLISH),
+            ("limits", &changes::LIMITS),
+            ("announcements", &changes::ANNOUNCEMENT),
+        ] {
+            let path = format!("{prefix}/{{instance}}/{rest}");
+            let found = of("put", &path).unwrap().into_iter().collect();
+            assert_eq!(expected(members), found, "{path}");
+        }
+        assert!(of("post", prefix).is_some());
+        assert_eq!(of("put", &format!("{prefix}/{{instance}}/start")), None);
+    }
+    let tokens = of("post", "/v1/tokens").unwrap().into_iter().collect();
+    assert_eq!(expected(&tokens::MEMBERS), tokens);
+    let check = &document["paths"]["/v1/instances"]["post"]["parameters"][0];
+    assert_eq!(
+        (&check["name"], &check["in"]),
+        (&json!("check"), &json!("query"))
+    );
+}
+
+#[tokio::test]
 async fn routes_that_are_not_built_say_so() {
     let api = api().await;
     for (method, path) in [
