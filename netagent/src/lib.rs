@@ -5,6 +5,7 @@ pub mod config;
 
 pub mod access;
 pub mod gateway;
+pub mod guest;
 pub mod instance;
 pub mod ipam;
 pub mod spec;
