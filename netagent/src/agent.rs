@@ -12,6 +12,7 @@ mod create;
 mod custom;
 mod decide;
 mod fault;
+mod guest;
 pub mod handle;
 mod registry;
 mod requests;

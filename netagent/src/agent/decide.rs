@@ -94,6 +94,7 @@ impl<H: Host> Agent<H> {
             | Request::Inspect(..)
             | Request::Template(..)
             | Request::Copyable(..)
+            | Request::Guest(..)
             | Request::Plan(_)
             | Request::Health(_) => {}
         }

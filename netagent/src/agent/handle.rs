@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::access::{AccountName, Caller, TokenRecord};
 use crate::agent::state::InstanceState;
+use crate::guest::GuestConfig;
 use crate::host::HostError;
 use crate::instance::AnnouncedPort;
 use crate::ipam::IpamError;
@@ -115,6 +116,8 @@ pub(crate) enum Request {
     Template(String, Answer<Map<String, Value>>),
     /// Whether it may be branched or checkpointed.
     Copyable(String, &'static str, Answer<()>),
+    /// What its guest is to be configured with.
+    Guest(String, Answer<GuestConfig>),
     CreateToken(AccountName, bool, Answer<NewToken>),
     RevokeToken(Uuid, Answer<()>),
     Plan(Answer<PlanView>),
@@ -262,6 +265,14 @@ impl AgentHandle {
     ) -> Result<(), RequestError> {
         self.ask(caller, |answer| Request::Copyable(key, what, answer))
             .await
+    }
+
+    /// What the guest of an instance is to be configured with (G-2).
+    ///
+    /// # Errors
+    /// Where the instance does not exist.
+    pub async fn guest(&self, caller: &Caller, key: String) -> Result<GuestConfig, RequestError> {
+        self.ask(caller, |answer| Request::Guest(key, answer)).await
     }
 
     /// Makes a token for an account.

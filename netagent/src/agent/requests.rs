@@ -6,6 +6,7 @@ use crate::access::Caller;
 use crate::agent::handle::{Asked, Request};
 use crate::agent::state::InstanceState;
 use crate::agent::{Agent, RequestError};
+use crate::guest::GuestConfig;
 use crate::host::{Host, Place};
 use crate::instance::Life;
 use crate::spec::InstanceSpec;
@@ -26,6 +27,7 @@ impl Request {
             | Self::Inspect(..)
             | Self::Template(..)
             | Self::Copyable(..)
+            | Self::Guest(..)
             | Self::Plan(_)
             | Self::Health(_) => false,
         }
@@ -64,6 +66,7 @@ impl<H: Host> Agent<H> {
             Request::Copyable(name, what, answer) => {
                 drop(answer.send(self.check_copyable(caller, &name, what)));
             }
+            Request::Guest(name, answer) => drop(answer.send(self.guest(caller, &name))),
             Request::Plan(answer) => drop(answer.send(self.show_plan().await)),
             Request::Health(answer) => drop(answer.send(Ok(self.host_trouble.clone()))),
             Request::Create(..)
@@ -117,6 +120,11 @@ impl<H: Host> Agent<H> {
         let key = self.find(caller, name)?;
         let request = &self.held(key, name)?.instance.request;
         Ok(InstanceSpec::template(request))
+    }
+
+    fn guest(&self, caller: &Caller, name: &str) -> Result<GuestConfig, RequestError> {
+        let key = self.find(caller, name)?;
+        Ok(self.guest_config(&self.held(key, name)?.instance))
     }
 
     /// I-19.

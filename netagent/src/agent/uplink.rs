@@ -126,6 +126,18 @@ pub fn has_v6(uplink: u32, observed: &Observed) -> bool {
     })
 }
 
+/// Whether a default route of IPv6 leads through the uplink. Without one a guest is told none: it would prefer IPv6,
+/// and wait for what never comes (M-8).
+#[must_use]
+pub fn has_default_v6(uplink: u32, observed: &Observed) -> bool {
+    observed.routes.iter().any(|route| {
+        route.kind == KernelRouteKind::Unicast
+            && route.ifindex == uplink
+            && route.destination.addr().is_ipv6()
+            && route.destination.prefix_len() == 0
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,6 +245,34 @@ mod tests {
         check(1_280, "fe80::2/64", true);
         check(1_279, "2001:db8::2/64", false);
         assert!(!has_v6(9, &observed));
+    }
+
+    #[test]
+    fn only_a_default_route_through_the_uplink_is_one_for_guests() {
+        let mut observed = host();
+        let mut check = |routes: Vec<KernelRoute>, expected| {
+            observed.routes = routes;
+            assert_eq!(
+                has_default_v6(2, &observed),
+                expected,
+                "{:?}",
+                observed.routes
+            );
+        };
+        check(
+            vec![route("0.0.0.0/0", 2, 0), route("2001:db8::/32", 2, 0)],
+            false,
+        );
+        check(vec![route("::/0", 3, 0)], false);
+        check(vec![route("::/0", 3, 0), route("::/0", 2, 9)], true);
+        let kind = KernelRouteKind::Refused;
+        check(
+            vec![KernelRoute {
+                kind,
+                ..route("::/0", 2, 0)
+            }],
+            false,
+        );
     }
 
     #[test]
