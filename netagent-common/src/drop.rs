@@ -103,7 +103,7 @@ drop_reasons! {
     NotRedirected = 32, "not_redirected";
     /// A kernel helper refused to change the packet.
     HelperFailed = 33, "helper_failed";
-    /// A router solicitation, which is not answered.
+    /// A router solicitation of a guest that has no IPv6.
     RouterSolicit = 34, "router_solicit";
     /// The VMM asks for a checksum at a place where the packet has none: it would overwrite what was judged.
     PartialChecksum = 35, "partial_checksum";
@@ -111,6 +111,16 @@ drop_reasons! {
     MulticastReport = 36, "multicast_report";
     /// A super-frame of more segments than any guest needs: cutting it up would keep the host busy.
     TooManySegments = 37, "too_many_segments";
+    /// More requests to DHCP, router or DNS than one interface may send in a second.
+    ServiceLimit = 38, "service_limit";
+    /// A request to DHCP, router or DNS while the agent, which answers them, is not there.
+    ServicesDown = 39, "services_down";
+    /// A DHCP message that breaks the rules of RFC 2131, or was relayed. Counted by the server.
+    MalformedDhcp = 40, "malformed_dhcp";
+    /// A DHCP message for another client, or to another server. Counted by the server.
+    ForeignDhcp = 41, "foreign_dhcp";
+    /// A router solicitation that breaks the rules of RFC 4861. Counted by the server.
+    MalformedRouterSolicit = 42, "malformed_router_solicit";
 }
 
 wire! {

@@ -10,6 +10,8 @@ pub const FROM_VM: &str = "from_vm";
 pub const TO_VM: &str = "to_vm";
 /// Program on everything that arrives on an uplink.
 pub const FROM_UPLINK: &str = "from_uplink";
+/// Program on everything that the agent's own servers answer to guests.
+pub const FROM_SERVICES: &str = "from_services";
 /// Program, run by the agent, that removes flows that timed out or belong to no interface.
 pub const COLLECT_FLOWS: &str = "collect_flows";
 /// Program, run by the agent, that removes reverse entries without a flow.
@@ -43,13 +45,17 @@ pub mod map {
     pub const DROPS: &str = "DROPS";
     /// Per-CPU array by slot of [`crate::vm::Traffic`].
     pub const TRAFFIC: &str = "TRAFFIC";
+    /// Array, one [`crate::services::Services`]: the way to the agent's own servers.
+    pub const SERVICES: &str = "SERVICES";
+    /// Array by slot of [`crate::services::Allowance`].
+    pub const ALLOWANCES: &str = "ALLOWANCES";
     /// Array, one [`crate::flow::Collected`]: what the last collection pass did.
     pub const COLLECTED: &str = "COLLECTED";
 
     /// All of them.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 16] = [
         STATE, ACTIVE, INTERFACES, ADOPTED, OPEN_FLOWS, ROUTES_V4, ROUTES_V6, FLOWS_V4, FLOWS_V6,
-        REVERSE_V4, REVERSE_V6, DROPS, TRAFFIC, COLLECTED,
+        REVERSE_V4, REVERSE_V6, DROPS, TRAFFIC, SERVICES, ALLOWANCES, COLLECTED,
     ];
 }
 

@@ -6,6 +6,7 @@
 
 pub mod verdict;
 
+pub mod from_services;
 pub mod from_uplink;
 pub mod from_vm;
 pub mod to_vm;

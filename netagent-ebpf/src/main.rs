@@ -9,7 +9,7 @@ mod entry {
     use aya_ebpf::bindings::__sk_buff;
     use netagent_ebpf::kernel::Skb;
     use netagent_ebpf::verdict::{Action, Dropped};
-    use netagent_ebpf::{collect, from_uplink, from_vm, maps, to_vm};
+    use netagent_ebpf::{collect, from_services, from_uplink, from_vm, maps, to_vm};
 
     /// The next program, and where there is none, the kernel: the same for tcx and for clsact.
     const NEXT: i32 = -1;
@@ -45,6 +45,13 @@ mod entry {
     extern "C" fn from_uplink(context: *mut __sk_buff) -> i32 {
         // SAFETY: as in `from_vm`.
         code(from_uplink::judge(unsafe { Skb::new(context) }))
+    }
+
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "classifier/from_services")]
+    extern "C" fn from_services(context: *mut __sk_buff) -> i32 {
+        // SAFETY: as in `from_vm`.
+        code(from_services::judge(unsafe { Skb::new(context) }))
     }
 
     #[unsafe(no_mangle)]

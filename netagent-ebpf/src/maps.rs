@@ -16,6 +16,7 @@ use netagent_common::limit::{DROPS_MAX, FLOWS_MAX, ROUTES_MAX};
 use netagent_common::names::ABI_VERSION;
 use netagent_common::nat::{Reverse, ReverseKey};
 use netagent_common::policy::Route;
+use netagent_common::services::{Allowance, Services};
 use netagent_common::vm::{self, ACTIVE_CHUNKS, Active, Interface, SLOTS_MAX, State, Traffic};
 
 use crate::kernel::atomic_add;
@@ -53,6 +54,10 @@ static REVERSE_V6: Reverses<[u8; 16]> = Reverses::new();
 static DROPS: HashMap<DropKey, u64, { DROPS_MAX as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static TRAFFIC: PerCpuArray<Traffic, { SLOTS_MAX as usize }> = PerCpuArray::new();
+#[btf_map]
+static SERVICES: Array<Services, 1> = Array::new();
+#[btf_map]
+static ALLOWANCES: Array<Allowance, { SLOTS_MAX as usize }> = Array::new();
 #[btf_map]
 static COLLECTED: Array<Collected, 1> = Array::new();
 
@@ -108,6 +113,27 @@ pub fn nat_ports() -> (u16, u16) {
 #[inline(always)]
 pub fn route_generation() -> u32 {
     STATE.get(0).map_or(0, |state| state.route_generation)
+}
+
+/// Interface index of the way to the servers.
+///
+/// # Errors
+/// [`DropReason::ServicesDown`] where there is none.
+#[inline(always)]
+pub fn way_to_servers() -> Result<u32, DropReason> {
+    match SERVICES.get(0).map_or(0, |services| services.ifindex) {
+        0 => Err(DropReason::ServicesDown),
+        ifindex => Ok(ifindex),
+    }
+}
+
+/// What a slot may still send to the servers.
+#[inline(always)]
+pub fn allowance(slot: u32) -> Option<&'static mut Allowance> {
+    let allowance = ALLOWANCES.get_ptr_mut(slot)?;
+    // SAFETY: an array element lives as long as the map. Two CPUs may change it at once: each writes whole words,
+    // and what one of them overwrites is an allowance of one packet.
+    Some(unsafe { &mut *allowance })
 }
 
 /// The interface with this index.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use aya::programs::links::{FdLink, LinkError as BpfLinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
-use netagent_common::names::{FROM_UPLINK, FROM_VM, TO_VM};
+use netagent_common::names::{FROM_SERVICES, FROM_UPLINK, FROM_VM, TO_VM};
 use nix::net::if_::if_nametoindex;
 use tokio::time::Instant;
 
@@ -134,8 +134,12 @@ impl Attacher {
             Mode::Tcx => Ok(()),
             Mode::Clsact => {
                 self.clsact.fill_blocks(block_programs(programs)?).await?;
-                let from_uplink = programs.from_uplink.fd()?.as_fd();
-                Ok(self.clsact.renew_uplinks(from_uplink).await?)
+                let (from_uplink, from_services) = (&programs.from_uplink, &programs.from_services);
+                let own = [
+                    (FROM_UPLINK, from_uplink.fd()?.as_fd()),
+                    (FROM_SERVICES, from_services.fd()?.as_fd()),
+                ];
+                Ok(self.clsact.renew_devices(&own).await?)
             }
         }
     }
@@ -175,12 +179,40 @@ impl Attacher {
         ifindex: u32,
         name: &str,
     ) -> Result<(), AttachError> {
+        self.attach_device(Hook::FromUplink, (pins, programs), ifindex, name)
+            .await
+    }
+
+    /// Attaches `from_services`.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub async fn attach_services(
+        &self,
+        pins: &Pins,
+        programs: &mut Programs,
+        ifindex: u32,
+        name: &str,
+    ) -> Result<(), AttachError> {
+        self.attach_device(Hook::FromServices, (pins, programs), ifindex, name)
+            .await
+    }
+
+    /// Attaches the one program of a device that is no TAP.
+    async fn attach_device(
+        &self,
+        hook: Hook,
+        (pins, programs): (&Pins, &mut Programs),
+        ifindex: u32,
+        name: &str,
+    ) -> Result<(), AttachError> {
         check_name(ifindex, name)?;
         match self.mode {
-            Mode::Tcx => Hook::FromUplink.attach(pins, programs, ifindex, name),
+            Mode::Tcx => hook.attach(pins, programs, ifindex, name),
             Mode::Clsact => {
-                let from_uplink = programs.from_uplink.fd()?.as_fd();
-                Ok(self.clsact.attach_uplink(ifindex, from_uplink).await?)
+                let program = hook.program(programs).fd()?.as_fd();
+                let attached = self.clsact.attach_device(ifindex, program, hook.name());
+                Ok(attached.await?)
             }
         }
     }
@@ -259,7 +291,7 @@ impl Attacher {
         self.verified = verified;
         for (ifindex, programs) in live {
             let tap = programs.contains(FROM_VM) && programs.contains(TO_VM);
-            if tap || programs.contains(FROM_UPLINK) {
+            if tap || programs.contains(FROM_UPLINK) || programs.contains(FROM_SERVICES) {
                 attached.devices.insert(ifindex);
             }
         }
@@ -322,10 +354,16 @@ enum Hook {
     FromVm,
     ToVm,
     FromUplink,
+    FromServices,
 }
 
 impl Hook {
-    const ALL: [Self; 3] = [Self::FromVm, Self::ToVm, Self::FromUplink];
+    const ALL: [Self; 4] = [
+        Self::FromVm,
+        Self::ToVm,
+        Self::FromUplink,
+        Self::FromServices,
+    ];
 
     fn of(program: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|hook| hook.name() == program)
@@ -336,12 +374,13 @@ impl Hook {
             Self::FromVm => FROM_VM,
             Self::ToVm => TO_VM,
             Self::FromUplink => FROM_UPLINK,
+            Self::FromServices => FROM_SERVICES,
         }
     }
 
     fn direction(self) -> TcAttachType {
         match self {
-            Self::FromVm | Self::FromUplink => TcAttachType::Ingress,
+            Self::FromVm | Self::FromUplink | Self::FromServices => TcAttachType::Ingress,
             Self::ToVm => TcAttachType::Egress,
         }
     }
@@ -351,6 +390,7 @@ impl Hook {
             Self::FromVm => &mut programs.from_vm,
             Self::ToVm => &mut programs.to_vm,
             Self::FromUplink => &mut programs.from_uplink,
+            Self::FromServices => &mut programs.from_services,
         }
     }
 

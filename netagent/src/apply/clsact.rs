@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netagent_common::names::{FROM_UPLINK, FROM_VM, TO_VM};
+use netagent_common::names::{FROM_SERVICES, FROM_UPLINK, FROM_VM, TO_VM};
 use nix::errno::Errno;
 use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, Nla};
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -94,26 +94,32 @@ impl Clsact {
     ///
     /// # Errors
     /// Where netlink refuses.
-    pub async fn attach_uplink(
+    pub async fn attach_device(
         &self,
         ifindex: u32,
-        from_uplink: BorrowedFd<'_>,
+        program: BorrowedFd<'_>,
+        name: &'static str,
     ) -> Result<(), ClsactError> {
         self.add_qdisc(ifindex, &[]).await?;
         Ok(self
-            .put_filter(Place::Uplink(ifindex), from_uplink, FROM_UPLINK)
+            .put_filter(Place::Device(ifindex), program, name)
             .await?)
     }
 
-    /// Replaces `from_uplink` wherever it is, without a packet lost.
+    /// Replaces the programs of devices that are no TAPs wherever they are, without a packet lost.
     ///
     /// # Errors
     /// Where netlink refuses.
-    pub async fn renew_uplinks(&self, from_uplink: BorrowedFd<'_>) -> Result<(), ClsactError> {
+    pub async fn renew_devices(
+        &self,
+        programs: &[(&'static str, BorrowedFd<'_>)],
+    ) -> Result<(), ClsactError> {
         for (ifindex, blocks) in self.qdiscs().await? {
-            let place = Place::Uplink(ifindex);
-            if blocks == Blocks::None && self.has_filter(place, FROM_UPLINK).await? {
-                self.put_filter(place, from_uplink, FROM_UPLINK).await?;
+            let place = Place::Device(ifindex);
+            for (name, program) in programs {
+                if blocks == Blocks::None && self.has_filter(place, name).await? {
+                    self.put_filter(place, *program, name).await?;
+                }
             }
         }
         Ok(())
@@ -130,15 +136,22 @@ impl Clsact {
                 self.remove(RouteNetlinkMessage::DelQueueDiscipline(message))
                     .await?;
             }
-            Some(Blocks::None) if self.has_filter(Place::Uplink(ifindex), FROM_UPLINK).await? => {
+            Some(Blocks::None) if self.has_own_filter(ifindex).await? => {
                 // The qdisc stays: others may have put filters there since.
-                let message = filter_message(Place::Uplink(ifindex));
+                let message = filter_message(Place::Device(ifindex));
                 self.remove(RouteNetlinkMessage::DelTrafficFilter(message))
                     .await?;
             }
             Some(Blocks::None | Blocks::Foreign) | None => {}
         }
         Ok(())
+    }
+
+    /// Whether a device that is no TAP has its program.
+    async fn has_own_filter(&self, ifindex: u32) -> Result<bool, ClsactError> {
+        let place = Place::Device(ifindex);
+        Ok(self.has_filter(place, FROM_UPLINK).await?
+            || self.has_filter(place, FROM_SERVICES).await?)
     }
 
     /// Devices that our filters see.
@@ -154,7 +167,7 @@ impl Clsact {
         for (ifindex, blocks) in self.qdiscs().await? {
             let found = match blocks {
                 Blocks::Ours => filled,
-                Blocks::None => self.has_filter(Place::Uplink(ifindex), FROM_UPLINK).await?,
+                Blocks::None => self.has_own_filter(ifindex).await?,
                 Blocks::Foreign => false,
             };
             if found {
@@ -313,7 +326,7 @@ enum Place {
     /// In a shared block.
     Block(u32),
     /// Where packets arrive on the device with this index.
-    Uplink(u32),
+    Device(u32),
 }
 
 impl Place {
@@ -324,7 +337,7 @@ impl Place {
                 header.index = TcHeader::TCM_IFINDEX_MAGIC_BLOCK.cast_signed();
                 header.parent = block.into();
             }
-            Self::Uplink(ifindex) => {
+            Self::Device(ifindex) => {
                 header.index = ifindex.cast_signed();
                 header.parent = TcHandle {
                     major: TcHandle::CLSACT.major,

@@ -15,6 +15,7 @@ use netagent_common::drop::{DropKey, DropReason, NO_SLOT};
 use netagent_common::flow::Collected;
 use netagent_common::names::{ABI_VERSION, map};
 use netagent_common::policy::Route;
+use netagent_common::services::Services;
 use netagent_common::vm::{
     self, ACTIVE_CHUNKS, Active, Interface, State, Traffic, active_place, record_index,
 };
@@ -54,6 +55,7 @@ pub struct Maps {
     routes_v6: Routes<[u8; 16]>,
     drops: BpfHash<MapData, DropKey, u64>,
     traffic: PerCpuArray<MapData, Traffic>,
+    services: Array<MapData, Services>,
     collected: Array<MapData, Collected>,
     /// Slots in force. Only this process writes them, so one look at all of them at the start is enough.
     in_force: BTreeSet<u32>,
@@ -83,6 +85,7 @@ impl Maps {
             routes_v6: open(pins, map::ROUTES_V6)?,
             drops: open(pins, map::DROPS)?,
             traffic: open(pins, map::TRAFFIC)?,
+            services: open(pins, map::SERVICES)?,
             collected: open(pins, map::COLLECTED)?,
             in_force: BTreeSet::new(),
             lent: BTreeMap::new(),
@@ -94,6 +97,29 @@ impl Maps {
         maps.read_in_force()?;
         maps.read_lent()?;
         Ok(Some(maps))
+    }
+
+    /// Interface index of the way to the servers; 0 where it is closed.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn services(&self) -> Result<u32, MapsError> {
+        let services = self.services.get(&0, 0).map_err(failed(map::SERVICES))?;
+        Ok(services.ifindex)
+    }
+
+    /// Opens the way to the servers, or with 0 closes it.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn set_services(&mut self, ifindex: u32) -> Result<(), MapsError> {
+        let services = Services {
+            ifindex,
+            reserved: 0,
+        };
+        self.services
+            .set(0, services, 0)
+            .map_err(failed(map::SERVICES))
     }
 
     /// The records in force, by slot.

@@ -12,7 +12,8 @@ use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_obj::{Object, ParseError};
 use netagent_common::names::{
-    ABI_VERSION, COLLECT_FLOWS, COLLECT_ORPHANS, FROM_UPLINK, FROM_VM, TO_VM, global, map,
+    ABI_VERSION, COLLECT_FLOWS, COLLECT_ORPHANS, FROM_SERVICES, FROM_UPLINK, FROM_VM, TO_VM,
+    global, map,
 };
 use netagent_common::vm::State;
 use sha2::{Digest, Sha256};
@@ -25,7 +26,14 @@ use crate::host::HostOptions;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netagent-ebpf"));
 
 /// Every program of the object.
-const PROGRAMS: [&str; 5] = [FROM_VM, TO_VM, FROM_UPLINK, COLLECT_FLOWS, COLLECT_ORPHANS];
+const PROGRAMS: [&str; 6] = [
+    FROM_VM,
+    TO_VM,
+    FROM_UPLINK,
+    FROM_SERVICES,
+    COLLECT_FLOWS,
+    COLLECT_ORPHANS,
+];
 
 /// Why the datapath is not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +103,8 @@ pub struct Programs {
     pub to_vm: SchedClassifier,
     /// On what arrives on an uplink.
     pub from_uplink: SchedClassifier,
+    /// On what the agent's servers answer.
+    pub from_services: SchedClassifier,
     /// Removes flows.
     pub collect_flows: SchedClassifier,
     /// Removes reverse entries without a flow.
@@ -118,6 +128,7 @@ impl Programs {
             from_vm: open(FROM_VM)?,
             to_vm: open(TO_VM)?,
             from_uplink: open(FROM_UPLINK)?,
+            from_services: open(FROM_SERVICES)?,
             collect_flows: open(COLLECT_FLOWS)?,
             collect_orphans: open(COLLECT_ORPHANS)?,
         }))
