@@ -4,6 +4,7 @@
 //! remember, to lose in a crash or to run out of.
 
 use super::GuestInterface;
+use netagent_common::drop::DropReason;
 
 mod options;
 mod reply;
@@ -109,12 +110,12 @@ pub enum Malformed {
 }
 
 impl Refusal {
-    /// Name of the drop reason that it counts as.
+    /// The drop reason that it counts as.
     #[must_use]
-    pub const fn reason(&self) -> &'static str {
+    pub const fn reason(&self) -> DropReason {
         match self {
-            Self::Malformed(_) | Self::Relayed => "malformed_dhcp",
-            Self::ForeignClient | Self::ForeignServer => "foreign_dhcp",
+            Self::Malformed(_) | Self::Relayed => DropReason::MalformedDhcp,
+            Self::ForeignClient | Self::ForeignServer => DropReason::ForeignDhcp,
         }
     }
 }
