@@ -211,6 +211,21 @@ proptest! {
     }
 
     #[test]
+    fn every_name_type_and_class_is_taken(
+        labels in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..6),
+        kind in any::<[u8; 4]>(),
+    ) {
+        let mut bytes = message([RD, 0], [0, 0, 0], b"")[..HEADER_LEN].to_vec();
+        for label in &labels {
+            bytes.push(u8::try_from(label.len()).unwrap());
+            bytes.extend_from_slice(label);
+        }
+        bytes.push(0);
+        bytes.extend_from_slice(&kind);
+        assert_eq!(query(&bytes).question_end, bytes.len());
+    }
+
+    #[test]
     fn no_damage_to_a_query_crashes_the_reader(
         damage in prop::collection::vec((0_usize..60, any::<u8>()), 0..6),
         len in 0_usize..60,

@@ -270,7 +270,11 @@ async fn a_stranger_is_not_answered() {
 
 #[tokio::test]
 async fn a_dropped_resolver_leaves_no_socket() {
-    let world = World::new(&[silent_udp().await], LONG).await;
+    let server =
+        fake_tcp(|mut stream| async move { while receive_frame(&mut stream).await.is_some() {} })
+            .await;
+    fake_udp(&server.to_string(), |_| Vec::new()).await;
+    let world = World::new(&[server], LONG).await;
     let guest = world.udp(GUEST).await;
     guest.send(&query([0, 1], "a")).await.unwrap();
     let mut stream = world.tcp(GUEST).await;
