@@ -844,7 +844,11 @@ const REFUSED: [(&str, u16, &str); 27] = [
         501,
         "Not supported yet: network_policy",
     ),
-    (r#"{"mtu": 1400}"#, 501, "Not supported yet: mtu"),
+    (
+        r#"{"mtu": 65522}"#,
+        400,
+        "Invalid mtu '65522': a TAP device takes 68 to 65521",
+    ),
     (
         r#"{"name": "first"}"#,
         409,
