@@ -3,6 +3,8 @@
 //! Nothing is kept. The address is the interface's whether it is asked for or not, so there are no leases to
 //! remember, to lose in a crash or to run out of.
 
+use netagent_common::drop::DropReason;
+
 use super::GuestInterface;
 
 mod options;
@@ -109,12 +111,12 @@ pub enum Malformed {
 }
 
 impl Refusal {
-    /// Name of the drop reason that it counts as.
+    /// What it counts as.
     #[must_use]
-    pub const fn reason(&self) -> &'static str {
+    pub const fn reason(&self) -> DropReason {
         match self {
-            Self::Malformed(_) | Self::Relayed => "malformed_dhcp",
-            Self::ForeignClient | Self::ForeignServer => "foreign_dhcp",
+            Self::Malformed(_) | Self::Relayed => DropReason::MalformedDhcp,
+            Self::ForeignClient | Self::ForeignServer => DropReason::ForeignDhcp,
         }
     }
 }
