@@ -76,6 +76,12 @@ impl Format {
         }
     }
 
+    /// Whether it is JSON.
+    #[must_use]
+    pub const fn is_json(self) -> bool {
+        matches!(self, Self::Json | Self::Firecracker)
+    }
+
     /// What HTTP calls it.
     #[must_use]
     pub const fn content_type(self) -> &'static str {
