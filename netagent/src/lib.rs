@@ -14,10 +14,13 @@ pub mod store;
 pub mod plan;
 
 pub mod host;
+pub mod services;
 
 pub mod apply;
 pub mod netlink;
 pub mod observe;
+
+pub mod dns;
 
 pub mod agent;
 

@@ -1,6 +1,9 @@
 //! What a guest is told of its network: one description, from which DHCP answers, router advertisements and the
 //! printed formats are made. Everything here is pure.
 
+pub mod dhcp;
+pub mod router_advert;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
