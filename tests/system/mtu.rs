@@ -2,7 +2,8 @@
 
 use netagent_tests::agent::Agent;
 use netagent_tests::deadline::{SOON, wait_for, wait_until};
-use netagent_tests::guest::{Guest, Nic};
+use netagent_tests::frame::Frame;
+use netagent_tests::guest::Guest;
 use netagent_tests::netns::NetNs;
 use netagent_tests::packet;
 use netagent_tests::tap::Header;
@@ -10,6 +11,7 @@ use netagent_tests::world::{FAR_END, SILENT, UPLINK, World};
 use serde_json::{Value, json};
 
 use crate::changes::leaves;
+use crate::exchange::{FlowTo, Protocol, Way};
 
 /// MTU of a device.
 fn mtu(host: &NetNs, name: &str) -> u64 {
@@ -41,14 +43,13 @@ fn wait_for_mtus(world: &World, agent: &Agent, name: &str, expected: &[u64]) {
     });
 }
 
-/// Whether a datagram of this many bytes, IP header included, is refused as too big for the guest's way out.
-fn is_too_big(agent: &Agent, (name, nic): (&str, &Nic), bytes: usize) -> bool {
-    let count = || agent.drops(name).get("too_big").copied().unwrap_or(0);
-    let before = count();
-    let payload = vec![0; bytes - 28];
-    let packet = packet::udp(&nic.to(SILENT[0]), (1, 2), &payload);
-    nic.tap.send_bytes(packet);
-    count() > before
+/// A payload that makes a datagram of this many bytes, IP header included.
+fn payload(bytes: usize) -> Vec<u8> {
+    vec![0x5a; bytes - 28]
+}
+
+fn too_big(agent: &Agent, name: &str) -> u64 {
+    agent.drops(name).get("too_big").copied().unwrap_or(0)
 }
 
 const BOTH: &str =
@@ -100,18 +101,32 @@ fn the_command_line_has_a_flag_for_it() {
 }
 
 #[test]
-fn a_guest_sends_what_the_way_out_takes_whatever_its_own_mtu() {
+fn what_a_guest_receives_fits_its_mtu_and_what_it_sends_the_way_out() {
     let world = World::new();
     let agent = world.agent("");
     let spec = json!({"name": "small", "mtu": 1000});
     let guest = Guest::create_from(&agent, &world.host, &spec, Header::Vnet);
     let wire = world.wire();
     let nic = guest.nic();
-    assert!(leaves(nic, &wire, SILENT[0], 9_000).is_some());
-    wait_until("1,501 bytes are too many", SOON, || {
-        is_too_big(&agent, ("small", nic), 1_501)
+    let way = Way::new(&world, nic, &wire);
+    let flow = FlowTo {
+        protocol: Protocol::Udp,
+        remote: SILENT[0],
+        ports: (9_000, 7),
+    };
+    let nat_port = way.send(flow, Frame::plain, &payload(1_500));
+    way.answer(flow, nat_port, Frame::plain, &payload(1_000));
+    assert_eq!(too_big(&agent, "small"), 0);
+    let sent = packet::udp(&nic.to(flow.remote), flow.ports, &payload(1_501));
+    nic.tap.send_bytes(sent);
+    wait_until("it is too big for the uplink", SOON, || {
+        too_big(&agent, "small") == 1
     });
-    assert!(!is_too_big(&agent, ("small", nic), 1_500));
+    let received = packet::udp(&way.back(flow.remote), (7, nat_port), &payload(1_001));
+    wire.send(&Frame::plain(received));
+    wait_until("it is too big for the TAP", SOON, || {
+        too_big(&agent, "small") == 2
+    });
 }
 
 /// Refused with this status and text, and nothing is reserved.

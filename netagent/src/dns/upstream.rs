@@ -1,11 +1,12 @@
 //! The servers that queries are forwarded to: the instance's own, those of the configuration, or the host's (D-1).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use netagent_common::services::port;
@@ -23,10 +24,15 @@ const FILE_LEN_MAX: u64 = 64 << 10;
 /// Servers that are taken from it.
 const SERVERS_MAX: usize = 8;
 
+/// Time for which a server that said nothing comes after those that may say something.
+const AVOIDANCE: Duration = Duration::from_secs(30);
+
 /// Where queries go.
 #[derive(Debug)]
 pub struct Upstreams {
     source: Source,
+    /// Servers that were silent, and until when they come last: so a dead one does not delay every query.
+    avoided: Mutex<BTreeMap<SocketAddr, Instant>>,
 }
 
 #[derive(Debug)]
@@ -63,12 +69,14 @@ impl Upstreams {
         let servers = config.upstream.as_slice().into();
         Self {
             source: Source::Configured(servers),
+            avoided: Mutex::default(),
         }
     }
 
     fn of_file(path: PathBuf) -> Self {
         Self {
             source: Source::Host(path, Mutex::default()),
+            avoided: Mutex::default(),
         }
     }
 
@@ -78,6 +86,30 @@ impl Upstreams {
         if let Some(own) = own {
             return Arc::new([SocketAddr::new(own, port::DNS)]);
         }
+        let servers = self.all(now);
+        let mut avoided = self.avoided();
+        avoided.retain(|_, until| now < *until);
+        if avoided.is_empty() {
+            return servers;
+        }
+        let mut servers = servers.to_vec();
+        // Stable, so each half keeps its order.
+        servers.sort_by_key(|server| avoided.contains_key(server));
+        servers.into()
+    }
+
+    /// A server said nothing. An instance's own is not remembered: it has no other.
+    pub fn avoid(&self, server: SocketAddr, now: Instant) {
+        if self.all(now).contains(&server) {
+            self.avoided().insert(server, now + AVOIDANCE);
+        }
+    }
+
+    fn avoided(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Instant>> {
+        self.avoided.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all(&self, now: Instant) -> Arc<[SocketAddr]> {
         match &self.source {
             Source::Configured(servers) => Arc::clone(servers),
             Source::Host(path, seen) => {
@@ -207,6 +239,22 @@ mod tests {
         assert_eq!(*servers(2_000), ["192.0.2.2:53".parse().unwrap()]);
         fs::remove_file(&path).unwrap();
         assert!(servers(3_000).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_silent_server_comes_last_for_a_while() {
+        let [a, b, c] = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"].map(|at| at.parse().unwrap());
+        let upstreams = Upstreams::new(&Dns {
+            upstream: vec![a, b, c],
+        });
+        let now = Instant::now();
+        upstreams.avoid(a, now);
+        upstreams.avoid("127.0.0.1:4".parse().unwrap(), now);
+        assert_eq!(*upstreams.servers(None, now), [b, c, a]);
+        upstreams.avoid(b, now + AVOIDANCE / 2);
+        assert_eq!(*upstreams.servers(None, now + AVOIDANCE / 2), [c, a, b]);
+        assert_eq!(*upstreams.servers(None, now + AVOIDANCE), [a, c, b]);
+        assert_eq!(*upstreams.servers(None, now + AVOIDANCE * 2), [a, b, c]);
     }
 
     #[tokio::test]

@@ -194,6 +194,20 @@ mod tests {
     }
 
     #[test]
+    fn a_device_says_which_mtu_it_takes() {
+        let range = |attributes: &[LinkAttribute]| {
+            let mut message = LinkMessage::default();
+            message.attributes = attributes.to_vec();
+            observed(message).mtu_range
+        };
+        let lowest = LinkAttribute::MinMtu(68);
+        let tap = [lowest.clone(), LinkAttribute::MaxMtu(65_521)];
+        assert_eq!(range(&tap), Some(68..=65_521));
+        assert_eq!(range(&[lowest, LinkAttribute::MaxMtu(0)]), None);
+        assert_eq!(range(&[]), None);
+    }
+
+    #[test]
     fn flags_say_when_an_address_is_a_source() {
         check(AddressFlags::Permanent, Source::First);
         check(AddressFlags::Secondary, Source::Last);
