@@ -8,6 +8,14 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+pub mod format;
+
+mod cloud_init;
+mod cmdline;
+mod firecracker;
+mod json;
+mod qemu;
+
 /// What one guest is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestConfig {
