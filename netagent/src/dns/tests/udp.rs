@@ -247,6 +247,27 @@ async fn a_flood_slows_its_own_guest_alone() {
     assert_eq!(asked.lock().unwrap().len(), 65);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn many_guests_are_served_at_once() {
+    let world = World::new(&[honest_udp().await], LONG).await;
+    let mut guests = JoinSet::new();
+    for last in 100..150 {
+        let guest = world.udp([127, 0, 0, last]).await;
+        guests.spawn(async move {
+            for id in 0..20 {
+                let sent = query([last, id], "a");
+                assert_eq!(ask(&guest, &sent).await, answer(&sent, b"honest"));
+            }
+        });
+    }
+    while let Some(ended) = within(guests.join_next()).await {
+        ended.unwrap();
+    }
+    for last in 100..150 {
+        assert_eq!(world.counters([127, 0, 0, last]).answered, 20);
+    }
+}
+
 #[tokio::test]
 async fn places_come_back_when_queries_are_answered() {
     let world = World::new(&[honest_udp().await], LONG).await;
