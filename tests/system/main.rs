@@ -21,6 +21,7 @@ mod owners;
 
 mod access;
 mod custom;
+mod guest_formats;
 mod interfaces;
 
 mod changes;
