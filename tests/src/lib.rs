@@ -27,6 +27,7 @@ pub mod tap;
 
 pub mod agent;
 pub mod bpffs;
+pub mod cloud_init;
 pub mod database;
 pub mod guest;
 pub mod http;
