@@ -15,7 +15,7 @@ const REPLY: [u8; 2] = [0, 2];
 /// Judges an ARP packet, and answers a question for the gateway.
 #[inline(never)]
 pub fn from_vm(skb: Skb, interface: &Interface) -> Packed {
-    Packed::new(judge(skb, interface).map(Some))
+    Packed::of(judge(skb, interface))
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! The two address families behind one trait: everything else is written once.
 
 mod ipv4;
-mod ipv6;
+pub mod ipv6;
 
 use netagent_common::drop::DropReason;
 use netagent_common::vm::{INTERFACES_MAX, Interface};
@@ -63,6 +63,17 @@ pub trait Family: FamilyMaps {
         skb: Skb,
         header: &Header<Self>,
         destination: Self,
+    ) -> Result<(), DropReason>;
+    /// Replaces both addresses and keeps the hop limit, header checksum included; `difference` is what that does to
+    /// a checksum.
+    ///
+    /// # Errors
+    /// [`DropReason::HelperFailed`].
+    fn rewrite_addresses(
+        skb: Skb,
+        header: &Header<Self>,
+        addresses: (Self, Self),
+        difference: u32,
     ) -> Result<(), DropReason>;
     /// Swaps the addresses and sets the hop limit to 64, header checksum included.
     ///

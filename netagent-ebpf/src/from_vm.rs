@@ -9,8 +9,9 @@ use crate::family::Family;
 use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
-use crate::verdict::{Action, Dropped, Packed};
-use crate::{arp, conntrack, echo, maps, nat, neighbour, spoof};
+use crate::services::Steered;
+use crate::verdict::{Action, Dropped, Judged, Packed};
+use crate::{arp, conntrack, echo, maps, nat, neighbour, services, spoof};
 
 /// Judges a frame from a TAP.
 ///
@@ -43,13 +44,13 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
             skb.reach::<{ 14 + 40 + 32 }>(Origin::Vm);
             if let Some(kind) = neighbour::kind(skb) {
                 let answer = neighbour::from_vm(skb, interface, kind).answer()?;
-                return answer.ok_or(DropReason::NeighbourUnanswered);
+                return answer.done(DropReason::NeighbourUnanswered);
             }
             opening::<[u8; 16]>(skb, interface, || ipv6(skb, interface, to_gateway))
         }
         ethertype::ARP => {
             let answer = arp::from_vm(skb, interface).answer()?;
-            answer.ok_or(DropReason::ArpUnanswered)
+            answer.done(DropReason::ArpUnanswered)
         }
         _ => Err(DropReason::UnknownEthertype),
     }
@@ -58,17 +59,28 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
 /// Opens a flow where the packet belongs to none. Opening parses the packet again: within the 512 bytes that
 /// nested functions share as stack, it cannot lie below the function that found nothing.
 #[inline(always)]
-fn opening<A: Family>(
+fn opening<A: Steered>(
     skb: Skb,
     interface: &Interface,
     judge: impl Fn() -> Packed,
 ) -> Result<Action, DropReason> {
-    if let Some(action) = judge().answer()? {
-        return Ok(action);
+    match judge().answer()? {
+        Judged::Done(action) => return Ok(action),
+        Judged::Dns => {
+            return services::dns::<A>(skb, interface)
+                .answer()?
+                .done(DropReason::NoRoute);
+        }
+        Judged::Dhcp => {
+            return services::dhcp(skb, interface)
+                .answer()?
+                .done(DropReason::NoRoute);
+        }
+        Judged::NoFlow => {}
     }
     conntrack::open::<A>(skb, interface)?;
     // Nothing is found again only where the agent changed the routes in this very moment.
-    judge().answer()?.ok_or(DropReason::NoRoute)
+    judge().answer()?.done(DropReason::NoRoute)
 }
 
 #[inline(never)]
@@ -82,44 +94,56 @@ fn ipv6(skb: Skb, interface: &Interface, to_gateway: bool) -> Packed {
 }
 
 #[inline(always)]
-fn judge_ipv4(
-    skb: Skb,
-    interface: &Interface,
-    to_gateway: bool,
-) -> Result<Option<Action>, DropReason> {
+fn judge_ipv4(skb: Skb, interface: &Interface, to_gateway: bool) -> Result<Judged, DropReason> {
     skb.reach::<{ 14 + 20 + 20 }>(Origin::Vm);
     let header = <[u8; 4]>::header(skb)?;
     if !<[u8; 4]>::is_own(interface, header.source) {
-        return Err(spoof::foreign_v4(skb, &header));
+        return without_address(skb, interface, &header);
     }
     by_protocol(skb, interface, &header, to_gateway)
 }
 
+/// A guest that has no address yet asks for one by DHCP, and does nothing else.
 #[inline(always)]
-fn judge_ipv6(
+fn without_address(
     skb: Skb,
     interface: &Interface,
-    to_gateway: bool,
-) -> Result<Option<Action>, DropReason> {
+    header: &Header<[u8; 4]>,
+) -> Result<Judged, DropReason> {
+    if header.source == [0; 4]
+        && header.protocol == protocol::UDP
+        && let Ok(datagram) = parse::udp(skb, header)
+        && services::is_dhcp(interface, header, &datagram)
+    {
+        return Ok(Judged::Dhcp);
+    }
+    Err(DropReason::SpoofedAddress)
+}
+
+#[inline(always)]
+fn judge_ipv6(skb: Skb, interface: &Interface, to_gateway: bool) -> Result<Judged, DropReason> {
     let header = <[u8; 16]>::header(skb)?;
     if <[u8; 16]>::is_own(interface, header.source) {
         return by_protocol(skb, interface, &header, to_gateway);
     }
     if to_gateway && spoof::is_link_local_echo(skb, interface, &header) {
         spoof::check_partial_checksum::<[u8; 16]>(skb, parse::ICMP_CHECKSUM_OFFSET)?;
-        return echo::answer(skb, interface, &header).map(Some);
+        return echo::answer(skb, interface, &header).map(Judged::Done);
+    }
+    if to_gateway && services::is_link_local_dns(skb, interface, &header) {
+        return Ok(Judged::Dns);
     }
     Err(spoof::foreign_v6(&header))
 }
 
 /// One copy of what follows for each protocol: offsets and kinds are constants in it, not values to be carried along.
 #[inline(always)]
-fn by_protocol<A: Family>(
+fn by_protocol<A: Steered>(
     skb: Skb,
     interface: &Interface,
     header: &Header<A>,
     to_gateway: bool,
-) -> Result<Option<Action>, DropReason> {
+) -> Result<Judged, DropReason> {
     if header.first_fragment {
         return Err(DropReason::Fragment);
     }
@@ -131,6 +155,9 @@ fn by_protocol<A: Family>(
         protocol::UDP => {
             let transport = parse::udp(skb, header)?;
             spoof::check_dhcp::<A>(&transport)?;
+            if services::is_dhcp(interface, header, &transport) {
+                return Ok(Judged::Dhcp);
+            }
             packet(skb, interface, (header, &transport), to_gateway)
         }
         number if number == A::ICMP => {
@@ -141,14 +168,14 @@ fn by_protocol<A: Family>(
     }
 }
 
-/// Both families: the packet's source is the guest's own. `None` where no flow stands for it.
+/// Both families: the packet's source is the guest's own. [`Judged::NoFlow`] where no flow stands for it.
 #[inline(always)]
-fn packet<A: Family>(
+fn packet<A: Steered>(
     skb: Skb,
     interface: &Interface,
     (header, transport): (&Header<A>, &Transport),
     to_gateway: bool,
-) -> Result<Option<Action>, DropReason> {
+) -> Result<Judged, DropReason> {
     if !to_gateway {
         return Err(DropReason::NotForGateway);
     }
@@ -157,15 +184,15 @@ fn packet<A: Family>(
     let flow = match maps::flow(&key) {
         Some(flow) if conntrack::is_current(flow, interface) => flow,
         _ if A::is_gateway(interface, header.destination) && transport.kind != Kind::EchoReply => {
-            return gateway(skb, interface, (header, transport)).map(Some);
+            return gateway(skb, interface, (header, transport));
         }
-        _ => return Ok(None),
+        _ => return Ok(Judged::NoFlow),
     };
     if flow.uplink == 0 {
         // Only the host's own pings open such flows and keep them alive, and only replies belong to them.
         let is_reply = transport.kind == Kind::EchoReply;
         return if is_reply {
-            Ok(Some(Action::Next))
+            Ok(Judged::Done(Action::Next))
         } else {
             Err(DropReason::HostAddress)
         };
@@ -174,7 +201,7 @@ fn packet<A: Family>(
     if refreshed && !nat::keep_port(skb, &key, flow) {
         // Its port is another flow's: it gets a new one.
         conntrack::forget(&key, flow, interface);
-        return Ok(None);
+        return Ok(Judged::NoFlow);
     }
     let (uplink, next_hop) = (flow.uplink, flow.next_hop);
     parse::fits::<A>(skb, transport, flow.mtu)?;
@@ -189,18 +216,22 @@ fn packet<A: Family>(
     } else {
         next_hop
     };
-    Ok(Some(Action::Redirect(A::redirect(uplink, next_hop, skb))))
+    let code = A::redirect(uplink, next_hop, skb);
+    Ok(Judged::Done(Action::Redirect(code)))
 }
 
-/// The gateway itself serves echo and nothing else.
+/// The gateway itself serves echo, DNS and DHCP, and nothing else.
 #[inline(always)]
-fn gateway<A: Family>(
+fn gateway<A: Steered>(
     skb: Skb,
     interface: &Interface,
     (header, transport): (&Header<A>, &Transport),
-) -> Result<Action, DropReason> {
+) -> Result<Judged, DropReason> {
+    if services::is_dns(transport) {
+        return Ok(Judged::Dns);
+    }
     if transport.kind != Kind::EchoRequest {
         return Err(DropReason::GatewayClosed);
     }
-    echo::answer(skb, interface, header)
+    echo::answer(skb, interface, header).map(Judged::Done)
 }

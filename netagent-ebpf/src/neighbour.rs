@@ -9,6 +9,7 @@ use crate::family::Family;
 use crate::kernel::Skb;
 use crate::maps;
 use crate::parse::{ICMP_CHECKSUM_OFFSET, transport_offset};
+use crate::services;
 use crate::spoof::{self, is_link_local};
 use crate::verdict::{Action, Packed};
 
@@ -44,19 +45,19 @@ pub fn kind(skb: Skb) -> Option<u8> {
 /// Judges a packet of neighbour discovery, and answers a question for the gateway.
 #[inline(never)]
 pub fn from_vm(skb: Skb, interface: &Interface, kind: u8) -> Packed {
-    Packed::new(judge(skb, interface, kind).map(Some))
+    Packed::of(judge(skb, interface, kind))
 }
 
 #[inline(always)]
 fn judge(skb: Skb, interface: &Interface, kind: u8) -> Result<Action, DropReason> {
     <[u8; 16]>::header(skb)?;
     spoof::check_partial_checksum::<[u8; 16]>(skb, ICMP_CHECKSUM_OFFSET)?;
-    if interface.has_v6 == 0 {
-        return Err(DropReason::SpoofedAddress);
-    }
-    match kind {
-        ROUTER_ADVERTISEMENT | REDIRECT => return Err(DropReason::RogueRouter),
-        ROUTER_SOLICITATION => return Err(DropReason::RouterSolicit),
+    match (kind, interface.has_v6) {
+        // Every guest asks, whether its host has IPv6 or not.
+        (ROUTER_SOLICITATION, 0) => return Err(DropReason::RouterSolicit),
+        (_, 0) => return Err(DropReason::SpoofedAddress),
+        (ROUTER_ADVERTISEMENT | REDIRECT, _) => return Err(DropReason::RogueRouter),
+        (ROUTER_SOLICITATION, _) => return solicitation(skb, interface),
         _ => {}
     }
     let ip = skb.window::<40>(ETHERNET_LEN)?;
@@ -95,6 +96,28 @@ fn judge(skb: Skb, interface: &Interface, kind: u8) -> Result<Action, DropReason
         is_probe,
     )
 }
+
+/// A router solicitation: the agent's server answers it.
+#[inline(always)]
+fn solicitation(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
+    let ip = skb.window::<40>(ETHERNET_LEN)?;
+    let (hop_limit, source, destination) = (ip.byte::<7>(), ip.sixteen::<8>(), ip.sixteen::<24>());
+    let message = skb.window::<8>(transport_offset::<[u8; 16]>())?;
+    if hop_limit != 255 || message.byte::<1>() != 0 {
+        return Err(DropReason::Malformed);
+    }
+    let is_claimed = source == [0; 16] || is_claimable(interface, source);
+    if !is_claimed || !services::is_own_link_layer(skb, interface, source) {
+        return Err(DropReason::SpoofedNeighbour);
+    }
+    if destination != ALL_ROUTERS && destination != interface.gateway_v6 {
+        return Err(DropReason::NeighbourUnanswered);
+    }
+    services::router(skb, interface)
+}
+
+/// ff02::2.
+const ALL_ROUTERS: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 
 /// ff02::1, where a node that has no address yet listens.
 const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];

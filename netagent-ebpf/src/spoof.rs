@@ -9,24 +9,8 @@ use crate::kernel::{Checksum, PartialChecksum, Skb};
 use crate::maps;
 use crate::parse::{self, Header, Kind, Transport};
 
-/// Why a packet from an address that is not the guest's own is dropped: a DHCP request ends as broadcast,
-/// everything else is spoofed.
-#[inline(always)]
-pub fn foreign_v4(skb: Skb, header: &Header<[u8; 4]>) -> DropReason {
-    const CLIENT: [u8; 2] = 68_u16.to_be_bytes();
-    const SERVER: [u8; 2] = 67_u16.to_be_bytes();
-    if header.source == [0; 4]
-        && header.destination == [255; 4]
-        && header.protocol == protocol::UDP
-        && let Ok(datagram) = parse::udp(skb, header)
-        && (datagram.source, datagram.destination) == (CLIENT, SERVER)
-    {
-        return DropReason::AlwaysDenied;
-    }
-    DropReason::SpoofedAddress
-}
-
-/// The same for IPv6, where DHCPv6 and others go from a link-local address to a multicast one.
+/// Why a packet from an address that is not the guest's own is dropped: DHCPv6 and others go from a link-local
+/// address to a multicast one.
 #[inline(always)]
 pub fn foreign_v6(header: &Header<[u8; 16]>) -> DropReason {
     let [first, ..] = header.destination;
@@ -87,12 +71,18 @@ pub fn check_partial_checksum<A: Family>(
 /// echo request to the gateway.
 #[inline(always)]
 pub fn is_link_local_echo(skb: Skb, interface: &Interface, header: &Header<[u8; 16]>) -> bool {
+    is_link_local_to_gateway(interface, header)
+        && header.protocol == protocol::ICMPV6
+        && parse::icmp::<[u8; 16]>(skb).is_ok_and(|echo| echo.kind == Kind::EchoRequest)
+}
+
+/// Whether a packet goes from a link-local address that may be the guest's to its gateway.
+#[inline(always)]
+pub fn is_link_local_to_gateway(interface: &Interface, header: &Header<[u8; 16]>) -> bool {
     interface.has_v6 != 0
         && is_link_local(header.source)
         && header.source != interface.gateway_v6
         && header.destination == interface.gateway_v6
-        && header.protocol == protocol::ICMPV6
-        && parse::icmp::<[u8; 16]>(skb).is_ok_and(|echo| echo.kind == Kind::EchoRequest)
 }
 
 /// fe80::/10, RFC 4291 section 2.5.6.

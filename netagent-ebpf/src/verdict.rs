@@ -32,35 +32,76 @@ impl Dropped {
     }
 }
 
+/// What a function that is not inlined found out. What takes a deep stack is done by its caller, for nested functions
+/// share 512 bytes.
+#[derive(Clone, Copy)]
+pub enum Judged {
+    /// It goes on.
+    Done(Action),
+    /// No flow stands for it.
+    NoFlow,
+    /// It asks the DHCP server.
+    Dhcp,
+    /// It asks the resolver.
+    Dns,
+}
+
+impl Judged {
+    /// The action, where there is one.
+    ///
+    /// # Errors
+    /// `otherwise`, where there is none.
+    #[inline(always)]
+    pub fn done(self, otherwise: DropReason) -> Result<Action, DropReason> {
+        match self {
+            Self::Done(action) => Ok(action),
+            Self::NoFlow | Self::Dhcp | Self::Dns => Err(otherwise),
+        }
+    }
+}
+
 /// The answer of a function that is not inlined, in one register. The compiler's own packing leaves bits of no
 /// meaning in it, which the verifier may take for a pointer.
 #[derive(Clone, Copy)]
 pub struct Packed(u64);
 
 impl Packed {
-    const NONE: u64 = 0;
+    const NO_FLOW: u64 = 0;
     const NEXT: u64 = 1;
     const REDIRECT: u64 = 2;
+    const DHCP: u64 = 3;
+    const DNS: u64 = 4;
 
-    /// Packs an answer; `None` where no flow stands for the packet.
+    /// Packs an answer.
     #[inline(always)]
     #[must_use]
-    pub const fn new(answer: Result<Option<Action>, DropReason>) -> Self {
+    pub const fn new(answer: Result<Judged, DropReason>) -> Self {
         Self(match answer {
-            Ok(None) => Self::NONE,
-            Ok(Some(Action::Next)) => Self::NEXT,
-            Ok(Some(Action::Redirect(code))) => Self::REDIRECT | (code as u32 as u64) << 32,
+            Ok(Judged::NoFlow) => Self::NO_FLOW,
+            Ok(Judged::Done(Action::Next)) => Self::NEXT,
+            Ok(Judged::Done(Action::Redirect(code))) => Self::REDIRECT | (code as u32 as u64) << 32,
+            Ok(Judged::Dhcp) => Self::DHCP,
+            Ok(Judged::Dns) => Self::DNS,
             Err(reason) => (reason as u32 as u64) << 8,
         })
     }
 
+    /// Packs what is an action or nothing.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(answer: Result<Action, DropReason>) -> Self {
+        Self::new(answer.map(Judged::Done))
+    }
+
     /// What was packed.
     #[inline(always)]
-    pub fn answer(self) -> Result<Option<Action>, DropReason> {
+    pub fn answer(self) -> Result<Judged, DropReason> {
         match self.0 & 0xff {
-            Self::NEXT => Ok(Some(Action::Next)),
-            Self::REDIRECT => Ok(Some(Action::Redirect((self.0 >> 32) as i32))),
-            _ if self.0 == Self::NONE => Ok(None),
+            Self::NEXT => Ok(Judged::Done(Action::Next)),
+            Self::REDIRECT => Ok(Judged::Done(Action::Redirect((self.0 >> 32) as i32))),
+            Self::DHCP => Ok(Judged::Dhcp),
+            Self::DNS => Ok(Judged::Dns),
+            _ if self.0 == Self::NO_FLOW => Ok(Judged::NoFlow),
             _ => {
                 Err(DropReason::from_number((self.0 >> 8) as u32).unwrap_or(DropReason::Malformed))
             }

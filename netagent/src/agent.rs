@@ -14,6 +14,7 @@ mod decide;
 mod fault;
 mod guest;
 pub mod handle;
+mod mtu;
 mod registry;
 mod requests;
 mod round;
@@ -57,7 +58,7 @@ pub struct Agent<H> {
     /// The last observation, kept true by following every step.
     observed: Observed,
     uplink: Option<u32>,
-    /// MTU of the uplink, and so of every TAP.
+    /// MTU of the uplink, and so of every TAP for which no other was asked.
     mtu: u32,
     next_generation: u32,
     /// Route changes were applied whose generation was not raised.

@@ -16,10 +16,12 @@ use serde::de::{Deserializer, Error as _};
 use crate::host::Attach;
 
 pub mod accounts;
+pub mod dns;
 pub mod ports;
 
 use crate::access::AccountName;
 use crate::config::accounts::{Account, Custom, Modes};
+use crate::config::dns::Dns;
 
 /// Read where no other file is named.
 pub const DEFAULT_FILE: &str = "/etc/netagent/netagent.toml";
@@ -39,6 +41,7 @@ pub struct Config {
     pub limits: Limits,
     pub datapath: Datapath,
     pub nat: Nat,
+    pub dns: Dns,
     pub custom: Custom,
     pub modes: Modes,
     pub accounts: BTreeMap<String, Account>,
@@ -176,6 +179,7 @@ impl Default for Config {
             limits: Limits::default(),
             datapath: Datapath::default(),
             nat: Nat::default(),
+            dns: Dns::default(),
             custom: Custom::default(),
             modes: Modes::default(),
             accounts: BTreeMap::new(),

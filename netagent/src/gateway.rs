@@ -84,6 +84,7 @@ mod tests {
             mac: [2; 6],
             model: String::new(),
             autoconfig: true,
+            mtu: None,
         }
     }
 

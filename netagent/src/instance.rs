@@ -71,6 +71,8 @@ pub struct Interface {
     pub model: String,
     /// Whether the guest is told to configure it (I-17).
     pub autoconfig: bool,
+    /// MTU that was asked for, bytes; where none was, it has the uplink's.
+    pub mtu: Option<u32>,
 }
 
 /// Where a TAP and its address come from.

@@ -19,6 +19,8 @@ pub mod apply;
 pub mod netlink;
 pub mod observe;
 
+pub mod dns;
+
 pub mod agent;
 
 pub mod api;

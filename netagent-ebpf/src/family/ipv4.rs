@@ -129,6 +129,19 @@ impl Family for [u8; 4] {
     }
 
     #[inline(always)]
+    fn rewrite_addresses(
+        skb: Skb,
+        _header: &Header<Self>,
+        (source, destination): (Self, Self),
+        difference: u32,
+    ) -> Result<(), DropReason> {
+        let addresses = skb.window::<8>(V4_SOURCE)?;
+        addresses.set_four::<0>(source);
+        addresses.set_four::<4>(destination);
+        skb.correct_l3_checksum(V4_CHECKSUM, difference)
+    }
+
+    #[inline(always)]
     fn turn_round(skb: Skb, header: &Header<Self>) -> Result<(), DropReason> {
         let ip = skb.window::<20>(ETHERNET_LEN)?;
         ip.set_four::<12>(header.destination);

@@ -114,6 +114,17 @@ impl Family for [u8; 16] {
     }
 
     #[inline(always)]
+    fn rewrite_addresses(
+        skb: Skb,
+        header: &Header<Self>,
+        (source, destination): (Self, Self),
+        _difference: u32,
+    ) -> Result<(), DropReason> {
+        let start = (header.protocol, header.hop_limit);
+        store_addresses(skb, start, source, destination)
+    }
+
+    #[inline(always)]
     fn turn_round(skb: Skb, header: &Header<Self>) -> Result<(), DropReason> {
         store_addresses(
             skb,
@@ -145,6 +156,26 @@ impl Family for [u8; 16] {
                 inner.two::<46>(),
             ],
         })
+    }
+}
+
+/// Which of the instance's entries an address belongs to.
+#[inline(always)]
+pub fn place_of(interface: &Interface, address: &[u8; 16]) -> Option<u8> {
+    let [first, second, third, fourth] = &interface.addresses_v6;
+    let [of_first, of_second, of_third, of_fourth] = interface.prefixes_v6;
+    if interface.has_v6 == 0 {
+        None
+    } else if covers(first, of_first, address) {
+        Some(0)
+    } else if covers(second, of_second, address) {
+        Some(1)
+    } else if covers(third, of_third, address) {
+        Some(2)
+    } else if covers(fourth, of_fourth, address) {
+        Some(3)
+    } else {
+        None
     }
 }
 

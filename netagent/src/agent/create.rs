@@ -47,6 +47,7 @@ impl<H: Host> Agent<H> {
         self.observe_custom_taps(spec).await?;
         for interface in &spec.interfaces {
             self.refuse_custom(caller, interface, &mut refusals);
+            refusals.extend(self.refuse_mtu(interface));
         }
         self.refuse_names(caller, spec, &mut refusals);
         let host_limit = self.config.limits.instances;
@@ -262,6 +263,7 @@ impl<H: Host> Agent<H> {
         interface.queues = spec.queues;
         interface.model.clone_from(&spec.model);
         interface.autoconfig = spec.autoconfig;
+        interface.mtu = spec.mtu;
         interface.mac = spec.mac.unwrap_or(interface.mac);
         Ok(interface)
     }
@@ -366,10 +368,12 @@ fn interface(
         mac,
         model: String::new(),
         autoconfig: true,
+        mtu: None,
     }
 }
 
-fn custom_tap(interface: &InterfaceSpec) -> Option<&str> {
+/// The TAP that a custom interface names.
+pub(crate) fn custom_tap(interface: &InterfaceSpec) -> Option<&str> {
     match &interface.addressing {
         Addressing::Pool => None,
         Addressing::Custom { tap_name, .. } => Some(tap_name),

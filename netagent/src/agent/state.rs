@@ -136,7 +136,7 @@ impl<H: Host> Agent<H> {
             guest_v4: interface.guest_v4,
             guest_v6: interface.guest_v6,
             guest_mac: interface.mac,
-            mtu: self.mtu,
+            mtu: self.mtu_of(interface),
             model: interface.model.clone(),
             autoconfig: interface.autoconfig,
             inspected: None,
@@ -168,8 +168,7 @@ impl<H: Host> Agent<H> {
     }
 
     fn wanted_interface(&self, interface: &Interface, record: vm::Interface) -> WantedInterface {
-        // A TAP follows the uplink's MTU, and below IPv6's lowest the kernel takes IPv6 off it.
-        let guest_v6 = interface.guest_v6.filter(|_| record.mtu >= MTU_MIN_V6);
+        let guest_v6 = interface.guest_v6.filter(|_| record.has_v6 != 0);
         let guest_v6 = guest_v6.map(|guest| guest.addr());
         WantedInterface {
             tap: TapSpec {
@@ -190,7 +189,8 @@ impl<H: Host> Agent<H> {
         }
     }
 
-    /// What the programs know of an interface: its own addresses first, then the instance's others.
+    /// What the programs know of an interface: its own addresses first, then the instance's others. Below the
+    /// lowest MTU of IPv6 the kernel takes IPv6 off the TAP, and the guest has none; its address stays reserved.
     fn record(&self, instance: &Instance, index: usize, interface: &Interface) -> vm::Interface {
         let mut addresses_v4 = [[0; 4]; INTERFACES_MAX];
         let mut addresses_v6 = [[0; 16]; INTERFACES_MAX];
@@ -212,6 +212,7 @@ impl<H: Host> Agent<H> {
             }
         }
         let gateway = gateway_of(&instance.interfaces, instance.gateway);
+        let mtu = self.mtu_of(interface);
         vm::Interface {
             ifindex: interface.ifindex,
             slot: interface.slot,
@@ -220,10 +221,10 @@ impl<H: Host> Agent<H> {
             instance: instance.number(),
             policy_generation: FIRST_POLICY,
             flow_limit: self.config.limits.flows,
-            mtu: self.mtu,
+            mtu,
             guest_mac: interface.mac,
             addresses: instance.interfaces.len().min(INTERFACES_MAX) as u8,
-            has_v6: u8::from(interface.guest_v6.is_some()),
+            has_v6: u8::from(interface.guest_v6.is_some() && mtu >= MTU_MIN_V6),
             gateway_v4: interface.host_v4.addr().octets(),
             instance_gateway_v4: gateway.address.octets(),
             addresses_v4,

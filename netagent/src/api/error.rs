@@ -78,6 +78,7 @@ impl From<SpecError> for ApiError {
             | SpecError::TapFromPool
             | SpecError::NotAvailable
             | SpecError::DenyAllWithLists
+            | SpecError::Mtu(_)
             | SpecError::CustomWithoutLists => StatusCode::BAD_REQUEST,
         };
         Self::new(status, error.to_string())

@@ -48,6 +48,9 @@ struct Flags {
     /// Name server that the guest is told [default: the gateway]
     #[arg(long, value_name = "ADDRESS")]
     nameserver: Option<String>,
+    /// MTU of its interfaces [default: the uplink's]
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<u32>,
     /// Name of the interface [default: the name of the instance and -eth0]
     #[arg(long, value_name = "NAME")]
     interface_name: Option<String>,
@@ -169,6 +172,7 @@ impl Flags {
             ("autostart", self.autostart.map(Value::from)),
             ("gateway", text(&self.gateway)),
             ("nameserver", text(&self.nameserver)),
+            ("mtu", self.mtu.map(Value::from)),
             ("network_interfaces", Some(json!([interface]))),
             ("network_policy", text(&self.network_policy)),
             ("allowed_domains", list(&self.allowed_domain)),
@@ -233,9 +237,11 @@ mod tests {
                 "7",
                 "--bandwidth",
                 "50",
+                "--mtu",
+                "1400",
                 "--no-netns",
             ],
-            &json!({"network_interfaces": [{"tap_owner": 7}], "bandwidth": 50,
+            &json!({"network_interfaces": [{"tap_owner": 7}], "bandwidth": 50, "mtu": 1400,
                 "allowed_cidrs": ["10.0.0.0/8", "192.0.2.0/24", "::/0"]}),
         );
     }

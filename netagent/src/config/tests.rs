@@ -31,6 +31,7 @@ fn the_example_names_every_key() {
     let api = &config.api;
     assert!(api.listen.is_some() && api.tls_cert.is_some() && api.tls_key.is_some());
     assert!(config.modes.taps.is_some());
+    assert_eq!(config.dns.upstream.len(), 3);
     let account = config.accounts["acme"];
     assert!(account.instances.is_some());
 }
@@ -49,6 +50,7 @@ fn a_bad_value_says_how_to_mend_it() {
     check_refused("[pool]\ntap_prefix = \"tap0\"", "must not end in a digit");
     check_refused("[nat]\nports = \"9\"", "'9' is no port range");
     check_refused("[nat]\nports = \"9-8\"", "no port range");
+    check_refused("[dns]\nupstream = [\"ns1\"]", "'ns1' is no address");
     check_refused("[limits]\ninstances = 0", "from 1 to 65536");
     check_refused("[datapath]\nattach = \"xdp\"", "unknown variant `xdp`");
 }

@@ -83,6 +83,7 @@ fn observed(message: LinkMessage) -> ObservedLink {
             && !flags.contains(LinkFlags::Loopback),
         ..ObservedLink::default()
     };
+    let (mut lowest, mut highest) = (0, 0);
     for attribute in message.attributes {
         if let LinkAttribute::IfName(name) = attribute {
             link.name = name;
@@ -96,11 +97,17 @@ fn observed(message: LinkMessage) -> ObservedLink {
             link.tap = is_tap(infos);
         } else if let LinkAttribute::Mtu(mtu) = attribute {
             link.mtu = mtu;
+        } else if let LinkAttribute::MinMtu(mtu) = attribute {
+            lowest = mtu;
+        } else if let LinkAttribute::MaxMtu(mtu) = attribute {
+            highest = mtu;
         } else if let LinkAttribute::Address(address) = attribute {
             // Tunnels and loopback have none, or one of another length.
             link.mac = address.try_into().unwrap_or_default();
         }
     }
+    // A device without upper bound says 0.
+    link.mtu_range = (highest > 0).then(|| lowest..=highest);
     link
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net};
 use netagent_common::policy::RouteKind;
@@ -112,6 +113,8 @@ pub struct ObservedLink {
     pub mac: [u8; 6],
     /// MTU, bytes.
     pub mtu: u32,
+    /// MTU that the device takes, where the kernel bounds it.
+    pub mtu_range: Option<RangeInclusive<u32>>,
     /// `IFF_UP`.
     pub up: bool,
     /// `IFF_LOWER_UP`: on a TAP, a VMM holds it.

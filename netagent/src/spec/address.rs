@@ -148,7 +148,11 @@ mod tests {
             assert!(nameserver(good).is_ok(), "{good}");
         }
         for bad in [
+            "0.0.0.0",
+            "255.255.255.255",
+            "224.0.0.251",
             "::ffff:1.2.3.4",
+            "::",
             "::1",
             "127.0.0.53",
             "dns.example",

@@ -1,6 +1,7 @@
 //! What the operator wants: the JSON of an instance, parsed once into types that cannot be wrong.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::{Map, Value};
@@ -19,6 +20,9 @@ use crate::spec::name::Name;
 
 /// Interfaces that one instance may have (I-2).
 pub const INTERFACES_MAX: usize = netagent_common::vm::INTERFACES_MAX;
+/// MTU that may be asked for, bytes: from the lowest of IPv4 (RFC 791) to the length that a packet can have. What
+/// the device takes is checked where the device is known.
+pub const MTU: RangeInclusive<u32> = 68..=65_535;
 /// Queues of a TAP: the kernel's own bound.
 pub const QUEUES_MAX: u64 = 256;
 
@@ -60,6 +64,8 @@ pub struct InterfaceSpec {
     pub queues: u16,
     /// Model of the device in the VM.
     pub model: String,
+    /// MTU, its own or the instance's; the uplink's where neither is given.
+    pub mtu: Option<u32>,
 }
 
 /// Where an address and a TAP come from (I-6).
@@ -204,6 +210,9 @@ pub enum SpecError {
         /// What may stand there.
         expected: &'static str,
     },
+    /// Shorter or longer than a packet can be.
+    #[error("Invalid mtu '{0}': use 68 to 65535, or leave it out for the uplink's")]
+    Mtu(u64),
     /// P-1.
     #[error(
         "Cannot combine --network-policy deny-all with --allowed-domain, --allowed-cidr, or --denied-cidr."

@@ -103,14 +103,14 @@ fn malformed_json_is_an_error_with_its_place() {
 #[test]
 fn unknown_comes_before_wrong_and_wrong_before_unsupported() {
     check_error(
-        r#"{"mtu": 1400, "queues": 0, "name": 3}"#,
+        r#"{"audit": true, "queues": 0, "name": 3}"#,
         "Unknown member 'queues'",
     );
     check_error(
-        r#"{"mtu": 1400, "name": 3}"#,
+        r#"{"audit": true, "name": 3}"#,
         "Member 'name' must be a text",
     );
-    check_error(r#"{"mtu": 1400}"#, "Not supported yet: mtu");
+    check_error(r#"{"audit": true}"#, "Not supported yet: audit");
 }
 
 #[test]
@@ -194,7 +194,6 @@ fn what_is_not_built_is_refused_by_name() {
         ("limits", r#"{"pps": 5}"#),
         ("audit", "true"),
         ("snat_address", r#""1.2.3.4""#),
-        ("mtu", "1400"),
         ("annotations", r#"{"a": "b"}"#),
     ] {
         check_error(
@@ -209,13 +208,36 @@ fn what_is_not_built_is_refused_by_name() {
         ("device", r#""eth0""#),
         ("socket", r#""a""#),
         ("cgroup", r#""a""#),
-        ("mtu", "1400"),
         ("guest_ip", r#""10.0.0.2/24""#),
         ("guest_mac", r#""02:00:00:00:00:01""#),
         ("guest_gateway", r#""10.0.0.1""#),
     ] {
         let text = format!(r#"{{"network_interfaces": [{{"{member}": {value}}}]}}"#);
         check_error(&text, &format!("Not supported yet: {member}"));
+    }
+}
+
+#[test]
+fn an_mtu_is_what_a_packet_can_have_and_the_interfaces_own_wins() {
+    let mtus = |text: &str| -> Vec<_> {
+        let interfaces = parse(text).interfaces.into_iter();
+        interfaces.map(|interface| interface.mtu).collect()
+    };
+    assert_eq!(mtus("{}"), [None]);
+    assert_eq!(mtus(r#"{"mtu": null}"#), [None]);
+    assert_eq!(mtus(r#"{"mtu": 68}"#), [Some(68)]);
+    let both = r#"{"mtu": 1400, "network_interfaces": [{"mtu": 65535}, {"mtu": null}]}"#;
+    assert_eq!(mtus(both), [Some(65_535), Some(1400)]);
+    for bad in ["0", "67", "65536", "4294968796", "18446744073709551615"] {
+        let expected =
+            format!("Invalid mtu '{bad}': use 68 to 65535, or leave it out for the uplink's");
+        check_error(&format!(r#"{{"mtu": {bad}}}"#), &expected);
+        let inner = format!(r#"{{"mtu": 1400, "network_interfaces": [{{"mtu": {bad}}}]}}"#);
+        check_error(&inner, &expected);
+    }
+    for bad in ["-1", "1.5", r#""1500""#, "true", "[]"] {
+        let expected = "Member 'mtu' must be a whole number";
+        check_error(&format!(r#"{{"mtu": {bad}}}"#), expected);
     }
 }
 
@@ -332,6 +354,7 @@ fn every_fault_is_named_and_the_first_one_is_the_one_refused() {
         "Invalid name 'A'",
         "Invalid gateway '::1'",
         "Invalid nameserver 'x'",
+        "Invalid mtu '9'",
         "Network interface must specify an IP address",
         "Invalid MAC address '0'",
         "Invalid value 'x' of member 'mode'",
@@ -340,7 +363,6 @@ fn every_fault_is_named_and_the_first_one_is_the_one_refused() {
         "Invalid IP address '10.0.0.0/8'",
         "Invalid name '-'",
         "Not supported yet: network_policy",
-        "Not supported yet: mtu",
         "Not supported yet: mode",
     ];
     assert_eq!(all.len(), starts.len(), "{all:#?}");

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::spec::name::Name;
 use crate::spec::{
-    Addressing, INTERFACES_MAX, InstanceSpec, InterfaceSpec, Principal, QUEUES_MAX, SpecError,
+    Addressing, INTERFACES_MAX, InstanceSpec, InterfaceSpec, MTU, Principal, QUEUES_MAX, SpecError,
     address, mac_text,
 };
 
@@ -44,9 +44,14 @@ pub(crate) fn instance(object: &Object, faults: &mut Vec<SpecError>) -> Instance
         .map(address::nameserver)
         .transpose();
     let nameserver = noted(nameserver, faults).flatten();
-    let interfaces: Vec<InterfaceSpec> = entries
-        .iter()
-        .filter_map(|entry| interface(entry, faults))
+    let mtu = noted(mtu(object), faults).flatten();
+    let interfaces = entries.iter().filter_map(|entry| interface(entry, faults));
+    // The interface's own MTU wins.
+    let interfaces: Vec<InterfaceSpec> = interfaces
+        .map(|interface| InterfaceSpec {
+            mtu: interface.mtu.or(mtu),
+            ..interface
+        })
         .collect();
     check_repeated(&interfaces, gateway, faults);
     let mut request = object.clone();
@@ -155,7 +160,18 @@ fn interface(object: &Object, faults: &mut Vec<SpecError>) -> Option<InterfaceSp
         tap_group,
         queues: u16::try_from(queues).unwrap_or(1),
         model: text(object, "model").unwrap_or(DEFAULT_MODEL).to_owned(),
+        mtu: noted(mtu(object), faults).flatten(),
     })
+}
+
+/// M-7.
+fn mtu(object: &Object) -> Result<Option<u32>, SpecError> {
+    let asked = object.get("mtu").and_then(Value::as_u64);
+    let checked = |asked| {
+        let fits = u32::try_from(asked).ok().filter(|mtu| MTU.contains(mtu));
+        fits.ok_or(SpecError::Mtu(asked))
+    };
+    asked.map(checked).transpose()
 }
 
 /// I-6: `ip` and `tap_name`, both or neither; `None` where they cannot be.

@@ -20,7 +20,7 @@ mod write;
 /// Marks the file as netagent's: "neta".
 const APPLICATION_ID: i32 = 0x6e65_7461;
 /// One script for each version; the last one's number is the version of the code.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("mtu.sql")];
 /// Statements kept prepared.
 const STATEMENTS: usize = 32;
 

@@ -117,6 +117,7 @@ fn interface(row: &Row<'_>) -> rusqlite::Result<Interface> {
         mac: row.get("mac")?,
         model: row.get("model")?,
         autoconfig: row.get("autoconfig")?,
+        mtu: row.get("mtu")?,
     })
 }
 

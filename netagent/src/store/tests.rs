@@ -40,6 +40,7 @@ fn interface(slot: u32) -> Interface {
         mac: [0xaa, 0xfc, 0, 0, high, low],
         model: "virtio-net-pci".into(),
         autoconfig: false,
+        mtu: (slot == 1).then_some(9000),
     }
 }
 
@@ -270,7 +271,7 @@ fn a_database_of_a_newer_version_is_left_alone() {
     drop(store);
     check_refused(
         &scratch.path,
-        "newer netagent (version 99, this one knows 1)",
+        "newer netagent (version 99, this one knows 2)",
     );
 }
 
@@ -355,12 +356,13 @@ fn a_full_disk_refuses_the_request_and_the_store_goes_on() {
 fn a_migration_runs_once_and_a_failed_one_changes_nothing() {
     let scratch = scratch();
     drop(Store::open(&scratch.path).unwrap());
-    let broken = [MIGRATIONS[0], "CREATE TABLE extra (x) STRICT; nonsense"];
+    let and_then = |script| [MIGRATIONS, &[script]].concat();
+    let broken = and_then("CREATE TABLE extra (x) STRICT; nonsense");
     assert!(Store::open_with(&scratch.path, &broken).is_err());
     drop(Store::open(&scratch.path).unwrap());
-    let second = [MIGRATIONS[0], "CREATE TABLE extra (x INTEGER) STRICT"];
+    let next = and_then("CREATE TABLE extra (x INTEGER) STRICT");
     for _ in 0..2 {
-        let store = Store::open_with(&scratch.path, &second).unwrap();
+        let store = Store::open_with(&scratch.path, &next).unwrap();
         store
             .connection
             .execute("INSERT INTO extra VALUES (1)", [])
@@ -368,8 +370,48 @@ fn a_migration_runs_once_and_a_failed_one_changes_nothing() {
     }
     assert!(matches!(
         Store::open(&scratch.path),
-        Err(StoreError::Newer { found: 2, .. })
+        Err(StoreError::Newer { found: 3, .. })
     ));
+}
+
+/// A file of version 1 as its code left it: an instance with two interfaces.
+const VERSION_1: &str = include_str!("tests/version_1.sql");
+
+#[test]
+fn a_file_of_version_1_is_taken_over_in_place() {
+    let scratch = scratch();
+    let old = Connection::open(&scratch.path).unwrap();
+    old.execute_batch(VERSION_1).unwrap();
+    drop(old);
+    let mut store = Store::open(&scratch.path).unwrap();
+    let stored = store.load().unwrap();
+    let [old] = &stored.instances[..] else {
+        panic!("{:?}", stored.instances)
+    };
+    let taps = old.interfaces.iter();
+    let taps: Vec<_> = taps.map(|one| (one.tap_name.as_str(), one.mtu)).collect();
+    assert_eq!(taps, [("tap0", None), ("vpc0", None)]);
+    assert!(matches!(&old.interfaces[1].origin, Origin::Existing(before) if before.mtu == 1400));
+    assert_eq!((old.life, old.generation), (Life::Running, 8));
+    assert_eq!(stored.slot_uses, [(0, 4)].into());
+    assert_eq!((stored.tokens.len(), stored.next_generation), (1, 9));
+    assert_eq!(store.audit(9).unwrap().len(), 1);
+    let new = instance("b", &[1]);
+    store.commit(&[insert(&new)]).unwrap();
+    drop(store);
+    let again = Store::open(&scratch.path).unwrap().load().unwrap();
+    assert_eq!(again.instances, [old.clone(), new]);
+}
+
+#[test]
+fn the_schema_keeps_mtus_within_bounds() {
+    let scratch = scratch();
+    let mut store = Store::open(&scratch.path).unwrap();
+    for mtu in [67, 65_536] {
+        let mut bad = instance("a", &[0]);
+        bad.interfaces[0].mtu = Some(mtu);
+        assert!(store.commit(&[insert(&bad)]).is_err(), "{mtu}");
+    }
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn insert_interface(
     run(
         to,
         "INSERT INTO interfaces VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
-         ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
+         ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
         params![
             interface.id.to_string(),
             instance.id.to_string(),
@@ -100,6 +100,7 @@ fn insert_interface(
             interface.mac,
             interface.model,
             interface.autoconfig,
+            interface.mtu,
         ],
     )
 }

@@ -175,8 +175,18 @@ async fn bad_requests_create_nothing() {
     .await;
     api.check_error(post(r#"{"nmae": "a"}"#), 400, "Unknown member 'nmae'")
         .await;
-    api.check_error(post(r#"{"mtu": 1400}"#), 501, "Not supported yet: mtu")
-        .await;
+    api.check_error(
+        post(r#"{"mtu": 67}"#),
+        400,
+        "Invalid mtu '67': use 68 to 65535, or leave it out for the uplink's",
+    )
+    .await;
+    api.check_error(
+        post(r#"{"mtu": 65522}"#),
+        400,
+        "Invalid mtu '65522': a TAP device takes 68 to 65521",
+    )
+    .await;
     let relay = r#"{"network_interfaces": [{"relay": {"name": "x", "relay_dns": true}}]}"#;
     api.check_error(post(relay), 501, "Not supported yet: relay")
         .await;

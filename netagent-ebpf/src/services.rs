@@ -1,0 +1,263 @@
+//! What a guest asks of its gateway is answered by the agent's own servers (D-1, G-1, M-8): here it is recognised,
+//! limited, and sent there with a source address that says who asked.
+
+use netagent_common::checksum;
+use netagent_common::drop::DropReason;
+use netagent_common::net::{ETHERNET_LEN, protocol};
+use netagent_common::services::{
+    CONFIGURATION_PER_SECOND, Client, DNS_PER_SECOND, Place, SERVER_V4, SERVER_V6,
+    SERVICES_HOST_MAC, SERVICES_MAC, port,
+};
+use netagent_common::vm::Interface;
+
+use crate::family::{Family, ipv6};
+use crate::kernel::{self, ChecksumField, Skb};
+use crate::maps;
+use crate::parse::{self, Header, ICMP_CHECKSUM_OFFSET, Kind, Transport, transport_offset};
+use crate::spoof::{self, is_link_local};
+use crate::verdict::{Action, Packed};
+
+const DNS: [u8; 2] = port::DNS.to_be_bytes();
+const DHCP_SERVER: [u8; 2] = port::DHCP_SERVER.to_be_bytes();
+const DHCP_CLIENT: [u8; 2] = port::DHCP_CLIENT.to_be_bytes();
+const BROADCAST: [u8; 4] = [255; 4];
+
+/// A family whose packets reach the servers.
+pub trait Steered: Family {
+    /// Address of the servers.
+    const SERVER: Self;
+
+    /// The source address of a packet on its way to the servers: it came from `source` and asked `asked`.
+    ///
+    /// # Errors
+    /// [`DropReason::SpoofedAddress`] for a source that is none of the guest's.
+    fn client(interface: &Interface, source: Self, asked: Self) -> Result<Self, DropReason>;
+
+    /// Whether a DHCP server is asked there (RFC 2131): any by broadcast, ours at its own address.
+    fn asks_dhcp(interface: &Interface, destination: Self) -> bool;
+}
+
+impl Steered for [u8; 4] {
+    const SERVER: Self = SERVER_V4;
+
+    #[inline(always)]
+    fn client(interface: &Interface, source: Self, asked: Self) -> Result<Self, DropReason> {
+        let [first, second, third, _] = interface.addresses_v4;
+        // A guest without an address is answered as by its first.
+        let address = if source == first || source == [0; 4] {
+            0
+        } else if source == second {
+            1
+        } else if source == third {
+            2
+        } else {
+            3
+        };
+        let other = asked != interface.gateway_v4 && asked == interface.instance_gateway_v4;
+        let gateway = if other { Place::INSTANCE_GATEWAY } else { 0 };
+        Ok(client(interface, address | gateway).to_v4())
+    }
+
+    #[inline(always)]
+    fn asks_dhcp(interface: &Interface, destination: Self) -> bool {
+        destination == BROADCAST || Self::is_gateway(interface, destination)
+    }
+}
+
+impl Steered for [u8; 16] {
+    const SERVER: Self = SERVER_V6;
+
+    #[inline(always)]
+    fn client(interface: &Interface, source: Self, _asked: Self) -> Result<Self, DropReason> {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = source;
+        let place = if let Some(address) = ipv6::place_of(interface, &source) {
+            address
+        } else if source == [0; 16] {
+            Place::ALL_NODES
+        } else if [a, b, c, d] == [0xfe, 0x80, 0, 0] && [e, f, g, h] == [0; 4] {
+            // The rest of fe80::/10 must be 0 (RFC 4291 section 2.5.6).
+            Place::LINK_LOCAL
+        } else {
+            return Err(DropReason::SpoofedAddress);
+        };
+        Ok(client(interface, place).to_v6([i, j, k, l, m, n, o, p]))
+    }
+
+    #[inline(always)]
+    fn asks_dhcp(_interface: &Interface, _destination: Self) -> bool {
+        false
+    }
+}
+
+#[inline(always)]
+fn client(interface: &Interface, place: u8) -> Client {
+    Client {
+        slot: interface.slot,
+        generation: interface.generation,
+        place: Place(place),
+    }
+}
+
+/// Whether a datagram asks for configuration by DHCP.
+#[inline(always)]
+pub fn is_dhcp<A: Steered>(
+    interface: &Interface,
+    header: &Header<A>,
+    datagram: &Transport,
+) -> bool {
+    (datagram.source, datagram.destination) == (DHCP_CLIENT, DHCP_SERVER)
+        && A::asks_dhcp(interface, header.destination)
+}
+
+/// Whether a packet to the gateway asks its resolver.
+#[inline(always)]
+pub fn is_dns(transport: &Transport) -> bool {
+    transport.destination == DNS && matches!(transport.kind, Kind::Segment(_) | Kind::Datagram)
+}
+
+/// Whether a packet from a link-local address asks the resolver of the gateway.
+#[inline(always)]
+pub fn is_link_local_dns(skb: Skb, interface: &Interface, header: &Header<[u8; 16]>) -> bool {
+    matches!(header.protocol, protocol::TCP | protocol::UDP)
+        && spoof::is_link_local_to_gateway(interface, header)
+        && parse::transport(skb, header).is_ok_and(|transport| is_dns(&transport))
+}
+
+/// Sends a DHCP message to the servers. Its ports and addresses are known to be those of one.
+#[inline(never)]
+pub fn dhcp(skb: Skb, interface: &Interface) -> Packed {
+    Packed::of(judge_dhcp(skb, interface))
+}
+
+#[inline(always)]
+fn judge_dhcp(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
+    let header = <[u8; 4]>::header(skb)?;
+    if header.first_fragment {
+        return Err(DropReason::Fragment);
+    }
+    let datagram = parse::udp(skb, &header)?;
+    // A super-frame of DHCP messages is none.
+    if skb.gso_size() != 0 {
+        return Err(DropReason::Malformed);
+    }
+    pay_for_configuration(interface)?;
+    steer(skb, interface, &header, datagram.kind.checksum_offset())
+}
+
+/// Sends a packet of DNS to the servers; it is known to ask the gateway.
+#[inline(never)]
+pub fn dns<A: Steered>(skb: Skb, interface: &Interface) -> Packed {
+    Packed::of(judge_dns::<A>(skb, interface))
+}
+
+#[inline(always)]
+fn judge_dns<A: Steered>(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
+    let header = A::header(skb)?;
+    if header.first_fragment {
+        return Err(DropReason::Fragment);
+    }
+    let transport = parse::transport(skb, &header)?;
+    parse::check_segments(skb, &transport)?;
+    let allowance = maps::allowance(interface.slot).ok_or(DropReason::ServiceLimit)?;
+    pay(&mut allowance.dns_ns, DNS_PER_SECOND, DNS_PER_SECOND)?;
+    steer(skb, interface, &header, transport.kind.checksum_offset())
+}
+
+/// Sends a router solicitation to the servers; it is known to be well-formed and not spoofed.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub fn router(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
+    let header = <[u8; 16]>::header(skb)?;
+    pay_for_configuration(interface)?;
+    steer(skb, interface, &header, ICMP_CHECKSUM_OFFSET)
+}
+
+#[inline(always)]
+fn pay_for_configuration(interface: &Interface) -> Result<(), DropReason> {
+    let allowance = maps::allowance(interface.slot).ok_or(DropReason::ServiceLimit)?;
+    let burst = 2 * CONFIGURATION_PER_SECOND;
+    pay(
+        &mut allowance.configuration_ns,
+        CONFIGURATION_PER_SECOND,
+        burst,
+    )
+}
+
+/// A token bucket in one number: the time up to which everything that was sent is paid.
+#[inline(always)]
+fn pay(paid_ns: &mut u64, per_second: u64, burst: u64) -> Result<(), DropReason> {
+    let (now, price) = (kernel::now_ns(), 1_000_000_000 / per_second);
+    let from = if *paid_ns > now { *paid_ns } else { now };
+    if from + price > now + burst * price {
+        return Err(DropReason::ServiceLimit);
+    }
+    *paid_ns = from + price;
+    Ok(())
+}
+
+/// Gives the packet the addresses of its way to the servers. TTL and hop limit stay: nothing is forwarded, and what
+/// routers say must come with 255.
+#[inline(always)]
+fn steer<A: Steered>(
+    skb: Skb,
+    interface: &Interface,
+    header: &Header<A>,
+    checksum_offset: u32,
+) -> Result<Action, DropReason> {
+    spoof::check_partial_checksum::<A>(skb, checksum_offset)?;
+    let way = maps::way_to_servers()?;
+    let client = A::client(interface, header.source, header.destination)?;
+    let len = skb.len();
+    readdress(skb, header, (client, A::SERVER), checksum_offset)?;
+    skb.window::<12>(0)?
+        .set_macs(SERVICES_MAC, SERVICES_HOST_MAC);
+    maps::count_from_vm(interface.slot, (1, len));
+    Ok(Action::Redirect(skb.redirect(way)))
+}
+
+/// Replaces both addresses, checksums included.
+///
+/// # Errors
+/// [`DropReason::HelperFailed`].
+#[inline(always)]
+pub fn readdress<A: Family>(
+    skb: Skb,
+    header: &Header<A>,
+    (source, destination): (A, A),
+    checksum_offset: u32,
+) -> Result<(), DropReason> {
+    let difference = checksum::add(
+        A::difference(header.source, source),
+        A::difference(header.destination, destination),
+    );
+    let field = ChecksumField {
+        offset: transport_offset::<A>() + checksum_offset,
+        zero_is_none: header.protocol == protocol::UDP,
+    };
+    skb.correct_l4_checksum_for_address(field, difference)?;
+    A::rewrite_addresses(skb, header, (source, destination), difference)
+}
+
+/// Whether the link-layer address in a router solicitation is the guest's own, where there is one. A source that is
+/// no address must not have one (RFC 4861 section 6.1.1); the server looks at further options.
+#[inline(always)]
+pub fn is_own_link_layer(skb: Skb, interface: &Interface, source: [u8; 16]) -> bool {
+    const OPTIONS: u32 = ETHERNET_LEN + 40 + 8;
+    match skb.window::<8>(OPTIONS) {
+        Ok(option) if option.two::<0>() == [1, 1] => {
+            source != [0; 16] && option.is_mac::<2, 6>(interface.guest_mac)
+        }
+        Ok(_) | Err(_) => true,
+    }
+}
+
+/// The upper half of fe80::/64.
+pub const LINK_LOCAL: [u8; 8] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0];
+
+/// Whether an address may stand for a guest on its link, and not for its gateway.
+#[inline(always)]
+pub fn is_guests_link_local(interface: &Interface, address: [u8; 16]) -> bool {
+    is_link_local(address) && address != interface.gateway_v6
+}

@@ -1,0 +1,127 @@
+//! The resolver that guests find at their gateway addresses (D-1): it forwards queries and answers as bytes.
+//!
+//! It is given sockets in the services namespace, where the source address of a query says who asks, and a directory
+//! that reads such an address. Its own sockets, to the upstream servers, are made where it runs: in the host's
+//! namespace.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinSet;
+
+pub mod message;
+pub mod places;
+pub mod upstream;
+
+mod frames;
+mod tcp;
+mod udp;
+
+use crate::dns::places::{ALL, Counters, Key, Places};
+use crate::dns::upstream::Upstreams;
+
+/// Pause where the kernel has no packet or connection to give, for want of memory or descriptors.
+const RETRY: Duration = Duration::from_millis(100);
+/// How long things may take.
+const TIMES: Times = Times {
+    attempt: Duration::from_secs(2),
+    whole: Duration::from_secs(6),
+    idle: Duration::from_secs(10),
+    life: Duration::from_secs(120),
+};
+
+/// Knows who is behind the source address of a query.
+pub trait Directory: Send + Sync + 'static {
+    /// The guest with this address; `None` where it is nobody's, or no longer: nothing is answered then.
+    fn client(&self, address: IpAddr) -> Option<Asker>;
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// Slot and generation of its interface.
+    pub key: Key,
+    /// The name server that the instance brought; it is asked alone.
+    pub upstream: Option<IpAddr>,
+    /// MTU of the interface, bytes: longer answers go by TCP.
+    pub mtu: u32,
+}
+
+/// Where guests are answered.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// Bound to port 53.
+    pub udp: Vec<UdpSocket>,
+    /// Listening on port 53.
+    pub tcp: Vec<TcpListener>,
+}
+
+/// The running resolver; it ends where this is dropped, with all that it has begun.
+#[derive(Debug)]
+#[must_use = "the resolver ends where this is dropped"]
+pub struct Server {
+    places: Arc<Places>,
+    _tasks: JoinSet<()>,
+}
+
+/// What every task of the resolver needs.
+#[derive(Clone)]
+struct Shared {
+    directory: Arc<dyn Directory>,
+    upstreams: Arc<Upstreams>,
+    places: Arc<Places>,
+    times: Times,
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    /// One server to answer, or to accept a connection.
+    attempt: Duration,
+    /// A query to be answered, whatever the number of servers.
+    whole: Duration,
+    /// A connection without a whole message either way, and one write to it.
+    idle: Duration,
+    /// A connection.
+    life: Duration,
+}
+
+/// Answers guests on these sockets. Needs a runtime.
+pub fn serve(sockets: Sockets, directory: Arc<dyn Directory>, upstreams: Arc<Upstreams>) -> Server {
+    serve_with(
+        sockets,
+        Shared {
+            directory,
+            upstreams,
+            places: Arc::new(Places::new(ALL)),
+            times: TIMES,
+        },
+    )
+}
+
+fn serve_with(sockets: Sockets, shared: Shared) -> Server {
+    let mut tasks = JoinSet::new();
+    for socket in sockets.udp {
+        tasks.spawn(udp::serve(Arc::new(socket), shared.clone()));
+    }
+    for listener in sockets.tcp {
+        tasks.spawn(tcp::serve(listener, shared.clone()));
+    }
+    Server {
+        places: shared.places,
+        _tasks: tasks,
+    }
+}
+
+impl Server {
+    /// What became of the queries of an interface; `None` where it never asked since the agent started.
+    #[must_use]
+    pub fn counters(&self, key: Key) -> Option<Counters> {
+        self.places.counters(key)
+    }
+}
+
+#[cfg(test)]
+mod tests;
