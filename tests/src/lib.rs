@@ -22,6 +22,9 @@ pub mod frame;
 pub mod neighbour;
 pub mod packet;
 
+pub mod dhcp;
+pub mod router;
+
 pub mod raw;
 pub mod tap;
 
@@ -32,6 +35,10 @@ pub mod database;
 pub mod guest;
 pub mod http;
 pub mod stack;
+
+pub mod dhcp_client;
+pub mod name_server;
+
 pub mod tls;
 
 pub mod recovery;
