@@ -1,6 +1,6 @@
 //! The one task that owns the host: it answers requests, follows changes, and repairs every thirty seconds.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
@@ -18,6 +18,7 @@ mod mtu;
 mod registry;
 mod requests;
 mod round;
+mod services;
 mod start;
 pub mod state;
 pub mod store_id;
@@ -30,9 +31,11 @@ use crate::access::TokenRecord;
 use crate::agent::handle::{Asked, SharedTokens};
 use crate::agent::registry::Registry;
 use crate::config::Config;
+use crate::dns::upstream::Upstreams;
 use crate::host::{Changes, Host, one_line};
 use crate::ipam::{Pool, Reservations};
 use crate::plan::Observed;
+use crate::services::{Directory, Servers};
 use crate::store::Store;
 
 /// Time between two full rounds.
@@ -67,6 +70,12 @@ pub struct Agent<H> {
     host_trouble: Option<String>,
     /// The step of the host's part that failed, without which no instance can start.
     host_blocked: Option<String>,
+    /// Whom the servers answer, and with what.
+    directory: Arc<Directory>,
+    upstreams: Arc<Upstreams>,
+    servers: Option<Servers>,
+    /// Whether guests were told that IPv6 leads out.
+    told_v6: bool,
     requests: mpsc::Receiver<Asked>,
     tokens: SharedTokens,
 }

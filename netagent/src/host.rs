@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
+use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 
 use netagent_common::drop::DropReason;
@@ -54,8 +55,24 @@ pub trait Host: Send + 'static {
     /// freed and stays.
     fn clean(&mut self) -> impl Future<Output = Result<Cleaned, HostError>> + Send;
 
+    /// The sockets that [`Step::ServeGuests`] made, once: they hold the servers' namespace.
+    fn take_sockets(&mut self) -> Option<ServiceSockets>;
+
     /// Runs one round of the flow collection pass; without a datapath, does nothing.
     fn collect(&mut self) -> impl Future<Output = Result<(), HostError>> + Send;
+}
+
+/// Sockets in the servers' namespace: bound, and not blocking.
+#[derive(Debug)]
+pub struct ServiceSockets {
+    /// UDP port 67.
+    pub dhcp: UdpSocket,
+    /// Raw ICMPv6, for router solicitations and advertisements; `None` where the kernel has no IPv6.
+    pub router: Option<UdpSocket>,
+    /// UDP port 53, one for each family.
+    pub dns_udp: Vec<UdpSocket>,
+    /// TCP port 53, one for each family.
+    pub dns_tcp: Vec<TcpListener>,
 }
 
 /// Where one interface is, or should be.

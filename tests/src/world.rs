@@ -71,9 +71,7 @@ impl World {
         }
         join_by_veth((host, UPLINK), (outside, FAR_END));
         host.ip(&format!("address add {HOST_V4}/24 dev {UPLINK}"));
-        host.ip(&format!("address add {HOST_V6}/64 dev {UPLINK} nodad"));
         outside.ip(&format!("address add {ROUTER_V4}/24 dev {FAR_END}"));
-        outside.ip(&format!("address add {ROUTER_V6}/64 dev {FAR_END} nodad"));
         for index in 0..SERVERS {
             outside.ip(&format!("address add {}/32 dev lo", server_v4(index)));
             outside.ip(&format!(
@@ -84,9 +82,18 @@ impl World {
         // Linux answers for an IPv6 address that it has no route to, forwarding or not.
         outside.ip("-6 route add blackhole 2001:db8:200::/64");
         host.ip(&format!("route add default via {ROUTER_V4}"));
-        host.ip(&format!("route add default via {ROUTER_V6}"));
-        world.fix_neighbours();
+        world.add_v6();
         world
+    }
+
+    /// Gives uplink and far end their IPv6 addresses, the route and the neighbours: the kernel takes them away where
+    /// an MTU is too small for IPv6.
+    pub fn add_v6(&self) {
+        let (host, outside) = (&self.host, &self.outside);
+        host.ip(&format!("address add {HOST_V6}/64 dev {UPLINK} nodad"));
+        outside.ip(&format!("address add {ROUTER_V6}/64 dev {FAR_END} nodad"));
+        host.ip(&format!("route add default via {ROUTER_V6}"));
+        self.fix_neighbours();
     }
 
     /// Makes the neighbours of the uplink permanent, so that no resolution falls between the frames of a test.

@@ -30,6 +30,7 @@ mod interfaces;
 mod changes;
 mod crash;
 mod life;
+mod mtu;
 mod recovery;
 mod refusals;
 mod settings;

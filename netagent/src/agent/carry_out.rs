@@ -33,6 +33,7 @@ impl<H: Host> Agent<H> {
         }
         self.take_down(&keys).await;
         self.bring_up(&keys).await;
+        self.tell_of(keys.iter().copied());
         let deleted = self.settled_deletes(&keys);
         self.forget(&deleted);
         if custom && !deleted.is_empty() {
@@ -152,6 +153,7 @@ impl<H: Host> Agent<H> {
     /// Takes an instance out of memory, with its reservations.
     pub(crate) fn release(&mut self, key: Key) {
         if let Some(held) = self.registry.remove(key) {
+            self.silence(&held.instance);
             self.give_back(&held.instance.interfaces);
         }
     }

@@ -125,7 +125,8 @@ impl<H: Host> Agent<H> {
             alias.is_some_and(|alias| alias.starts_with(&prefix))
         };
         let uplinks: BTreeSet<u32> = self.uplink.into_iter().collect();
-        custom::available(network, &self.observed, &uplinks, &own, &[])
+        let resolvers = self.resolvers();
+        custom::available(network, &self.observed, &uplinks, &own, &resolvers)
     }
 
     /// Why a device that exists cannot be lent (I-9).

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use netagent_common::net::GATEWAY_V6;
 
 use crate::agent::Agent;
-use crate::agent::uplink::{self, MTU_MIN_V6};
+use crate::agent::uplink::MTU_MIN_V6;
 use crate::gateway::{Gateway, gateway_of};
 use crate::guest::{DefaultRoute, GuestConfig, GuestInterface, GuestV6};
 use crate::host::Host;
@@ -32,7 +32,7 @@ impl<H: Host> Agent<H> {
                     mac: interface.mac,
                     model: interface.model.clone(),
                     queues: interface.queues,
-                    mtu: self.mtu,
+                    mtu: self.mtu_of(interface),
                     autoconfig: interface.autoconfig,
                     address: interface.guest_v4,
                     host: interface.host_v4.addr(),
@@ -54,16 +54,13 @@ impl<H: Host> Agent<H> {
             let interface = instance.interfaces.get(*index);
             interface.is_some_and(|interface| self.has_v6(interface))
         };
-        let leads_out = self
-            .uplink
-            .is_some_and(|uplink| uplink::has_default_v6(uplink, &self.observed));
         let mut candidates = std::iter::once(v4.interface).chain(0..instance.interfaces.len());
-        let v6 = candidates.find(has_v6).filter(|_| leads_out);
+        let v6 = candidates.find(has_v6).filter(|_| self.leads_out_v6());
         Routes { v4, v6 }
     }
 
     fn has_v6(&self, interface: &Interface) -> bool {
-        interface.guest_v6.is_some() && self.mtu >= MTU_MIN_V6
+        interface.guest_v6.is_some() && self.mtu_of(interface) >= MTU_MIN_V6
     }
 
     fn guest_v6(

@@ -108,7 +108,9 @@ impl<H: Host> Agent<H> {
             .observe_interfaces(&mut self.observed, &places)
             .await?;
         for (interface, shown) in instance.interfaces.iter().zip(&mut state.interfaces) {
-            let counters = self.host.counters(interface.slot).await?;
+            let mut counters = self.host.counters(interface.slot).await?;
+            let refused = self.directory.refused(interface.slot, instance.generation);
+            counters.drops.extend(refused);
             let link = self.observed.links.get(&interface.ifindex);
             let attached = instance.life == Life::Running && link.is_some_and(|link| link.carrier);
             shown.inspected = Some((attached, counters));

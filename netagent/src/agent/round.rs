@@ -48,6 +48,7 @@ impl<H: Host> Agent<H> {
             };
             self.registry.note(key, failure);
         }
+        self.tell_of_all();
         let keys = self.registry.keys().into_iter().collect();
         let deleted = self.settled_deletes(&keys);
         let mut gone = deleted.iter().filter_map(|key| self.registry.get(*key));
@@ -78,6 +79,9 @@ impl<H: Host> Agent<H> {
             }
             self.host_round().await;
             self.host.settle().await;
+            if self.told_v6 != self.leads_out_v6() {
+                self.tell_of_all();
+            }
         }
         let now = Instant::now();
         let waiting: BTreeSet<Key> = self
@@ -203,6 +207,9 @@ impl<H: Host> Agent<H> {
             fault::boundary();
             self.host.apply(step).await?;
             self.observed.follow(step);
+            if *step == Step::ServeGuests {
+                self.start_servers();
+            }
             if *step == Step::RaiseRouteGeneration {
                 self.raise_owed = false;
             }

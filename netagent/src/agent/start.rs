@@ -1,8 +1,11 @@
 //! The start: what is stored, what is there, and the round that makes them one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::agent::handle::SharedTokens;
 use crate::agent::registry::Registry;
@@ -10,6 +13,7 @@ use crate::agent::store_id::{self, StoreId};
 use crate::agent::uplink::{self, UplinkError};
 use crate::agent::{Agent, AgentHandle, REQUESTS_MAX};
 use crate::config::Config;
+use crate::dns::upstream::Upstreams;
 use crate::host::{Cleaned, Host, HostError, HostOptions, one_line};
 use crate::instance::{Instance, Origin};
 use crate::ipam::{Pool, Reservations};
@@ -101,7 +105,10 @@ pub async fn start<H: Host>(
     let pool = pool(&config, id, uplink, &observed);
     let prefixes = pool.prefixes();
     let own = crate::plan::alias_prefix(id.store_id);
-    let overlapping = uplink::check_pools(&prefixes, uplink, &observed)?;
+    let upstreams = Upstreams::new(&config.dns);
+    let resolvers = upstreams.servers(None, Instant::now());
+    let resolvers: Vec<IpAddr> = resolvers.iter().map(SocketAddr::ip).collect();
+    let overlapping = uplink::check_pools(&prefixes, &resolvers, uplink, &observed)?;
     for route in overlapping {
         let link = observed.links.get(&route.ifindex);
         if !link.is_some_and(|link| is_own(link, &own)) {
@@ -128,6 +135,10 @@ pub async fn start<H: Host>(
         raise_owed: false,
         host_trouble: None,
         host_blocked: None,
+        directory: Arc::default(),
+        upstreams: Arc::new(upstreams),
+        servers: None,
+        told_v6: false,
         requests,
         tokens: SharedTokens::default(),
     };

@@ -21,6 +21,16 @@ pub enum UplinkError {
     /// I-10's words: others than Ethernet are refused by name.
     #[error("uplink '{0}' is not an Ethernet-type device: name another with --uplink")]
     NotEthernet(String),
+    /// The pool holds a resolver of the host.
+    #[error(
+        "pool {pool} holds the upstream resolver {resolver}: choose another in [pool], or another resolver in [dns]"
+    )]
+    PoolResolver {
+        /// The pool.
+        pool: IpNet,
+        /// The resolver.
+        resolver: IpAddr,
+    },
     /// The pool holds the uplink's network or gateway.
     #[error("pool {pool} overlaps {what} of uplink '{uplink}': choose another in [pool]")]
     PoolOverlap {
@@ -74,9 +84,10 @@ fn default_link(observed: &Observed) -> Option<(&u32, &ObservedLink)> {
 /// Checks the pools against the host's networks; the routes that overlap without harm to the uplink.
 ///
 /// # Errors
-/// Where a pool holds the uplink's network or gateway.
+/// Where a pool holds the uplink's network or gateway, or a resolver that the host asks.
 pub fn check_pools(
     pools: &[IpNet],
+    resolvers: &[IpAddr],
     uplink: u32,
     observed: &Observed,
 ) -> Result<Vec<KernelRoute>, UplinkError> {
@@ -91,6 +102,10 @@ pub fn check_pools(
         })
     };
     for pool in pools {
+        if let Some(resolver) = resolvers.iter().find(|one| pool.contains(*one)) {
+            let (pool, resolver) = (*pool, *resolver);
+            return Err(UplinkError::PoolResolver { pool, resolver });
+        }
         let mut networks = link.addresses.iter().map(IpNet::trunc);
         if let Some(network) = networks.find(|network| overlap(pool, network)) {
             return refuse(*pool, format!("network {network}"));
@@ -204,7 +219,7 @@ mod tests {
         let mut observed = host();
         let pool = |text: &str| vec![text.parse::<IpNet>().unwrap()];
         for bad in ["192.0.2.0/28", "192.0.0.0/16"] {
-            let error = check_pools(&pool(bad), 2, &observed)
+            let error = check_pools(&pool(bad), &[], 2, &observed)
                 .unwrap_err()
                 .to_string();
             assert!(
@@ -217,10 +232,15 @@ mod tests {
             gateway,
             ..route("0.0.0.0/0", 2, 0)
         }];
-        let error = check_pools(&pool("198.51.0.0/16"), 2, &observed)
+        let error = check_pools(&pool("198.51.0.0/16"), &[], 2, &observed)
             .unwrap_err()
             .to_string();
         assert!(error.contains("gateway 198.51.100.1"), "{error}");
+        let resolver = "10.53.0.53".parse().unwrap();
+        let error = check_pools(&pool("10.53.0.0/16"), &[resolver], 2, &observed)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("upstream resolver 10.53.0.53"), "{error}");
     }
 
     #[test]
@@ -281,7 +301,7 @@ mod tests {
         observed.routes = vec![route("0.0.0.0/0", 2, 0), route("172.16.9.0/24", 3, 0)];
         let pools = ["172.16.0.0/16".parse().unwrap()];
         assert_eq!(
-            check_pools(&pools, 2, &observed),
+            check_pools(&pools, &[], 2, &observed),
             Ok(vec![route("172.16.9.0/24", 3, 0)])
         );
     }

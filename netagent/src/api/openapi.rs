@@ -20,6 +20,7 @@ use crate::api::changes;
 use crate::api::routes::{Access, Route, all};
 use crate::api::tokens::{self, TokenView};
 use crate::api::views::{InstanceView, PlanBody};
+use crate::guest::format::Format;
 use crate::spec::{Described, Kind, described_request};
 
 const TOKEN: &str = "token";
@@ -87,6 +88,9 @@ fn operation(route: &Route) -> OperationBuilder {
     if takes_check(route) {
         operation = operation.parameter(check());
     }
+    if is_guest(route) {
+        operation = operation.parameter(format());
+    }
     if let Some(name) = request(route) {
         let body = RequestBodyBuilder::new()
             .content(JSON, content(Some(name)))
@@ -96,7 +100,7 @@ fn operation(route: &Route) -> OperationBuilder {
     }
     let failed = response("Refused, failed or not built yet", Some("Error"));
     operation
-        .response("2XX", response("Done", answer(route)))
+        .response("2XX", done(route))
         .response("default", failed)
 }
 
@@ -165,6 +169,46 @@ fn check() -> Parameter {
         .required(Required::False)
         .schema(Some(ObjectBuilder::new().schema_type(Type::Boolean)))
         .build()
+}
+
+fn is_guest(route: &Route) -> bool {
+    route.path.ends_with("/guest")
+}
+
+fn format() -> Parameter {
+    let names = Format::ALL.map(Format::name);
+    ParameterBuilder::new()
+        .name("format")
+        .description(Some("Form of the answer"))
+        .parameter_in(ParameterIn::Query)
+        .required(Required::False)
+        .schema(Some(
+            ObjectBuilder::new()
+                .schema_type(Type::String)
+                .enum_values(Some(names))
+                .default(Some(Format::default().name().into())),
+        ))
+        .build()
+}
+
+/// The configuration of a guest is of the type that its format has; everything else is JSON.
+fn done(route: &Route) -> ResponseBuilder {
+    let done = response("Done", answer(route));
+    if !is_guest(route) {
+        return done;
+    }
+    let text =
+        || ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String)));
+    Format::ALL.into_iter().fold(done, |done, format| {
+        // Without the parameter behind the type.
+        let kind = format.content_type().split(';').next().unwrap_or_default();
+        let content = if kind == JSON {
+            content(None)
+        } else {
+            text().build()
+        };
+        done.content(kind, content)
+    })
 }
 
 /// The type of what a route answers, where it has a name.

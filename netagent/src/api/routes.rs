@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use crate::agent::AgentHandle;
 use crate::api::auth::Shared;
 use crate::api::error::ApiError;
-use crate::api::{changes, instances, openapi, tokens};
+use crate::api::{changes, guest, instances, openapi, tokens};
 use crate::config::Config;
 
 /// Largest body of a request.
@@ -186,6 +186,12 @@ fn of_instances(prefix: &str) -> Vec<Route> {
             "Stop an instance; its reservations stay",
             put(instances::stop),
         ),
+        route(
+            "GET",
+            one("/guest"),
+            "What the guest is to be configured with, ready to paste",
+            get(guest::show),
+        ),
     ]
 }
 
@@ -234,11 +240,6 @@ fn of_changes(prefix: &str) -> Vec<Route> {
             one("/checkpoint"),
             "Make a copy to return to",
             post(changes::checkpoint),
-        ),
-        not_built(
-            "GET",
-            one("/guest"),
-            "What the guest is to be configured with",
         ),
     ]
 }

@@ -209,6 +209,11 @@ async fn set(
         .await
 }
 
+/// Gives a link its alias.
+pub async fn set_alias(netlink: &Netlink, ifindex: u32, alias: &str) -> Result<(), NetlinkError> {
+    set(netlink, ifindex, LinkAttribute::IfAlias(alias.to_owned())).await
+}
+
 async fn remove_address(
     netlink: &Netlink,
     ifindex: u32,
@@ -290,6 +295,34 @@ pub async fn add_neighbour(netlink: &Netlink, neighbour: &Neighbour) -> Result<(
     netlink
         .change(
             RouteNetlinkMessage::NewNeighbour(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+        .await
+}
+
+/// Routes everything of a family to one next hop.
+pub async fn add_default_route(
+    netlink: &Netlink,
+    ifindex: u32,
+    next_hop: IpAddr,
+) -> Result<(), NetlinkError> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(next_hop);
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = RouteScope::Universe;
+    let gateway = match next_hop {
+        IpAddr::V4(address) => RouteAddress::Inet(address),
+        IpAddr::V6(address) => RouteAddress::Inet6(address),
+    };
+    message.attributes = vec![
+        RouteAttribute::Gateway(gateway),
+        RouteAttribute::Oif(ifindex),
+    ];
+    netlink
+        .change(
+            RouteNetlinkMessage::NewRoute(message),
             NLM_F_CREATE | NLM_F_REPLACE,
         )
         .await

@@ -11,6 +11,7 @@ pub mod maps;
 
 pub mod links;
 pub mod queues;
+pub mod services;
 pub mod settings;
 pub mod tap;
 
@@ -31,7 +32,10 @@ use crate::apply::expedite::{Expedite, Guard};
 use crate::apply::features::UplinkFeatures;
 use crate::apply::maps::Maps;
 use crate::apply::pins::Pins;
-use crate::host::{Changes, Cleaned, Counters, Host, HostError, HostOptions, Place};
+use crate::apply::services::HostEnd;
+use crate::host::{
+    Changes, Cleaned, Counters, Host, HostError, HostOptions, Place, ServiceSockets,
+};
 use crate::instance::Before;
 use crate::netlink::Netlink;
 use crate::observe::events::Events;
@@ -59,6 +63,10 @@ pub struct KernelHost {
     features: UplinkFeatures,
     /// `None` where it is not loaded.
     datapath: Option<Datapath>,
+    /// The host's end of the way to the servers, as long as this agent lives.
+    services: Option<HostEnd>,
+    /// What [`Host::take_sockets`] has not taken yet.
+    sockets: Option<ServiceSockets>,
     rounds: u32,
 }
 
@@ -94,6 +102,8 @@ impl KernelHost {
             guard: None,
             features,
             datapath,
+            services: None,
+            sockets: None,
             rounds: 0,
         })
     }
@@ -109,6 +119,7 @@ impl KernelHost {
                     .attach_uplink(&self.pins, programs, *ifindex, name)
                     .await?;
             }
+            Step::ServeGuests => self.serve_guests().await?,
             Step::SetRoute {
                 destination,
                 target,
@@ -178,10 +189,35 @@ impl KernelHost {
         Ok(())
     }
 
+    /// The way is closed first, and open when everything behind it stands.
+    async fn serve_guests(&mut self) -> Result<(), Cause> {
+        self.maps()?.set_services(0)?;
+        self.services = None;
+        self.attacher.unpin_services(&self.pins)?;
+        let (end, sockets) = services::make(&self.netlink, self.options.store_id).await?;
+        let programs = &mut loaded(&mut self.datapath)?.programs;
+        self.attacher
+            .attach_services(&self.pins, programs, end.ifindex, &end.name)
+            .await?;
+        links::set_up(&self.netlink, end.ifindex, true).await?;
+        self.maps()?.set_services(end.ifindex)?;
+        self.services = Some(end);
+        self.sockets = Some(sockets);
+        Ok(())
+    }
+
+    /// Whether the host's end of the way to the servers stands among these links.
+    fn has_way(&self, links: &BTreeMap<u32, ObservedLink>) -> bool {
+        let end = self.services.as_ref();
+        let link = end.and_then(|end| links.get(&end.ifindex));
+        link.is_some_and(|link| link.up)
+    }
+
     async fn unload(&mut self) -> Result<usize, Cause> {
         let links = self.attacher.detach_all(&self.pins).await?;
         self.features.restore(None)?;
         self.datapath = None;
+        self.services = None;
         Ok(links + self.pins.remove_all()?)
     }
 
@@ -236,6 +272,7 @@ impl KernelHost {
             datapath
                 .attached
                 .retain(|ifindex| links.contains_key(ifindex));
+            datapath.serving &= self.has_way(links);
         }
         Ok(())
     }
@@ -270,12 +307,17 @@ impl KernelHost {
             return Ok(None);
         };
         let attached = self.attacher.observe(&self.pins, links).await?;
+        let way = datapath.maps.services()?;
+        let serving = self.has_way(links)
+            && attached.devices.contains(&way)
+            && self.services.as_ref().is_some_and(|end| end.ifindex == way);
         Ok(Some(ObservedDatapath {
             stale: datapath.stale,
             attached: attached.devices,
             severed: attached.severed,
             interfaces: datapath.maps.interfaces()?,
             routes: datapath.maps.routes()?,
+            serving,
         }))
     }
 
@@ -348,6 +390,10 @@ impl Host for KernelHost {
         })
     }
 
+    fn take_sockets(&mut self) -> Option<ServiceSockets> {
+        self.sockets.take()
+    }
+
     async fn collect(&mut self) -> Result<(), HostError> {
         self.rounds = self.rounds.wrapping_add(1);
         let with_orphans = self.rounds.is_multiple_of(ORPHANS_EVERY);
@@ -373,6 +419,7 @@ fn idle_alias(options: &HostOptions) -> String {
 const fn waits_for_rcu(step: &Step) -> bool {
     match step {
         Step::LoadDatapath
+        | Step::ServeGuests
         | Step::AttachUplink { .. }
         | Step::DetachUplink { .. }
         | Step::CreateTap { .. }

@@ -83,6 +83,14 @@ pub fn restore(settings: &BTreeMap<String, String>) -> Result<(), SettingError> 
     Ok(())
 }
 
+/// Takes IPv6 off a link that is to have no address of it, not even a link-local one.
+///
+/// # Errors
+/// Where it cannot be written.
+pub fn switch_off_v6(link: &str) -> Result<(), SettingError> {
+    write_one("ipv6", link, "disable_ipv6", "1")
+}
+
 fn write_one(family: &str, tap: &str, setting: &str, value: &str) -> Result<(), SettingError> {
     let path = format!("{ROOT}/{family}/conf/{tap}/{setting}");
     match fs::write(&path, value) {

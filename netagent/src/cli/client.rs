@@ -21,6 +21,16 @@ pub(super) struct NoAgent {
 
 /// Asks the agent once, and gives the answer's JSON; null where it has no body.
 pub(super) fn call(socket: &Path, method: Method, path: &str, body: Vec<u8>) -> Result<Value> {
+    parse(&ask(socket, method, path, body)?)
+}
+
+/// Asks the agent once, and gives the answer as it is.
+pub(super) fn call_text(socket: &Path, method: Method, path: &str) -> Result<String> {
+    let body = ask(socket, method, path, Vec::new())?;
+    String::from_utf8(body.into()).context("the agent's answer is no text")
+}
+
+fn ask(socket: &Path, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
@@ -36,7 +46,7 @@ pub(super) fn instance_path(key: &str) -> Result<String> {
     Ok(format!("/v1/instances/{key}"))
 }
 
-async fn exchange(socket: &Path, method: Method, path: &str, body: Vec<u8>) -> Result<Value> {
+async fn exchange(socket: &Path, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes> {
     let connected = UnixStream::connect(socket).await;
     let stream = connected.map_err(|source| NoAgent {
         socket: socket.to_owned(),
@@ -59,7 +69,7 @@ async fn exchange(socket: &Path, method: Method, path: &str, body: Vec<u8>) -> R
     let body = response.into_body().collect().await?.to_bytes();
     connection.abort();
     if status.is_success() {
-        parse(&body)
+        Ok(body)
     } else {
         Err(refusal(&body, status.as_u16()))
     }

@@ -20,8 +20,9 @@ const KERNEL_TCX: (u32, u32) = (6, 6);
 /// Type of the BPF file system (`BPF_FS_MAGIC`).
 const BPF_FS: FsType = FsType(0xcafe_4a11);
 /// Capabilities that the agent needs, with their numbers.
-const CAPABILITIES: [(u32, &str); 4] = [
+const CAPABILITIES: [(u32, &str); 5] = [
     (12, "CAP_NET_ADMIN"),
+    (13, "CAP_NET_RAW"),
     (21, "CAP_SYS_ADMIN"),
     (38, "CAP_PERFMON"),
     (39, "CAP_BPF"),
@@ -336,7 +337,10 @@ mod tests {
     fn missing_capabilities_are_named() {
         let none = capabilities("CapEff:\t0000000000000000");
         assert!(
-            none.verdict == Verdict::Bad && none.found.contains("CAP_NET_ADMIN, CAP_SYS_ADMIN")
+            none.verdict == Verdict::Bad
+                && none
+                    .found
+                    .contains("CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN")
         );
         assert!(capabilities("CapEff:\t000001ffffffffff").verdict == Verdict::Good);
         assert_eq!(

@@ -10,6 +10,7 @@ mod create;
 mod doctor;
 mod down;
 mod generate;
+mod guest;
 mod instances;
 mod notify;
 mod run;
@@ -64,6 +65,8 @@ enum Command {
     Stop(OneInstance),
     /// Delete an instance
     Rm(OneInstance),
+    #[command(about = guest::ABOUT_SHORT, long_about = guest::ABOUT)]
+    Guest(guest::GuestArgs),
     /// Show what the agent would change now
     Plan(Client),
     /// Take everything that the agent made off this host; what is stored stays, and the next run brings it back
@@ -75,8 +78,6 @@ enum Command {
     Doctor(DoctorArgs),
     #[command(hide = true)]
     Network(NotBuilt),
-    #[command(hide = true)]
-    Guest(NotBuilt),
     #[command(hide = true)]
     Explain(NotBuilt),
     #[command(hide = true)]
@@ -188,11 +189,11 @@ pub fn main() -> ExitCode {
         Command::Start(one) => instances::change(one, "start"),
         Command::Stop(one) => instances::change(one, "stop"),
         Command::Rm(one) => instances::rm(one),
+        Command::Guest(args) => guest::guest(args),
         Command::Plan(client) => instances::plan(client),
         Command::Down(args) => down::down(args, cli.log_format),
         Command::Doctor(args) => doctor::doctor(&args.overrides, args.json),
         Command::Network(_) => return not_built("network"),
-        Command::Guest(_) => return not_built("guest"),
         Command::Explain(_) => return not_built("explain"),
         Command::Flows(_) => return not_built("flows"),
         Command::Token(command) => token::token(command),
@@ -242,7 +243,7 @@ mod tests {
 
     #[test]
     fn words_that_are_not_built_take_any_arguments() {
-        for word in ["network", "guest", "explain", "flows"] {
+        for word in ["network", "explain", "flows"] {
             let cli = Cli::try_parse_from(["netagent", word, "x", "--format", "json"]);
             assert!(cli.is_ok(), "{word}");
         }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::dns::message::{Failure, Query, Received, set_id};
 use crate::dns::places::{Account, Outcome, Place};
-use crate::dns::{Asker, RETRY, Shared, Times};
+use crate::dns::{Asker, RETRY, Shared};
 
 /// No datagram is longer.
 const DATAGRAM_LEN_MAX: usize = 1 << 16;
@@ -90,10 +90,7 @@ fn admit(
 
 impl Task {
     async fn run(self, shared: Shared) {
-        let now = Instant::now();
-        let servers = shared.upstreams.servers(self.asker.upstream, now);
-        let times = shared.times;
-        let asked = timeout(times.whole, ask_in_turn(&self.query, &servers, times));
+        let asked = timeout(shared.times.whole, self.ask_in_turn(&shared));
         let answer = match asked.await.ok().flatten() {
             Some(answer) => {
                 self.account.count(Outcome::Answered);
@@ -109,6 +106,33 @@ impl Task {
         }
     }
 
+    /// Asks one server after the other. Those that say nothing are asked again, for a packet may be lost; those that
+    /// cannot be reached are not.
+    async fn ask_in_turn(&self, shared: &Shared) -> Option<Vec<u8>> {
+        let own = self.asker.upstream;
+        let mut servers = shared.upstreams.servers(own, Instant::now()).to_vec();
+        for _ in 0..ROUNDS {
+            let mut silent = Vec::new();
+            for server in servers {
+                let since = Instant::now();
+                match timeout(shared.times.attempt, ask(&self.query, server)).await {
+                    Ok(Ok(answer)) => {
+                        shared.upstreams.note_answer(server, Instant::now());
+                        return Some(answer);
+                    }
+                    Ok(Err(error)) => tracing::debug!(%server, %error, "no DNS answer"),
+                    Err(_) => {
+                        let now = Instant::now();
+                        shared.upstreams.note_silence(server, since, now);
+                        silent.push(server);
+                    }
+                }
+            }
+            servers = silent;
+        }
+        None
+    }
+
     fn fit(&self, answer: Vec<u8>) -> Vec<u8> {
         let len_max = self.query.answer_len_max(self.asker.mtu, self.from.ip());
         if answer.len() <= len_max {
@@ -117,24 +141,6 @@ impl Task {
             self.query.truncated(&answer)
         }
     }
-}
-
-/// Asks one server after the other. Those that say nothing are asked again, for a packet may be lost; those that
-/// cannot be reached are not.
-async fn ask_in_turn(query: &Query, servers: &[SocketAddr], times: Times) -> Option<Vec<u8>> {
-    let mut servers = servers.to_vec();
-    for _ in 0..ROUNDS {
-        let mut silent = Vec::new();
-        for server in servers {
-            match timeout(times.attempt, ask(query, server)).await {
-                Ok(Ok(answer)) => return Some(answer),
-                Ok(Err(error)) => tracing::debug!(%server, %error, "no DNS answer"),
-                Err(_) => silent.push(server),
-            }
-        }
-        servers = silent;
-    }
-    None
 }
 
 /// Asks one server, from a port and with an id that a forger has to guess. The socket is connected: the kernel takes

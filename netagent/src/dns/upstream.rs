@@ -1,11 +1,12 @@
 //! The servers that queries are forwarded to: the instance's own, those of the configuration, or the host's (D-1).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use netagent_common::services::port;
@@ -23,10 +24,23 @@ const FILE_LEN_MAX: u64 = 64 << 10;
 /// Servers that are taken from it.
 const SERVERS_MAX: usize = 8;
 
+/// Time for which a server that said nothing comes after those that may say something.
+const AVOIDANCE: Duration = Duration::from_secs(30);
+
 /// Where queries go.
 #[derive(Debug)]
 pub struct Upstreams {
     source: Source,
+    health: Mutex<Health>,
+}
+
+/// What is known of the servers that all share.
+#[derive(Debug, Default)]
+struct Health {
+    /// When each last answered.
+    heard_at: BTreeMap<SocketAddr, Instant>,
+    /// Those that were silent, and until when they come last: so a dead one does not delay every query.
+    avoided: BTreeMap<SocketAddr, Instant>,
 }
 
 #[derive(Debug)]
@@ -63,12 +77,14 @@ impl Upstreams {
         let servers = config.upstream.as_slice().into();
         Self {
             source: Source::Configured(servers),
+            health: Mutex::default(),
         }
     }
 
     fn of_file(path: PathBuf) -> Self {
         Self {
             source: Source::Host(path, Mutex::default()),
+            health: Mutex::default(),
         }
     }
 
@@ -78,6 +94,46 @@ impl Upstreams {
         if let Some(own) = own {
             return Arc::new([SocketAddr::new(own, port::DNS)]);
         }
+        let servers = self.all(now);
+        let mut health = self.health();
+        health.avoided.retain(|_, until| now < *until);
+        if health.avoided.is_empty() {
+            return servers;
+        }
+        let mut servers = servers.to_vec();
+        // Stable, so each half keeps its order.
+        servers.sort_by_key(|server| health.avoided.contains_key(server));
+        servers.into()
+    }
+
+    /// A server answered. An instance's own is not remembered, nor when it is silent: it has no other.
+    pub fn note_answer(&self, server: SocketAddr, now: Instant) {
+        let shared = self.all(now);
+        if shared.contains(&server) {
+            let mut health = self.health();
+            health.avoided.remove(&server);
+            health.heard_at.retain(|known, _| shared.contains(known));
+            health.heard_at.insert(server, now);
+        }
+    }
+
+    /// A server said nothing from `since` to `now`, unless it answered somebody else: then the question was the
+    /// trouble, and a guest with such questions must not turn the others away from it.
+    pub fn note_silence(&self, server: SocketAddr, since: Instant, now: Instant) {
+        if !self.all(now).contains(&server) {
+            return;
+        }
+        let mut health = self.health();
+        if health.heard_at.get(&server).is_none_or(|at| *at < since) {
+            health.avoided.insert(server, now + AVOIDANCE);
+        }
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all(&self, now: Instant) -> Arc<[SocketAddr]> {
         match &self.source {
             Source::Configured(servers) => Arc::clone(servers),
             Source::Host(path, seen) => {
@@ -207,6 +263,40 @@ mod tests {
         assert_eq!(*servers(2_000), ["192.0.2.2:53".parse().unwrap()]);
         fs::remove_file(&path).unwrap();
         assert!(servers(3_000).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_silent_server_comes_last_for_a_while() {
+        let [a, b, c] = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"].map(|at| at.parse().unwrap());
+        let upstreams = Upstreams::new(&Dns {
+            upstream: vec![a, b, c],
+        });
+        let now = Instant::now();
+        let half = now + AVOIDANCE / 2;
+        upstreams.note_silence(a, now, now);
+        upstreams.note_silence("127.0.0.1:4".parse().unwrap(), now, now);
+        assert_eq!(*upstreams.servers(None, now), [b, c, a]);
+        upstreams.note_silence(b, half, half);
+        assert_eq!(*upstreams.servers(None, half), [c, a, b]);
+        assert_eq!(*upstreams.servers(None, now + AVOIDANCE), [a, c, b]);
+        upstreams.note_answer(b, half);
+        assert_eq!(*upstreams.servers(None, half), [b, c, a]);
+        assert_eq!(*upstreams.servers(None, now + AVOIDANCE), [a, b, c]);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_answers_others_is_not_avoided_for_one_question() {
+        let [a, b] = ["127.0.0.1:1", "127.0.0.1:2"].map(|at| at.parse().unwrap());
+        let upstreams = Upstreams::new(&Dns {
+            upstream: vec![a, b],
+        });
+        let now = Instant::now();
+        let later = now + Duration::from_secs(2);
+        upstreams.note_answer(a, now + Duration::from_secs(1));
+        upstreams.note_silence(a, now, later);
+        assert_eq!(*upstreams.servers(None, later), [a, b]);
+        upstreams.note_silence(a, later, later + Duration::from_secs(2));
+        assert_eq!(*upstreams.servers(None, later), [b, a]);
     }
 
     #[tokio::test]

@@ -1,9 +1,20 @@
 //! What a guest is told of its network: one description, from which DHCP answers, router advertisements and the
 //! printed formats are made. Everything here is pure.
 
+pub mod dhcp;
+pub mod router_advert;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
+
+pub mod format;
+
+mod cloud_init;
+mod cmdline;
+mod firecracker;
+mod json;
+mod qemu;
 
 /// What one guest is told.
 #[derive(Clone, Debug, PartialEq, Eq)]

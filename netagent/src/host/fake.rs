@@ -10,7 +10,7 @@ use netagent_common::policy::RouteKind;
 use netagent_common::vm::Traffic;
 use tokio::sync::Notify;
 
-use crate::host::{Changes, Cleaned, Counters, Host, HostError, Place};
+use crate::host::{Changes, Cleaned, Counters, Host, HostError, Place, ServiceSockets};
 use crate::instance::Before;
 use crate::plan::{KernelRoute, KernelRouteKind, Observed, ObservedLink, Step};
 
@@ -316,6 +316,10 @@ impl Host for FakeHost {
         state.observed.links.retain(|_, link| !ours(link));
         let pins = usize::from(state.observed.datapath.take().is_some());
         Ok(Cleaned { links, pins })
+    }
+
+    fn take_sockets(&mut self) -> Option<ServiceSockets> {
+        None
     }
 
     async fn collect(&mut self) -> Result<(), HostError> {

@@ -107,7 +107,7 @@ fn observed(message: LinkMessage) -> ObservedLink {
         }
     }
     // A device without upper bound says 0.
-    link.mtu_range = (highest > 0).then(|| lowest..=highest);
+    link.mtu_range = (highest > 0).then_some(lowest..=highest);
     link
 }
 
@@ -191,6 +191,20 @@ mod tests {
         let mut short = AddressMessage::default();
         short.header.flags = AddressHeaderFlags::from_bits_retain(flags.bits() as u8);
         assert_eq!(use_as_source(&short), expected);
+    }
+
+    #[test]
+    fn a_device_says_which_mtu_it_takes() {
+        let range = |attributes: &[LinkAttribute]| {
+            let mut message = LinkMessage::default();
+            message.attributes = attributes.to_vec();
+            observed(message).mtu_range
+        };
+        let lowest = LinkAttribute::MinMtu(68);
+        let tap = [lowest.clone(), LinkAttribute::MaxMtu(65_521)];
+        assert_eq!(range(&tap), Some(68..=65_521));
+        assert_eq!(range(&[lowest, LinkAttribute::MaxMtu(0)]), None);
+        assert_eq!(range(&[]), None);
     }
 
     #[test]

@@ -45,6 +45,7 @@ impl Observed {
             Step::AddGuestRoute { ifindex, guest } => self.add_guest_route(*ifindex, *guest),
             Step::RemoveLink { ifindex, .. } => self.remove_link(*ifindex),
             Step::AttachUplink { .. }
+            | Step::ServeGuests
             | Step::DetachUplink { .. }
             | Step::SetRoute { .. }
             | Step::RemoveRoute { .. }
@@ -142,6 +143,7 @@ impl ObservedDatapath {
             Step::DetachUplink { ifindex } | Step::DetachTap { ifindex } => {
                 self.attached.remove(ifindex);
             }
+            Step::ServeGuests => self.serving = true,
             Step::SetRoute {
                 destination,
                 target,

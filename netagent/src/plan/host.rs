@@ -34,6 +34,9 @@ pub(crate) fn plan_host(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
     ));
     steps.extend(routes::plan_routes(&datapath.routes, &target));
     steps.extend(plan_old_uplinks(wanted, observed, datapath));
+    if !datapath.serving {
+        steps.push(Step::ServeGuests);
+    }
     plan.push(Owner::Host, steps);
 }
 

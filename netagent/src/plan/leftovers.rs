@@ -19,7 +19,7 @@ pub(crate) fn plan_leftovers(wanted: &Wanted, observed: &Observed, plan: &mut Pl
     let links = observed.links.iter().filter(|(ifindex, link)| {
         let wanted = kept.get(ifindex);
         let stays = wanted.is_some_and(|interface| is_tap_of(link, **ifindex, interface));
-        link.is_of(&prefix) && !stays
+        link.is_of(&prefix) && !stays && !link.is_way_to_servers()
     });
     let wanted_slots: BTreeSet<u32> = wanted
         .interfaces

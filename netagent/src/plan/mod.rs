@@ -38,6 +38,9 @@ pub type Lent = BTreeMap<String, Before>;
 /// The alias of an existing TAP that is in use ends with this: it is given back, never deleted (I-9).
 pub const LENT: &str = ":lent";
 
+/// The alias of the host's end of the way to the servers ends with this. It goes with the agent that made it.
+pub const SERVICES: &str = ":services";
+
 /// Programs, uplink and routes.
 #[derive(Clone, Debug)]
 pub struct WantedDatapath {
@@ -189,6 +192,8 @@ pub struct ObservedDatapath {
     pub interfaces: BTreeMap<u32, Interface>,
     /// The route map.
     pub routes: BTreeMap<IpNet, RouteTarget>,
+    /// Whether the way to the agent's own servers is open: their namespace, and the programs that lead there.
+    pub serving: bool,
 }
 
 /// An entry of the route map.
@@ -377,6 +382,13 @@ impl ObservedLink {
             .is_some_and(|alias| alias.ends_with(LENT))
     }
 
+    /// Whether it leads to the servers of the agent.
+    fn is_way_to_servers(&self) -> bool {
+        self.alias
+            .as_ref()
+            .is_some_and(|alias| alias.ends_with(SERVICES))
+    }
+
     /// Whether its alias begins with this.
     fn is_of(&self, prefix: &str) -> bool {
         self.alias
@@ -396,6 +408,8 @@ pub enum Step {
     LoadDatapath,
     /// Attach `from_uplink`.
     AttachUplink { ifindex: u32, name: String },
+    /// Make the servers' namespace and open the way to it; an earlier one ends.
+    ServeGuests,
     /// Take `from_uplink` off.
     DetachUplink { ifindex: u32 },
     /// Write an entry of the route map.

@@ -1,0 +1,92 @@
+//! What the servers of guests are told: who runs, and with what.
+
+use std::net::{IpAddr, SocketAddr};
+
+use netagent_common::net::GATEWAY_V6;
+use tokio::time::Instant;
+
+use crate::agent::registry::Key;
+use crate::agent::{Agent, uplink};
+use crate::host::Host;
+use crate::instance::{Instance, Life};
+use crate::services::{Guest, Servers};
+
+impl<H: Host> Agent<H> {
+    /// Puts the servers to work on the sockets that were made for them; earlier ones end.
+    pub(crate) fn start_servers(&mut self) {
+        let Some(sockets) = self.host.take_sockets() else {
+            return;
+        };
+        match Servers::start(sockets, &self.directory, &self.upstreams) {
+            Ok(servers) => self.servers = Some(servers),
+            Err(error) => {
+                tracing::error!(%error, "the servers of DHCP and DNS do not run");
+                self.servers = None;
+            }
+        }
+    }
+
+    /// Tells the servers of these instances.
+    pub(crate) fn tell_of(&self, keys: impl IntoIterator<Item = Key>) {
+        for key in keys {
+            if let Some(held) = self.registry.get(key) {
+                self.tell(&held.instance);
+            }
+        }
+    }
+
+    /// Tells the servers of every instance.
+    pub(crate) fn tell_of_all(&mut self) {
+        self.told_v6 = self.leads_out_v6();
+        self.tell_of(self.registry.keys());
+    }
+
+    fn tell(&self, instance: &Instance) {
+        if instance.life != Life::Running {
+            return self.silence(instance);
+        }
+        let told = self.guest_config(instance);
+        for (interface, device) in instance.interfaces.iter().zip(told.interfaces) {
+            let link = self.observed.links.get(&interface.ifindex);
+            let guest = Guest {
+                generation: instance.generation,
+                hostname: told.hostname.clone(),
+                interface: device,
+                nameserver: upstream_of(instance),
+                attached: link.is_some_and(|link| link.carrier),
+            };
+            self.directory.put(interface.slot, Some(guest));
+        }
+    }
+
+    /// Nobody in its slots is answered any more.
+    pub(crate) fn silence(&self, instance: &Instance) {
+        for interface in &instance.interfaces {
+            self.directory.put(interface.slot, None);
+        }
+    }
+
+    /// The addresses that the resolver asks: no guest may have one of them (I-8).
+    pub(crate) fn resolvers(&self) -> Vec<IpAddr> {
+        let servers = self.upstreams.servers(None, Instant::now());
+        servers.iter().map(SocketAddr::ip).collect()
+    }
+
+    /// Whether the uplink leads out for IPv6, as far as was seen last.
+    pub(crate) fn leads_out_v6(&self) -> bool {
+        self.uplink
+            .is_some_and(|uplink| uplink::has_default_v6(uplink, &self.observed))
+    }
+}
+
+/// The instance's own name server, unless that is the resolver itself at one of its gateways: it would ask itself.
+fn upstream_of(instance: &Instance) -> Option<IpAddr> {
+    let hosts = instance.interfaces.iter().map(|one| one.host_v4.addr());
+    let mut gateways = hosts
+        .chain(instance.gateway)
+        .map(IpAddr::V4)
+        .chain([IpAddr::V6(GATEWAY_V6.into())]);
+    instance
+        .nameserver
+        .filter(|nameserver| !gateways.any(|gateway| gateway == *nameserver))
+}

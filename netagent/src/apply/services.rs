@@ -1,0 +1,311 @@
+//! The servers' own network namespace, and the way into it: a veth whose host's end carries `from_services`
+//! (design, decision 13).
+//!
+//! Nothing names the namespace: the servers' sockets hold it, so it ends with the agent, and what guests ask then
+//! fails closed. No rule, daemon or setting of the host's own network reaches into it.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netagent_common::services::{
+    NEXT_HOP_V4, NEXT_HOP_V6, SERVER_V4, SERVER_V6, SERVICES_HOST_MAC, SERVICES_MAC, port,
+};
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::sockopt::{Ipv6Ttl, Ipv6V6Only, RcvBufForce, ReuseAddr};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6,
+    SockaddrLike, bind, listen, setsockopt, socket,
+};
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
+};
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use crate::apply::links::{self, LinkError};
+use crate::apply::settings;
+use crate::host::ServiceSockets;
+use crate::netlink::{Netlink, NetlinkError};
+use crate::plan::{Neighbour, SERVICES, alias_prefix};
+
+/// The servers' end of the veth, in their namespace.
+const INNER: &str = "guests";
+/// Whatever a guest's TAP carries fits.
+const MTU: u32 = 65_535;
+/// Bytes that wait in one socket: a thousand guests that boot at once ask in one moment.
+const RECEIVE_BUFFER: usize = 8 << 20;
+/// How often a name that is taken is tried again, and after which time.
+const NAME_TRIES: u32 = 40;
+const NAME_WAIT: Duration = Duration::from_millis(50);
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1_024;
+/// RFC 4861 section 4.2: what came from farther away is not believed.
+const HOP_LIMIT: i32 = 255;
+
+/// Settings of the namespace, below `/proc/sys/net`. Its addresses are made up: nothing is to be looked for, and
+/// nothing to be said about them.
+const SETTINGS: [(&str, &str); 8] = [
+    // So that binding port 53 needs no capability.
+    ("ipv4/ip_unprivileged_port_start", "0"),
+    ("ipv4/conf/all/rp_filter", "0"),
+    ("ipv4/conf/default/rp_filter", "0"),
+    ("ipv4/conf/all/forwarding", "0"),
+    ("ipv6/conf/all/forwarding", "0"),
+    ("ipv6/conf/default/disable_ipv6", "0"),
+    ("ipv6/conf/default/accept_ra", "0"),
+    ("ipv6/conf/default/addr_gen_mode", "1"),
+];
+
+/// Why the servers have no namespace.
+#[derive(Debug, thiserror::Error)]
+pub enum ServicesError {
+    /// The kernel gives no namespace, or no socket in it.
+    #[error("{what}")]
+    Refused {
+        /// What was tried.
+        what: &'static str,
+        /// Its answer.
+        #[source]
+        errno: Errno,
+    },
+    /// The thread that made it could not be started, or ended early.
+    #[error("{what}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Its links.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// Its links.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// A setting cannot be written.
+    #[error(transparent)]
+    Setting(#[from] settings::SettingError),
+}
+
+fn refused(what: &'static str) -> impl FnOnce(Errno) -> ServicesError {
+    move |errno| ServicesError::Refused { what, errno }
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> ServicesError {
+    move |source| ServicesError::Io { what, source }
+}
+
+/// The host's end of the veth: down, and without programs.
+#[derive(Debug)]
+pub struct HostEnd {
+    /// Its interface index.
+    pub ifindex: u32,
+    /// Its name: the same for every agent of a store.
+    pub name: String,
+}
+
+/// The namespace while it is made.
+struct Inside {
+    namespace: OwnedFd,
+    netlink: Netlink,
+    sockets: ServiceSockets,
+}
+
+/// Makes the namespace with its sockets, and the veth into it. What the store of this id made earlier goes first.
+///
+/// # Errors
+/// Where the kernel refuses; nothing is left then.
+pub async fn make(
+    netlink: &Netlink,
+    store_id: Uuid,
+) -> Result<(HostEnd, ServiceSockets), ServicesError> {
+    let alias = &format!("{}{SERVICES}", alias_prefix(store_id).trim_end_matches(':'));
+    // An earlier agent's goes with its namespace, but when is the kernel's affair.
+    links::remove_marked(netlink, alias).await?;
+    let inside = enter()?;
+    let [a, b, c, ..] = *store_id.as_bytes();
+    let name = format!("netagent-{a:02x}{b:02x}{c:02x}");
+    make_veth(netlink, &name, &inside.namespace).await?;
+    let link = links::named(netlink, &name).await?;
+    let ifindex = link.map_or(0, |link| link.header.index);
+    links::set_alias(netlink, ifindex, alias).await?;
+    settings::write(&name, false)?;
+    settings::switch_off_v6(&name)?;
+    configure(&inside.netlink).await?;
+    Ok((HostEnd { ifindex, name }, inside.sockets))
+}
+
+/// One that was made a moment before its agent was killed carries no alias yet, and goes by itself.
+async fn make_veth(netlink: &Netlink, name: &str, namespace: &OwnedFd) -> Result<(), NetlinkError> {
+    let mut tries = 0;
+    loop {
+        let mut made = LinkMessage::default();
+        made.attributes = veth(name, namespace);
+        let made = RouteNetlinkMessage::NewLink(made);
+        match netlink.change(made, NLM_F_CREATE | NLM_F_EXCL).await {
+            Err(error) if error.is(Errno::EEXIST) && tries < NAME_TRIES => tries += 1,
+            result => return result,
+        }
+        tokio::time::sleep(NAME_WAIT).await;
+    }
+}
+
+fn veth(name: &str, namespace: &OwnedFd) -> Vec<LinkAttribute> {
+    let mut peer = LinkMessage::default();
+    peer.attributes = vec![
+        LinkAttribute::IfName(INNER.to_owned()),
+        LinkAttribute::Address(SERVICES_MAC.to_vec()),
+        LinkAttribute::Mtu(MTU),
+        LinkAttribute::NetNsFd(namespace.as_raw_fd()),
+    ];
+    vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Address(SERVICES_HOST_MAC.to_vec()),
+        LinkAttribute::Mtu(MTU),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]),
+    ]
+}
+
+/// Addresses, and one neighbour through whom every client is reached.
+async fn configure(netlink: &Netlink) -> Result<(), ServicesError> {
+    let link = links::named(netlink, INNER).await?;
+    let ifindex = link.map_or(0, |link| link.header.index);
+    let addresses = [
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::from(SERVER_V4), 30)),
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from(SERVER_V6), 126)),
+    ];
+    for address in addresses {
+        links::add_address(netlink, ifindex, address).await?;
+    }
+    links::set_up(netlink, ifindex, true).await?;
+    let next_hops = [
+        Ipv4Addr::from(NEXT_HOP_V4).into(),
+        Ipv6Addr::from(NEXT_HOP_V6).into(),
+    ];
+    for address in next_hops {
+        let mac = SERVICES_HOST_MAC;
+        let neighbour = Neighbour {
+            ifindex,
+            address,
+            mac,
+        };
+        links::add_neighbour(netlink, &neighbour).await?;
+        links::add_default_route(netlink, ifindex, address).await?;
+    }
+    Ok(())
+}
+
+/// A thread of its own makes the namespace, since a thread that has left the host's cannot be used for anything else.
+fn enter() -> Result<Inside, ServicesError> {
+    let runtime = Handle::current();
+    let made = thread::Builder::new()
+        .name("services".to_owned())
+        .spawn(move || {
+            let _entered = runtime.enter();
+            inside()
+        })
+        .map_err(failed("start a thread"))?;
+    made.join()
+        .unwrap_or_else(|_| Err(failed("make a namespace")(io::ErrorKind::Other.into())))
+}
+
+/// Runs in that thread.
+fn inside() -> Result<Inside, ServicesError> {
+    unshare(CloneFlags::CLONE_NEWNET).map_err(refused("make a network namespace"))?;
+    let namespace = fs::File::open("/proc/thread-self/ns/net");
+    let namespace = namespace.map_err(failed("open the network namespace"))?;
+    for (setting, value) in SETTINGS {
+        match fs::write(format!("/proc/sys/net/{setting}"), value) {
+            // A kernel without IPv6 has no settings of it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            written => written.map_err(failed("write a setting of the namespace"))?,
+        }
+    }
+    Ok(Inside {
+        namespace: namespace.into(),
+        netlink: Netlink::open()?,
+        sockets: sockets()?,
+    })
+}
+
+fn sockets() -> Result<ServiceSockets, ServicesError> {
+    let mut sockets = ServiceSockets {
+        dhcp: datagram(any_v4(port::DHCP_SERVER))?,
+        router: None,
+        dns_udp: vec![datagram(any_v4(port::DNS))?],
+        dns_tcp: vec![listener(any_v4(port::DNS))?],
+    };
+    // A host without IPv6 has no guests with it.
+    match icmpv6() {
+        Ok(router) => {
+            sockets.router = Some(router);
+            sockets.dns_udp.push(datagram(any_v6(port::DNS))?);
+            sockets.dns_tcp.push(listener(any_v6(port::DNS))?);
+        }
+        Err(Errno::EAFNOSUPPORT) => {}
+        Err(errno) => return Err(refused("open a raw ICMPv6 socket")(errno)),
+    }
+    Ok(sockets)
+}
+
+fn any_v4(port: u16) -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, port).into()
+}
+
+fn any_v6(port: u16) -> SocketAddr {
+    (Ipv6Addr::UNSPECIFIED, port).into()
+}
+
+fn datagram(address: SocketAddr) -> Result<UdpSocket, ServicesError> {
+    let bound = bound(SockType::Datagram, address);
+    let bound = bound.map_err(refused("bind a UDP socket of the servers"))?;
+    setsockopt(&bound, RcvBufForce, &RECEIVE_BUFFER).map_err(refused("enlarge a buffer"))?;
+    Ok(bound.into())
+}
+
+fn listener(address: SocketAddr) -> Result<TcpListener, ServicesError> {
+    let listen_there = || {
+        let bound = bound(SockType::Stream, address)?;
+        listen(&bound, Backlog::new(BACKLOG)?)?;
+        Ok(bound.into())
+    };
+    listen_there().map_err(refused("bind a TCP socket of the servers"))
+}
+
+fn bound(kind: SockType, address: SocketAddr) -> Result<OwnedFd, Errno> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let (family, address): (_, Box<dyn SockaddrLike>) = match address {
+        SocketAddr::V4(address) => (AddressFamily::Inet, Box::new(SockaddrIn::from(address))),
+        SocketAddr::V6(address) => (AddressFamily::Inet6, Box::new(SockaddrIn6::from(address))),
+    };
+    let made = socket(family, kind, flags, None)?;
+    setsockopt(&made, ReuseAddr, &true)?;
+    if family == AddressFamily::Inet6 {
+        setsockopt(&made, Ipv6V6Only, &true)?;
+    }
+    bind(made.as_raw_fd(), address.as_ref())?;
+    Ok(made)
+}
+
+/// For this protocol the kernel checks and fills in checksums (RFC 3542 section 3.1). The standard library has no
+/// raw sockets, but one is used like a datagram socket without ports.
+fn icmpv6() -> Result<UdpSocket, Errno> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let protocol = Some(SockProtocol::IcmpV6);
+    let made = socket(AddressFamily::Inet6, SockType::Raw, flags, protocol)?;
+    setsockopt(&made, Ipv6Ttl, &HOP_LIMIT)?;
+    setsockopt(&made, RcvBufForce, &RECEIVE_BUFFER)?;
+    Ok(made.into())
+}
