@@ -395,7 +395,12 @@ fn reservations_survive_stop_start_and_restart_and_are_released_by_delete() {
     };
     agent.change("cycled", "stop");
     reserved(&agent, &made, "stopped");
-    assert_eq!(world.host.links().len(), 2, "{:?}", world.host.links());
+    let links = world.host.links();
+    assert_eq!(
+        links.len(),
+        3,
+        "loopback, uplink, the way to the servers: {links:?}"
+    );
     for is_killed in [true, false] {
         if is_killed {
             agent.kill9();

@@ -19,8 +19,13 @@ mod isolation;
 mod noise;
 mod owners;
 
+mod dhcp;
+mod dns;
+mod router_advert;
+
 mod access;
 mod custom;
+mod guest_formats;
 mod interfaces;
 
 mod changes;

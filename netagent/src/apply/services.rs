@@ -129,11 +129,13 @@ pub async fn make(
     store_id: Uuid,
 ) -> Result<(HostEnd, ServiceSockets), ServicesError> {
     let alias = &format!("{}{SERVICES}", alias_prefix(store_id).trim_end_matches(':'));
-    // An earlier agent's goes with its namespace, but when is the kernel's affair.
-    links::remove_marked(netlink, alias).await?;
     let inside = enter()?;
     let [a, b, c, ..] = *store_id.as_bytes();
     let name = format!("netagent-{a:02x}{b:02x}{c:02x}");
+    // An earlier agent's goes with its namespace, but when is the kernel's affair.
+    if let Some(earlier) = links::named(netlink, &name).await? {
+        links::remove(netlink, earlier.header.index, alias).await?;
+    }
     make_veth(netlink, &name, &inside.namespace).await?;
     let link = links::named(netlink, &name).await?;
     let ifindex = link.map_or(0, |link| link.header.index);

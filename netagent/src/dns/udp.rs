@@ -37,6 +37,7 @@ pub(super) async fn serve(socket: Arc<UdpSocket>, shared: Shared) {
             received = socket.recv_from(&mut buffer) => received,
             Some(_) = tasks.join_next() => continue,
         };
+        while tasks.try_join_next().is_some() {}
         match received {
             Ok((len, from)) => {
                 let message = buffer.get(..len).unwrap_or_default();

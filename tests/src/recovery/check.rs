@@ -120,7 +120,7 @@ fn check_taps<'a>(
 ) -> BTreeMap<&'a str, &'a Link> {
     let is_the_hosts = |link: &&Link| {
         let name = link.name.as_str();
-        name == "lo" || name == uplink || others.contains(&name) || leads_to_servers(link)
+        name == "lo" || name == uplink || others.contains(&name) || link.leads_to_servers()
     };
     let taps: BTreeMap<&str, &Link> = links
         .iter()
@@ -151,14 +151,12 @@ fn check_taps<'a>(
     taps
 }
 
-fn leads_to_servers(link: &Link) -> bool {
-    let alias = link.alias.as_deref().unwrap_or_default();
-    alias.ends_with(":services")
-}
-
 /// Index of the one link that leads to the agent's own servers.
 fn way_to_servers(links: &[Link]) -> u32 {
-    let ways: Vec<&Link> = links.iter().filter(|link| leads_to_servers(link)).collect();
+    let ways: Vec<&Link> = links
+        .iter()
+        .filter(|link| link.leads_to_servers())
+        .collect();
     let [way] = ways[..] else {
         panic!("one way to the servers: {links:?}");
     };
