@@ -156,4 +156,3 @@ impl ObservedLink {
             .is_some_and(|alias| alias.starts_with(prefix))
     }
 }
-

@@ -78,4 +78,3 @@ pub enum Step {
     /// Remove every pin, and with them programs and maps.
     UnloadDatapath,
 }
-
