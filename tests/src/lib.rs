@@ -22,15 +22,23 @@ pub mod frame;
 pub mod neighbour;
 pub mod packet;
 
+pub mod dhcp;
+pub mod router;
+
 pub mod raw;
 pub mod tap;
 
 pub mod agent;
 pub mod bpffs;
+pub mod cloud_init;
 pub mod database;
 pub mod guest;
 pub mod http;
 pub mod stack;
+
+pub mod dhcp_client;
+pub mod name_server;
+
 pub mod tls;
 
 pub mod recovery;

@@ -21,12 +21,19 @@ pub const INSIDE: &str = "eth0";
 pub struct Stack {
     /// Where its programs run.
     pub netns: NetNs,
+    _pumps: Vec<Pump>,
+}
+
+/// A cable between a TAP of the host and an interface inside.
+#[derive(Debug)]
+struct Pump {
     stop: Option<io::PipeWriter>,
-    pump: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Stack {
-    /// Boots a guest on an interface; its TAP was opened with [`Header::Vnet`].
+    /// Boots a guest on an interface, with addresses and routes typed in; its TAP was opened with
+    /// [`Header::Vnet`].
     ///
     /// # Panics
     /// Without the rights to.
@@ -35,30 +42,56 @@ impl Stack {
         let netns = NetNs::new();
         netns.sysctl("net/ipv6/conf/default/accept_ra", "0");
         netns.sysctl("net/ipv6/conf/default/router_solicitations", "0");
-        let inside = Tap::open(&netns, INSIDE, Header::Vnet);
-        netns.ip(&format!(
-            "link set {INSIDE} address {} mtu {mtu}",
-            link_layer(nic.mac)
-        ));
-        netns.ip(&format!("address add {}/30 dev {INSIDE}", nic.v4));
+        let (v4, v6, gateway_v4) = (nic.v4, nic.v6, nic.gateway_v4);
+        let stack = Self::plug_in(netns, vec![nic]);
+        let netns = &stack.netns;
+        netns.ip(&format!("link set {INSIDE} mtu {mtu}"));
+        netns.ip(&format!("address add {v4}/30 dev {INSIDE}"));
         netns.ip(&format!("link set {INSIDE} up"));
-        netns.ip(&format!("address add {}/64 dev {INSIDE} nodad", nic.v6));
-        netns.ip(&format!("route add default via {}", nic.gateway_v4));
+        netns.ip(&format!("address add {v6}/64 dev {INSIDE} nodad"));
+        netns.ip(&format!("route add default via {gateway_v4}"));
         netns.ip(&format!("route add default via fe80::1 dev {INSIDE}"));
-        let (reader, writer) = io::pipe().expect("two descriptors");
-        let pump = thread::spawn(move || pump(&nic.tap, &inside, &OwnedFd::from(reader)));
+        stack
+    }
+
+    /// Boots a guest that knows nothing of its network: its interfaces `eth0`, `eth1` and so on are down, and
+    /// believe router advertisements.
+    ///
+    /// # Panics
+    /// Without the rights to.
+    #[must_use]
+    pub fn bare(nics: Vec<Nic>) -> Self {
+        let netns = NetNs::new();
+        // Duplicate address detection as on any guest.
+        netns.sysctl("net/ipv6/conf/default/accept_dad", "1");
+        netns.sysctl("net/ipv6/conf/default/accept_ra", "1");
+        Self::plug_in(netns, nics)
+    }
+
+    fn plug_in(netns: NetNs, nics: Vec<Nic>) -> Self {
+        let plug = |(index, nic): (usize, Nic)| {
+            let name = format!("eth{index}");
+            let inside = Tap::open(&netns, &name, Header::Vnet);
+            netns.ip(&format!("link set {name} address {}", link_layer(nic.mac)));
+            let (reader, writer) = io::pipe().expect("two descriptors");
+            let thread = thread::spawn(move || pump(&nic.tap, &inside, &OwnedFd::from(reader)));
+            Pump {
+                stop: Some(writer),
+                thread: Some(thread),
+            }
+        };
+        let pumps = nics.into_iter().enumerate().map(plug).collect();
         Self {
             netns,
-            stop: Some(writer),
-            pump: Some(pump),
+            _pumps: pumps,
         }
     }
 }
 
-impl Drop for Stack {
+impl Drop for Pump {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if self.pump.take().is_some_and(|pump| pump.join().is_err()) {
+        if self.thread.take().is_some_and(|pump| pump.join().is_err()) {
             eprintln!("the pump of a guest panicked");
         }
     }

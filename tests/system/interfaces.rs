@@ -395,7 +395,12 @@ fn reservations_survive_stop_start_and_restart_and_are_released_by_delete() {
     };
     agent.change("cycled", "stop");
     reserved(&agent, &made, "stopped");
-    assert_eq!(world.host.links().len(), 2, "{:?}", world.host.links());
+    let links = world.host.links();
+    assert_eq!(
+        links.len(),
+        3,
+        "loopback, uplink, the way to the servers: {links:?}"
+    );
     for is_killed in [true, false] {
         if is_killed {
             agent.kill9();
@@ -844,7 +849,11 @@ const REFUSED: [(&str, u16, &str); 27] = [
         501,
         "Not supported yet: network_policy",
     ),
-    (r#"{"mtu": 1400}"#, 501, "Not supported yet: mtu"),
+    (
+        r#"{"mtu": 65522}"#,
+        400,
+        "Invalid mtu '65522': a TAP device takes 68 to 65521",
+    ),
     (
         r#"{"name": "first"}"#,
         409,

@@ -19,7 +19,8 @@ const fn flow(index: usize, port: u16) -> FlowTo {
 /// Links of the host that are not its own.
 fn taps(world: &World) -> Vec<String> {
     let mut links = world.host.links();
-    links.retain(|name| name != "lo" && name != UPLINK);
+    let is_hosts = |name: &str| name == "lo" || name == UPLINK || name.starts_with("netagent-");
+    links.retain(|name| !is_hosts(name));
     links.sort();
     links
 }

@@ -19,6 +19,10 @@ mod isolation;
 mod noise;
 mod owners;
 
+mod dhcp;
+mod dns;
+mod router_advert;
+
 mod access;
 mod custom;
 mod guest_formats;

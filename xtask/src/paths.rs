@@ -6,6 +6,12 @@ use std::path::{Path, PathBuf};
 /// The static busybox of Debian's `busybox-static`.
 pub const BUSYBOX: &str = "/bin/busybox";
 
+/// Debian's Python: its packages are made for it, whatever else `PATH` holds.
+pub const PYTHON: &str = "/usr/bin/python3";
+
+/// Where a Debian package puts Python modules.
+pub const PYTHON_MODULES: &str = "usr/lib/python3/dist-packages";
+
 /// `$XDG_CACHE_HOME/netagent`, else `$HOME/.cache/netagent`.
 pub fn cache_dir() -> PathBuf {
     cache_home().join("netagent")
@@ -42,6 +48,11 @@ pub fn guest_kernel() -> PathBuf {
 /// The guest kernel's modules, flat.
 pub fn guest_modules() -> PathBuf {
     guest_dir().join("modules")
+}
+
+/// The tree of Debian's cloud-init and the Python modules that it imports, unpacked.
+pub fn cloud_init() -> PathBuf {
+    cache_dir().join("cloud-init")
 }
 
 /// The top of the source tree.

@@ -238,6 +238,19 @@ impl Attacher {
         Ok(())
     }
 
+    /// Takes `from_services` off every device that it is pinned to.
+    ///
+    /// # Errors
+    /// Where a pin cannot be removed.
+    pub fn unpin_services(&self, pins: &Pins) -> Result<(), AttachError> {
+        for pin in pins.link_names()? {
+            if let Some((ifindex, FROM_SERVICES)) = Pins::parse_link_name(&pin) {
+                remove_link(&pins.link(ifindex, FROM_SERVICES))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes every program of ours off every device, the idle one's blocks apart, and says how many pins
     /// were removed.
     ///

@@ -40,7 +40,7 @@ use crate::instance::Before;
 use crate::netlink::Netlink;
 use crate::observe::events::Events;
 use crate::observe::{interfaces, links as observed_links, routes as observed_routes};
-use crate::plan::{Observed, ObservedDatapath, ObservedLink, SERVICES, Step};
+use crate::plan::{Observed, ObservedDatapath, ObservedLink, Step};
 
 /// Every so many rounds of collection, reverse entries without a flow are looked for too.
 const ORPHANS_EVERY: u32 = 12;
@@ -191,13 +191,10 @@ impl KernelHost {
 
     /// The way is closed first, and open when everything behind it stands.
     async fn serve_guests(&mut self) -> Result<(), Cause> {
-        let alias = format!("netagent:{}{SERVICES}", self.options.store_id);
         self.maps()?.set_services(0)?;
-        if let Some(earlier) = self.services.take() {
-            self.attacher.unpin(&self.pins, earlier.ifindex)?;
-            links::remove(&self.netlink, earlier.ifindex, &alias).await?;
-        }
-        let (end, sockets) = services::make(&self.netlink, &alias).await?;
+        self.services = None;
+        self.attacher.unpin_services(&self.pins)?;
+        let (end, sockets) = services::make(&self.netlink, self.options.store_id).await?;
         let programs = &mut loaded(&mut self.datapath)?.programs;
         self.attacher
             .attach_services(&self.pins, programs, end.ifindex, &end.name)

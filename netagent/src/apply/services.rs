@@ -9,6 +9,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netagent_common::services::{
@@ -33,7 +34,7 @@ use crate::apply::links::{self, LinkError};
 use crate::apply::settings;
 use crate::host::ServiceSockets;
 use crate::netlink::{Netlink, NetlinkError};
-use crate::plan::Neighbour;
+use crate::plan::{Neighbour, SERVICES, alias_prefix};
 
 /// The servers' end of the veth, in their namespace.
 const INNER: &str = "guests";
@@ -41,6 +42,9 @@ const INNER: &str = "guests";
 const MTU: u32 = 65_535;
 /// Bytes that wait in one socket: a thousand guests that boot at once ask in one moment.
 const RECEIVE_BUFFER: usize = 8 << 20;
+/// How often a name that is taken is tried again, and after which time.
+const NAME_TRIES: u32 = 40;
+const NAME_WAIT: Duration = Duration::from_millis(50);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1_024;
 /// RFC 4861 section 4.2: what came from farther away is not believed.
@@ -105,7 +109,7 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> ServicesError {
 pub struct HostEnd {
     /// Its interface index.
     pub ifindex: u32,
-    /// Its name, another one each time: an earlier one may still be on its way out.
+    /// Its name: the same for every agent of a store.
     pub name: String,
 }
 
@@ -116,21 +120,23 @@ struct Inside {
     sockets: ServiceSockets,
 }
 
-/// Makes the namespace with its sockets, and the veth into it. `alias` marks the host's end as the agent's.
+/// Makes the namespace with its sockets, and the veth into it. What the store of this id made earlier goes first.
 ///
 /// # Errors
 /// Where the kernel refuses; nothing is left then.
 pub async fn make(
     netlink: &Netlink,
-    alias: &str,
+    store_id: Uuid,
 ) -> Result<(HostEnd, ServiceSockets), ServicesError> {
+    let alias = &format!("{}{SERVICES}", alias_prefix(store_id).trim_end_matches(':'));
     let inside = enter()?;
-    let [a, b, c, ..] = *Uuid::new_v4().as_bytes();
+    let [a, b, c, ..] = *store_id.as_bytes();
     let name = format!("netagent-{a:02x}{b:02x}{c:02x}");
-    let mut made = LinkMessage::default();
-    made.attributes = veth(&name, &inside.namespace);
-    let made = RouteNetlinkMessage::NewLink(made);
-    netlink.change(made, NLM_F_CREATE | NLM_F_EXCL).await?;
+    // An earlier agent's goes with its namespace, but when is the kernel's affair.
+    if let Some(earlier) = links::named(netlink, &name).await? {
+        links::remove(netlink, earlier.header.index, alias).await?;
+    }
+    make_veth(netlink, &name, &inside.namespace).await?;
     let link = links::named(netlink, &name).await?;
     let ifindex = link.map_or(0, |link| link.header.index);
     links::set_alias(netlink, ifindex, alias).await?;
@@ -138,6 +144,21 @@ pub async fn make(
     settings::switch_off_v6(&name)?;
     configure(&inside.netlink).await?;
     Ok((HostEnd { ifindex, name }, inside.sockets))
+}
+
+/// One that was made a moment before its agent was killed carries no alias yet, and goes by itself.
+async fn make_veth(netlink: &Netlink, name: &str, namespace: &OwnedFd) -> Result<(), NetlinkError> {
+    let mut tries = 0;
+    loop {
+        let mut made = LinkMessage::default();
+        made.attributes = veth(name, namespace);
+        let made = RouteNetlinkMessage::NewLink(made);
+        match netlink.change(made, NLM_F_CREATE | NLM_F_EXCL).await {
+            Err(error) if error.is(Errno::EEXIST) && tries < NAME_TRIES => tries += 1,
+            result => return result,
+        }
+        tokio::time::sleep(NAME_WAIT).await;
+    }
 }
 
 fn veth(name: &str, namespace: &OwnedFd) -> Vec<LinkAttribute> {

@@ -61,6 +61,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Shared) {
             accepted = listener.accept() => accepted,
             Some(_) = tasks.join_next() => continue,
         };
+        while tasks.try_join_next().is_some() {}
         match accepted {
             Ok((stream, from)) => {
                 if let Some(conversation) = admit(stream, from, &shared) {

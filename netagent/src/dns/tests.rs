@@ -15,8 +15,8 @@ mod udp;
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Times that end while a test waits.
 const SHORT: Times = Times {
-    attempt: Duration::from_millis(400),
-    whole: Duration::from_millis(1_500),
+    attempt: Duration::from_millis(500),
+    whole: Duration::from_secs(3),
     idle: Duration::from_millis(400),
     life: Duration::from_secs(20),
 };
@@ -60,15 +60,19 @@ struct World {
 
 impl World {
     async fn new(upstreams: &[SocketAddr], times: Times) -> Self {
+        let upstreams = Upstreams::new(&Dns {
+            upstream: upstreams.to_vec(),
+        });
+        Self::with(upstreams, times).await
+    }
+
+    async fn with(upstreams: Upstreams, times: Times) -> Self {
         let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let udp6 = UdpSocket::bind("[::1]:0").await.unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = |socket: &UdpSocket| socket.local_addr().unwrap();
         let (at, at6) = (address(&udp), address(&udp6));
         let tcp_at = tcp.local_addr().unwrap();
-        let upstreams = Upstreams::new(&Dns {
-            upstream: upstreams.to_vec(),
-        });
         let sockets = Sockets {
             udp: vec![udp, udp6],
             tcp: vec![tcp],
@@ -85,6 +89,12 @@ impl World {
             udp6: at6,
             tcp: tcp_at,
         }
+    }
+
+    /// On a host that names no resolver.
+    async fn without_servers() -> Self {
+        let nowhere = "/nonexistent/resolv.conf".into();
+        Self::with(Upstreams::of_file(nowhere), LONG).await
     }
 
     async fn udp(&self, guest: [u8; 4]) -> UdpSocket {

@@ -37,6 +37,7 @@ pub(super) async fn serve(socket: Arc<UdpSocket>, shared: Shared) {
             received = socket.recv_from(&mut buffer) => received,
             Some(_) = tasks.join_next() => continue,
         };
+        while tasks.try_join_next().is_some() {}
         match received {
             Ok((len, from)) => {
                 let message = buffer.get(..len).unwrap_or_default();
@@ -114,11 +115,16 @@ impl Task {
         for _ in 0..ROUNDS {
             let mut silent = Vec::new();
             for server in servers {
+                let since = Instant::now();
                 match timeout(shared.times.attempt, ask(&self.query, server)).await {
-                    Ok(Ok(answer)) => return Some(answer),
+                    Ok(Ok(answer)) => {
+                        shared.upstreams.note_answer(server, Instant::now());
+                        return Some(answer);
+                    }
                     Ok(Err(error)) => tracing::debug!(%server, %error, "no DNS answer"),
                     Err(_) => {
-                        shared.upstreams.avoid(server, Instant::now());
+                        let now = Instant::now();
+                        shared.upstreams.note_silence(server, since, now);
                         silent.push(server);
                     }
                 }

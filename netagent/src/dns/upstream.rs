@@ -31,8 +31,16 @@ const AVOIDANCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Upstreams {
     source: Source,
-    /// Servers that were silent, and until when they come last: so a dead one does not delay every query.
-    avoided: Mutex<BTreeMap<SocketAddr, Instant>>,
+    health: Mutex<Health>,
+}
+
+/// What is known of the servers that all share.
+#[derive(Debug, Default)]
+struct Health {
+    /// When each last answered.
+    heard_at: BTreeMap<SocketAddr, Instant>,
+    /// Those that were silent, and until when they come last: so a dead one does not delay every query.
+    avoided: BTreeMap<SocketAddr, Instant>,
 }
 
 #[derive(Debug)]
@@ -69,14 +77,14 @@ impl Upstreams {
         let servers = config.upstream.as_slice().into();
         Self {
             source: Source::Configured(servers),
-            avoided: Mutex::default(),
+            health: Mutex::default(),
         }
     }
 
-    fn of_file(path: PathBuf) -> Self {
+    pub(super) fn of_file(path: PathBuf) -> Self {
         Self {
             source: Source::Host(path, Mutex::default()),
-            avoided: Mutex::default(),
+            health: Mutex::default(),
         }
     }
 
@@ -87,26 +95,42 @@ impl Upstreams {
             return Arc::new([SocketAddr::new(own, port::DNS)]);
         }
         let servers = self.all(now);
-        let mut avoided = self.avoided();
-        avoided.retain(|_, until| now < *until);
-        if avoided.is_empty() {
+        let mut health = self.health();
+        health.avoided.retain(|_, until| now < *until);
+        if health.avoided.is_empty() {
             return servers;
         }
         let mut servers = servers.to_vec();
         // Stable, so each half keeps its order.
-        servers.sort_by_key(|server| avoided.contains_key(server));
+        servers.sort_by_key(|server| health.avoided.contains_key(server));
         servers.into()
     }
 
-    /// A server said nothing. An instance's own is not remembered: it has no other.
-    pub fn avoid(&self, server: SocketAddr, now: Instant) {
-        if self.all(now).contains(&server) {
-            self.avoided().insert(server, now + AVOIDANCE);
+    /// A server answered. An instance's own is not remembered, nor when it is silent: it has no other.
+    pub fn note_answer(&self, server: SocketAddr, now: Instant) {
+        let shared = self.all(now);
+        if shared.contains(&server) {
+            let mut health = self.health();
+            health.avoided.remove(&server);
+            health.heard_at.retain(|known, _| shared.contains(known));
+            health.heard_at.insert(server, now);
         }
     }
 
-    fn avoided(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Instant>> {
-        self.avoided.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A server said nothing from `since` to `now`, unless it answered somebody else: then the question was the
+    /// trouble, and a guest with such questions must not turn the others away from it.
+    pub fn note_silence(&self, server: SocketAddr, since: Instant, now: Instant) {
+        if !self.all(now).contains(&server) {
+            return;
+        }
+        let mut health = self.health();
+        if health.heard_at.get(&server).is_none_or(|at| *at < since) {
+            health.avoided.insert(server, now + AVOIDANCE);
+        }
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn all(&self, now: Instant) -> Arc<[SocketAddr]> {
@@ -248,13 +272,30 @@ mod tests {
             upstream: vec![a, b, c],
         });
         let now = Instant::now();
-        upstreams.avoid(a, now);
-        upstreams.avoid("127.0.0.1:4".parse().unwrap(), now);
+        let half = now + AVOIDANCE / 2;
+        upstreams.note_silence(a, now, now);
+        upstreams.note_silence("127.0.0.1:4".parse().unwrap(), now, now);
         assert_eq!(*upstreams.servers(None, now), [b, c, a]);
-        upstreams.avoid(b, now + AVOIDANCE / 2);
-        assert_eq!(*upstreams.servers(None, now + AVOIDANCE / 2), [c, a, b]);
-        assert_eq!(*upstreams.servers(None, now + AVOIDANCE), [a, c, b]);
-        assert_eq!(*upstreams.servers(None, now + AVOIDANCE * 2), [a, b, c]);
+        upstreams.note_silence(b, half, half);
+        assert_eq!(*upstreams.servers(None, half), [c, a, b]);
+        upstreams.note_answer(b, half);
+        assert_eq!(*upstreams.servers(None, half), [b, c, a]);
+        assert_eq!(*upstreams.servers(None, now + AVOIDANCE), [a, b, c]);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_answers_others_is_not_avoided_for_one_question() {
+        let [a, b] = ["127.0.0.1:1", "127.0.0.1:2"].map(|at| at.parse().unwrap());
+        let upstreams = Upstreams::new(&Dns {
+            upstream: vec![a, b],
+        });
+        let now = Instant::now();
+        let later = now + Duration::from_secs(2);
+        upstreams.note_answer(a, now + Duration::from_secs(1));
+        upstreams.note_silence(a, now, later);
+        assert_eq!(*upstreams.servers(None, later), [a, b]);
+        upstreams.note_silence(a, later, later + Duration::from_secs(2));
+        assert_eq!(*upstreams.servers(None, later), [b, a]);
     }
 
     #[tokio::test]

@@ -3,8 +3,9 @@
 //! Nothing is kept. The address is the interface's whether it is asked for or not, so there are no leases to
 //! remember, to lose in a crash or to run out of.
 
-use super::GuestInterface;
 use netagent_common::drop::DropReason;
+
+use super::GuestInterface;
 
 mod options;
 mod reply;
@@ -110,7 +111,7 @@ pub enum Malformed {
 }
 
 impl Refusal {
-    /// The drop reason that it counts as.
+    /// What it counts as.
     #[must_use]
     pub const fn reason(&self) -> DropReason {
         match self {

@@ -1,5 +1,6 @@
 //! Router advertisements, RFC 4861 and RFC 8106: what a guest needs to configure its IPv6. Pure (G-1, M-8).
 
+use netagent_common::drop::DropReason;
 use netagent_common::net::GATEWAY_MAC;
 
 use super::{GuestInterface, GuestV6};
@@ -68,15 +69,15 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Name of the drop reason that it counts as.
+    /// What it counts as.
     #[must_use]
-    pub const fn reason(&self) -> &'static str {
+    pub const fn reason(&self) -> DropReason {
         match self {
             Self::TooShort { .. }
             | Self::NoSolicitation { .. }
             | Self::OptionLength { .. }
             | Self::AddressOfNobody
-            | Self::ForeignAddress => "malformed_router_solicit",
+            | Self::ForeignAddress => DropReason::MalformedRouterSolicit,
         }
     }
 }

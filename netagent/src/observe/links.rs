@@ -107,7 +107,7 @@ fn observed(message: LinkMessage) -> ObservedLink {
         }
     }
     // A device without upper bound says 0.
-    link.mtu_range = (highest > 0).then(|| lowest..=highest);
+    link.mtu_range = (highest > 0).then_some(lowest..=highest);
     link
 }
 

@@ -71,7 +71,7 @@ pub fn check<'a>(
     check_unique(&rows);
     let links = kernel::links(host);
     let taps = check_taps(&rows, &links, (uplink, others));
-    check_pins(agent, &taps, host.ifindex(uplink));
+    check_pins(agent, &taps, (host.ifindex(uplink), way_to_servers(&links)));
     let mut unknown: BTreeMap<&str, &Shown> =
         shown.iter().map(|one| (one.name.as_str(), one)).collect();
     for entry in entries {
@@ -120,7 +120,7 @@ fn check_taps<'a>(
 ) -> BTreeMap<&'a str, &'a Link> {
     let is_the_hosts = |link: &&Link| {
         let name = link.name.as_str();
-        name == "lo" || name == uplink || others.contains(&name)
+        name == "lo" || name == uplink || others.contains(&name) || link.leads_to_servers()
     };
     let taps: BTreeMap<&str, &Link> = links
         .iter()
@@ -151,8 +151,20 @@ fn check_taps<'a>(
     taps
 }
 
-/// Links of programs are pinned for the TAPs and the uplink, and for nothing else.
-fn check_pins(agent: &Agent, taps: &BTreeMap<&str, &Link>, uplink: u32) {
+/// Index of the one link that leads to the agent's own servers.
+fn way_to_servers(links: &[Link]) -> u32 {
+    let ways: Vec<&Link> = links
+        .iter()
+        .filter(|link| link.leads_to_servers())
+        .collect();
+    let [way] = ways[..] else {
+        panic!("one way to the servers: {links:?}");
+    };
+    way.ifindex
+}
+
+/// Links of programs are pinned for the TAPs, the uplink and the way to the servers, and for nothing else.
+fn check_pins(agent: &Agent, taps: &BTreeMap<&str, &Link>, (uplink, way): (u32, u32)) {
     let set =
         |names: &[&str]| -> BTreeSet<String> { names.iter().map(|&name| name.into()).collect() };
     let mut wanted: BTreeMap<u32, BTreeSet<String>> = taps
@@ -160,6 +172,7 @@ fn check_pins(agent: &Agent, taps: &BTreeMap<&str, &Link>, uplink: u32) {
         .map(|link| (link.ifindex, set(&[names::FROM_VM, names::TO_VM])))
         .collect();
     wanted.insert(uplink, set(&[names::FROM_UPLINK]));
+    wanted.insert(way, set(&[names::FROM_SERVICES]));
     assert_eq!(kernel::pinned_links(agent), wanted, "pins of links");
 }
 

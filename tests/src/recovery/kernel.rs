@@ -45,6 +45,26 @@ pub fn links(host: &NetNs) -> Vec<Link> {
     links
 }
 
+impl Link {
+    /// Whether it leads to the agent's own servers: it comes and goes with the agent.
+    #[must_use]
+    pub fn leads_to_servers(&self) -> bool {
+        let alias = self.alias.as_deref().unwrap_or_default();
+        alias.ends_with(":services")
+    }
+}
+
+/// The links that outlive the agent.
+///
+/// # Panics
+/// Where `ip` prints something else.
+#[must_use]
+pub fn lasting_links(host: &NetNs) -> Vec<Link> {
+    let mut links = links(host);
+    links.retain(|link| !link.leads_to_servers());
+    links
+}
+
 fn addresses(host: &NetNs) -> BTreeMap<u32, Vec<String>> {
     let shown = host.json("ip -json -4 address show");
     let shown = shown.as_array().expect("ip prints a list");

@@ -51,6 +51,19 @@ impl Apt {
         shell::read(&mut download).map(drop)
     }
 
+    /// Downloads packages to the directory, by lists as old as they are, else by new ones.
+    pub(crate) fn download_all(&mut self, packages: &[&str], dir: &Path) -> Result<()> {
+        let download = |apt: &mut Self| {
+            let mut packages = packages.iter();
+            packages.try_for_each(|package| apt.download(package, dir))
+        };
+        if download(self).is_err() {
+            self.update(&[])?;
+            download(self)?;
+        }
+        Ok(())
+    }
+
     /// What the package directly depends on first: the real package behind a meta package.
     pub(crate) fn first_dependency(&mut self, package: &str) -> Result<String> {
         let listing =

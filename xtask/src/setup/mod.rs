@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: installs what building, running and testing need, and only what is missing.
 
 mod apt;
+mod cloud_init;
 mod compiler;
 mod kernel;
 mod linker;
@@ -17,7 +18,7 @@ use crate::setup::compiler::Compiler;
 use crate::shell::say;
 
 /// Programs that the agent's tests, benchmarks and demonstrations run, and the Debian packages that they are in.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("nsenter", "util-linux"),
@@ -28,6 +29,8 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("busybox", "busybox-static"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("systemd-analyze", "systemd"),
+    ("dhclient", "isc-dhcp-client"),
+    (paths::PYTHON, "python3"),
 ];
 
 /// Installs what is missing. It changes nothing and takes a fraction of a second when all is there.
@@ -47,7 +50,8 @@ pub(crate) fn setup() -> Result<()> {
         }
     };
     record(&compiler, &linker)?;
-    kernel::fetch_missing(&mut apt)
+    kernel::fetch_missing(&mut apt)?;
+    cloud_init::fetch_missing(&mut apt)
 }
 
 /// Installs the missing programs, and Debian's rustc with its source where there is no usable compiler.

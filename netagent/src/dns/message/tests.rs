@@ -21,10 +21,10 @@ fn message(flags: [u8; 2], counts: [u8; 3], rest: &[u8]) -> Vec<u8> {
 }
 
 fn query(bytes: &[u8]) -> Query {
-    match Received::read(bytes) {
-        Received::Query(query) => query,
-        other => panic!("{other:?}"),
-    }
+    let Received::Query(query) = Received::read(bytes) else {
+        panic!("{bytes:?} is not taken");
+    };
+    query
 }
 
 fn plain() -> Query {

@@ -144,6 +144,17 @@ async fn the_next_server_is_asked_where_one_is_closed_or_silent() {
 }
 
 #[tokio::test]
+async fn a_silent_server_does_not_delay_every_query() {
+    let (silent, asked) = fake_udp("127.0.0.1:0", |_| Vec::new()).await;
+    let world = World::new(&[silent, honest_udp().await], SHORT).await;
+    let guest = world.udp(GUEST).await;
+    for _ in 0..20 {
+        assert_eq!(code(&ask(&guest, &query([0, 1], "a")).await), 0);
+    }
+    assert_eq!(asked.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_silent_server_is_asked_again() {
     let mut count = 0;
     let (server, asked) = fake_udp("127.0.0.1:0", move |query| {
@@ -175,6 +186,18 @@ async fn where_no_server_answers_the_guest_is_told() {
         assert_eq!(got[4..], sent[4..]);
         assert_eq!(world.counters(GUEST).failed, 1);
     }
+}
+
+#[tokio::test]
+async fn where_there_is_no_server_the_guest_is_told() {
+    let world = World::without_servers().await;
+    let sent = query([0, 1], "a");
+    assert_eq!(code(&ask(&world.udp(GUEST).await, &sent).await), 2);
+    let mut stream = world.tcp(GUEST).await;
+    send_frame(&mut stream, &sent).await;
+    let got = receive_frame(&mut stream).await.unwrap();
+    assert_eq!(code(&got), 2);
+    assert_eq!(world.counters(GUEST).failed, 2);
 }
 
 #[tokio::test]
@@ -222,6 +245,27 @@ async fn a_flood_slows_its_own_guest_alone() {
     })
     .await;
     assert_eq!(asked.lock().unwrap().len(), 65);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_guests_are_served_at_once() {
+    let world = World::new(&[honest_udp().await], LONG).await;
+    let mut guests = JoinSet::new();
+    for last in 100..150 {
+        let guest = world.udp([127, 0, 0, last]).await;
+        guests.spawn(async move {
+            for id in 0..20 {
+                let sent = query([last, id], "a");
+                assert_eq!(ask(&guest, &sent).await, answer(&sent, b"honest"));
+            }
+        });
+    }
+    while let Some(ended) = within(guests.join_next()).await {
+        ended.unwrap();
+    }
+    for last in 100..150 {
+        assert_eq!(world.counters([127, 0, 0, last]).answered, 20);
+    }
 }
 
 #[tokio::test]
