@@ -6,15 +6,18 @@
 )]
 
 mod addresses;
+mod answers;
 mod drops;
 mod frames;
 mod garbage;
 mod lent;
+mod limits;
 mod local;
 mod nat;
 mod paths;
 mod ports;
 mod segments;
+mod services;
 mod spoofs;
 mod states;
 

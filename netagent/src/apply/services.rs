@@ -30,6 +30,7 @@ use rtnetlink::packet_route::link::{
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
+use crate::apply::addresses;
 use crate::apply::links::{self, LinkError};
 use crate::apply::settings;
 use crate::host::ServiceSockets;
@@ -189,7 +190,7 @@ async fn configure(netlink: &Netlink) -> Result<(), ServicesError> {
         IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from(SERVER_V6), 126)),
     ];
     for address in addresses {
-        links::add_address(netlink, ifindex, address).await?;
+        addresses::add_address(netlink, ifindex, address).await?;
     }
     links::set_up(netlink, ifindex, true).await?;
     let next_hops = [
@@ -203,8 +204,8 @@ async fn configure(netlink: &Netlink) -> Result<(), ServicesError> {
             address,
             mac,
         };
-        links::add_neighbour(netlink, &neighbour).await?;
-        links::add_default_route(netlink, ifindex, address).await?;
+        addresses::add_neighbour(netlink, &neighbour).await?;
+        addresses::add_default_route(netlink, ifindex, address).await?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
@@ -32,6 +33,7 @@ pub(super) fn run(overrides: &Overrides, format: LogFormat) -> Result<ExitCode> 
     if let Some((what, fix)) = doctor::first_obstacle(&config) {
         bail!("{what}: {fix}");
     }
+    raise_descriptor_limit();
     runtime()?.block_on(serve(config))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -54,6 +56,18 @@ pub(super) fn start_log(format: LogFormat) {
     match format {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),
+    }
+}
+
+/// As many descriptors as the limit can be raised to: thousands of queries may wait, each with a socket of its own.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(now, most)| match now {
+        _ if now < most => setrlimit(Resource::RLIMIT_NOFILE, most, most),
+        // The unit sets both, and lets nobody change them.
+        _ => Ok(()),
+    });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 
