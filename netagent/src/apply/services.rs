@@ -25,7 +25,7 @@ use nix::sys::socket::{
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State,
 };
 use tokio::runtime::Handle;
 use uuid::Uuid;
@@ -46,6 +46,9 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// How often a name that is taken is tried again, and after which time.
 const NAME_TRIES: u32 = 40;
 const NAME_WAIT: Duration = Duration::from_millis(50);
+/// How often a link is looked at until the kernel sends on it, and after which time.
+const READY_TRIES: u32 = 200;
+const READY_WAIT: Duration = Duration::from_millis(5);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1_024;
 /// RFC 4861 section 4.2: what came from farther away is not believed.
@@ -112,6 +115,33 @@ pub struct HostEnd {
     pub ifindex: u32,
     /// Its name: the same for every agent of a store.
     pub name: String,
+    inside: Netlink,
+}
+
+impl HostEnd {
+    /// Takes the way up, and waits until it carries packets: for a moment after a link has come up the kernel drops
+    /// what is sent on it, and a guest that asked then would ask in vain.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub async fn open(&self, netlink: &Netlink) -> Result<(), ServicesError> {
+        links::set_up(netlink, self.ifindex, true).await?;
+        for (netlink, name) in [(netlink, self.name.as_str()), (&self.inside, INNER)] {
+            let mut tries = 0;
+            // One that takes longer loses packets, and nothing else.
+            while !is_operational(netlink, name).await? && tries < READY_TRIES {
+                tries += 1;
+                tokio::time::sleep(READY_WAIT).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn is_operational(netlink: &Netlink, name: &str) -> Result<bool, NetlinkError> {
+    let link = links::named(netlink, name).await?;
+    let up = LinkAttribute::OperState(State::Up);
+    Ok(link.is_some_and(|link| link.attributes.contains(&up)))
 }
 
 /// The namespace while it is made.
@@ -144,7 +174,12 @@ pub async fn make(
     settings::write(&name, false)?;
     settings::switch_off_v6(&name)?;
     configure(&inside.netlink).await?;
-    Ok((HostEnd { ifindex, name }, inside.sockets))
+    let end = HostEnd {
+        ifindex,
+        name,
+        inside: inside.netlink,
+    };
+    Ok((end, inside.sockets))
 }
 
 /// One that was made a moment before its agent was killed carries no alias yet, and goes by itself.
