@@ -159,7 +159,10 @@ fn judge_dns<A: Steered>(skb: Skb, interface: &Interface) -> Result<Action, Drop
     let transport = parse::transport(skb, &header)?;
     parse::check_segments(skb, &transport)?;
     let allowance = maps::allowance(interface.slot).ok_or(DropReason::ServiceLimit)?;
-    pay(&mut allowance.dns_ns, DNS_PER_SECOND, DNS_PER_SECOND)?;
+    // A super-frame is as many packets as the servers' stack cuts it into.
+    let (packets, _) = parse::on_the_wire::<A>(skb, &transport);
+    let burst = DNS_PER_SECOND;
+    pay(&mut allowance.dns_ns, DNS_PER_SECOND, burst, packets)?;
     steer(skb, interface, &header, transport.kind.checksum_offset())
 }
 
@@ -182,18 +185,20 @@ fn pay_for_configuration(interface: &Interface) -> Result<(), DropReason> {
         &mut allowance.configuration_ns,
         CONFIGURATION_PER_SECOND,
         burst,
+        1,
     )
 }
 
 /// A token bucket in one number: the time up to which everything that was sent is paid.
 #[inline(always)]
-fn pay(paid_ns: &mut u64, per_second: u64, burst: u64) -> Result<(), DropReason> {
+fn pay(paid_ns: &mut u64, per_second: u64, burst: u64, packets: u32) -> Result<(), DropReason> {
     let (now, price) = (kernel::now_ns(), 1_000_000_000 / per_second);
     let from = if *paid_ns > now { *paid_ns } else { now };
-    if from + price > now + burst * price {
+    let until = from + u64::from(packets) * price;
+    if until > now + burst * price {
         return Err(DropReason::ServiceLimit);
     }
-    *paid_ns = from + price;
+    *paid_ns = until;
     Ok(())
 }
 
