@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
@@ -23,6 +24,8 @@ use crate::config::{Config, Overrides};
 
 /// Threads of the runtime: one for the agent's task, one for the API.
 const THREADS: usize = 2;
+/// Descriptors that the resolver may take (`dns/places.rs`), with room for maps, programs and clients of the API.
+const DESCRIPTORS: u64 = 16_384;
 /// How long open connections may keep the end waiting.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -32,6 +35,7 @@ pub(super) fn run(overrides: &Overrides, format: LogFormat) -> Result<ExitCode> 
     if let Some((what, fix)) = doctor::first_obstacle(&config) {
         bail!("{what}: {fix}");
     }
+    raise_descriptors();
     runtime()?.block_on(serve(config))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -42,6 +46,28 @@ pub(super) fn runtime() -> Result<Runtime> {
         .enable_all()
         .build()
         .context("cannot start threads")
+}
+
+/// A shell gives 1,024 descriptors, which the queries of a few guests would use up: none would be left for the API.
+fn raise_descriptors() {
+    let raise = || {
+        let (now, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        if now < DESCRIPTORS && now < most {
+            setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS.min(most), most)?;
+        }
+        nix::Result::Ok(DESCRIPTORS.min(most.max(now)))
+    };
+    let (got, error) = match raise() {
+        Ok(got) => (got, None),
+        Err(error) => (0, Some(error)),
+    };
+    if got < DESCRIPTORS {
+        tracing::warn!(
+            ?error,
+            "fewer than {DESCRIPTORS} descriptors: many DNS queries at once may leave none for the API; raise the limit \
+             (`ulimit -Hn`, or LimitNOFILE= of the service)"
+        );
+    }
 }
 
 /// Log lines go to standard error; `RUST_LOG` sets what is logged.
