@@ -10,7 +10,7 @@ use netagent_tests::packet;
 use netagent_tests::prog_run::{Context, Sizes, verdict};
 use netagent_tests::scene::{self, REMOTE_V4, REMOTE_V6, SLOT, Scene, to};
 
-use crate::{frames, limits, paths, segments, services, spoofs};
+use crate::{frames, limits, paths, requests, segments, services, spoofs};
 
 /// In which state of the maps a packet is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,10 +93,11 @@ fn cases() -> Vec<Case> {
         paths::destination_cases(),
         paths::path_cases(),
         segments::segment_cases(),
-        services::refused_cases(),
-        services::request_cases(),
-        services::solicitation_cases(),
-        services::super_frame_cases(),
+        requests::unserved_cases(),
+        requests::closed_cases(),
+        requests::spoofed_cases(),
+        requests::solicitation_cases(),
+        requests::super_frame_cases(),
     ];
     tables.into_iter().flatten().collect()
 }

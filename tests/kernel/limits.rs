@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytemuck::Zeroable;
 use netagent_common::drop::DropReason;
 use netagent_common::names::{FROM_VM, map};
 use netagent_common::net::GATEWAY_MAC;
@@ -39,6 +40,11 @@ pub(crate) fn leave_nothing(scene: &mut Scene) {
         dns_ns: now + LONG_NS,
     };
     set_allowance(scene, SLOT, nothing);
+}
+
+/// The instance may ask as if it had not asked yet.
+pub(crate) fn leave_everything(scene: &mut Scene) {
+    set_allowance(scene, SLOT, Allowance::zeroed());
 }
 
 fn query() -> Vec<u8> {

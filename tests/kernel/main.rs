@@ -16,10 +16,12 @@ mod local;
 mod nat;
 mod paths;
 mod ports;
+mod requests;
 mod segments;
 mod services;
 mod spoofs;
 mod states;
+mod strays;
 
 mod collect;
 mod loads;

@@ -2,9 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netagent_common::drop::DropReason;
-use netagent_common::limit::SEGMENTS_MAX;
-use netagent_common::names::FROM_VM;
 use netagent_common::net::GATEWAY_MAC;
 use netagent_common::services::{
     Client, Place, SERVER_V4, SERVER_V6, SERVICES_HOST_MAC, SERVICES_MAC,
@@ -12,13 +9,12 @@ use netagent_common::services::{
 use netagent_common::vm::{EXACT_ADDRESS, Interface};
 use netagent_tests::neighbour::{self, BROADCAST, icmpv6};
 use netagent_tests::packet::{self, Ends, hex, udp};
-use netagent_tests::prog_run::{Context, Sizes, verdict};
+use netagent_tests::prog_run::{Sizes, verdict};
 use netagent_tests::scene::{
     self, GATEWAY_V4, GENERATION, GUEST_MAC, GUEST_V4, GUEST_V6, REMOTE_V4, REMOTE_V6, SLOT, Scene,
     to,
 };
 
-use crate::drops::{Case, Maps};
 use crate::nat::{Build, tcp_segment};
 
 /// An odd length, so that the checksum covers a padded byte.
@@ -27,7 +23,7 @@ pub(crate) const PAYLOAD: &[u8] = b"seventeen bytes..";
 pub(crate) const TOLD: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 pub(crate) const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xa8fc, 0xff, 0xfe00, 6);
 /// In fe80::/10, but not in fe80::/64.
-const STRANGE_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 1, 0, 0, 0, 6);
+pub(crate) const STRANGE_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 1, 0, 0, 0, 6);
 pub(crate) const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
 /// The instance's addresses on its other interfaces, in order.
@@ -294,219 +290,4 @@ fn what_asks_no_server_of_the_agent_is_a_flow_like_any_other() {
         assert!(own.contains(&left.ends.src), "{left:?}");
         assert_eq!(scene.open_flows(), count);
     }
-}
-
-/// Requests that lead to no server, since there is none, or for want of what they may need.
-pub(crate) fn refused_cases() -> Vec<Case> {
-    let requests = [
-        ("a DHCP request", dhcp(&to_all(Ipv4Addr::UNSPECIFIED))),
-        ("a renewal", dhcp(&to(GATEWAY_V4))),
-        ("a DNS query", udp(&to(GATEWAY_V4), (4_000, 53), PAYLOAD)),
-        (
-            "a DNS query over TCP and IPv6",
-            tcp_segment(&to(scene::gateway_v6()), (4_000, 53), PAYLOAD),
-        ),
-        (
-            "a DNS query from the link",
-            udp(
-                &to(scene::gateway_v6()).from(LINK_LOCAL),
-                (4_000, 53),
-                PAYLOAD,
-            ),
-        ),
-        (
-            "a router solicitation",
-            solicitation(&to_routers(LINK_LOCAL), &[]),
-        ),
-    ];
-    let states = [
-        (DropReason::ServicesDown, Maps::NoServers),
-        (DropReason::ServiceLimit, Maps::NothingLeft),
-    ];
-    let mut cases = Vec::new();
-    for (reason, maps) in states {
-        for (what, bytes) in &requests {
-            cases.push(Case::from_vm(reason, what, bytes.clone()).with(maps));
-        }
-    }
-    let unanswered = solicitation(&to_routers(LINK_LOCAL), &[]);
-    let case = Case::from_vm(DropReason::RouterSolicit, "a guest of IPv4", unanswered);
-    cases.push(case.with(Maps::NoV6));
-    cases
-}
-
-/// DHCP and DNS that no guest should send.
-pub(crate) fn request_cases() -> Vec<Case> {
-    use DropReason::{
-        AlwaysDenied, Fragment, GatewayClosed, NotForGateway, RogueDhcp, SpoofedAddress,
-    };
-    let astray = |ends: Ends| Ends {
-        dst_mac: [2, 0, 0, 0, 0, 9],
-        ..ends
-    };
-    let unspecified = Ipv4Addr::UNSPECIFIED;
-    let other = Ipv4Addr::new(172, 16, 0, 18);
-    let gateway = scene::gateway_v6();
-    let dns = |ends: &Ends| udp(ends, (4_000, 53), PAYLOAD);
-    let mut fragment = dns(&to(GATEWAY_V4));
-    fragment[20] = 0x20;
-    fragment[24..26].fill(0);
-    let sum = !packet::fold(packet::sum(&fragment[14..34]));
-    fragment[24..26].copy_from_slice(&sum.to_be_bytes());
-    let mut first_of_dhcp = dhcp(&to_all(unspecified));
-    first_of_dhcp[20] = 0x20;
-    first_of_dhcp[24..26].fill(0);
-    let sum = !packet::fold(packet::sum(&first_of_dhcp[14..34]));
-    first_of_dhcp[24..26].copy_from_slice(&sum.to_be_bytes());
-    let dhcpv6 = Ends {
-        dst_mac: [0x33, 0x33, 0, 1, 0, 2],
-        ..to("ff02::1:2".parse::<Ipv6Addr>().unwrap()).from(LINK_LOCAL)
-    };
-    let server_port = udp(&to(GATEWAY_V4), (4_000, 67), PAYLOAD);
-    let by_tcp = tcp_segment(&to(GATEWAY_V4), (68, 67), PAYLOAD);
-    let over_v6 = udp(&to(gateway), (68, 67), PAYLOAD);
-    let from_server = udp(&to(GATEWAY_V4), (67, 67), PAYLOAD);
-    let client_to_all = dhcp(&to_all(other));
-    let foreign_port = udp(&to_all(unspecified), (4_000, 67), PAYLOAD);
-    let table = [
-        (NotForGateway, "DNS to another", dns(&astray(to(TOLD)))),
-        (
-            NotForGateway,
-            "DHCP to another",
-            dhcp(&astray(to_all(unspecified))),
-        ),
-        (
-            NotForGateway,
-            "a renewal to another",
-            dhcp(&astray(to(GATEWAY_V4))),
-        ),
-        (GatewayClosed, "DHCP from another port", server_port),
-        (GatewayClosed, "DHCP over TCP", by_tcp),
-        (GatewayClosed, "DHCP over IPv6", over_v6),
-        (RogueDhcp, "a DHCP server asks", from_server),
-        (AlwaysDenied, "DHCPv6", udp(&dhcpv6, (546, 547), PAYLOAD)),
-        (Fragment, "a fragment of a query", fragment),
-        (Fragment, "a fragment of a DHCP request", first_of_dhcp),
-        (SpoofedAddress, "another's DHCP", client_to_all),
-        (SpoofedAddress, "another port, no address", foreign_port),
-        (
-            SpoofedAddress,
-            "no address and another server",
-            dhcp(&to(REMOTE_V4).from(unspecified)),
-        ),
-        (
-            SpoofedAddress,
-            "a query without address",
-            dns(&to(GATEWAY_V4).from(unspecified)),
-        ),
-        (
-            SpoofedAddress,
-            "another's query",
-            dns(&to(GATEWAY_V4).from(other)),
-        ),
-        (
-            SpoofedAddress,
-            "the gateway's own query",
-            dns(&to(GATEWAY_V4).from(GATEWAY_V4)),
-        ),
-        (
-            SpoofedAddress,
-            "the gateway's own query",
-            dns(&to(gateway).from(gateway)),
-        ),
-        (
-            SpoofedAddress,
-            "`::` asks",
-            dns(&to(gateway).from(Ipv6Addr::UNSPECIFIED)),
-        ),
-        (
-            SpoofedAddress,
-            "a strange link-local address asks",
-            dns(&to(gateway).from(STRANGE_LOCAL)),
-        ),
-    ];
-    table
-        .map(|(reason, what, bytes)| Case::from_vm(reason, what, bytes).with(Maps::Several))
-        .into()
-}
-
-/// Router solicitations that no guest should send.
-pub(crate) fn solicitation_cases() -> Vec<Case> {
-    use DropReason::{Malformed, NeighbourUnanswered, SpoofedNeighbour};
-    let ends = to_routers(LINK_LOCAL);
-    let other: Ipv6Addr = "fd00:a:b:9::2".parse().unwrap();
-    let foreign = link_layer([2, 0, 0, 0, 0, 7]);
-    let nobody = to_routers(Ipv6Addr::UNSPECIFIED);
-    let code = packet::icmp(&ends, (icmpv6::ROUTER_SOLICITATION, 1), &[0; 4]);
-    let table = [
-        (
-            Malformed,
-            "was forwarded",
-            solicitation(&Ends { ttl: 254, ..ends }, &[]),
-        ),
-        (Malformed, "code 1", code),
-        (
-            SpoofedNeighbour,
-            "another's address",
-            solicitation(&to_routers(other), &[]),
-        ),
-        (
-            SpoofedNeighbour,
-            "the gateway's address",
-            solicitation(&to_routers(scene::gateway_v6()), &[]),
-        ),
-        (
-            SpoofedNeighbour,
-            "another's hardware address",
-            solicitation(&ends, &foreign),
-        ),
-        (
-            SpoofedNeighbour,
-            "nobody's hardware address",
-            solicitation(&nobody, &link_layer(GUEST_MAC)),
-        ),
-        (
-            NeighbourUnanswered,
-            "asks all nodes",
-            solicitation(&ends.to("ff02::1".parse::<Ipv6Addr>().unwrap()), &[]),
-        ),
-    ];
-    let mut cases: Vec<Case> = table
-        .map(|(reason, what, bytes)| Case::from_vm(reason, what, bytes))
-        .into();
-    let strange = solicitation(&to_routers(STRANGE_LOCAL), &[]);
-    let what = "a strange link-local address";
-    cases.push(Case::from_vm(DropReason::SpoofedAddress, what, strange));
-    cases
-}
-
-/// Requests for configuration as super-frames: they are answered one by one.
-pub(crate) fn super_frame_cases() -> Vec<Case> {
-    let context = Context {
-        gso_size: 100,
-        ..scene::FROM_VM
-    };
-    let table = [
-        ("a DHCP request", dhcp(&to_all(Ipv4Addr::UNSPECIFIED))),
-        ("a renewal", dhcp(&to(GATEWAY_V4))),
-        (
-            "a router solicitation",
-            solicitation(&to_routers(LINK_LOCAL), &[0; 400]),
-        ),
-    ];
-    let case =
-        |(what, bytes)| Case::from_vm(DropReason::Malformed, what, bytes).seen_by(FROM_VM, context);
-    let mut cases: Vec<Case> = table.map(case).into();
-    let context = Context {
-        gso_size: 1,
-        ..context
-    };
-    for gateway in [IpAddr::V4(GATEWAY_V4), scene::gateway_v6().into()] {
-        for build in QUESTIONS {
-            let bytes = build(&to(gateway), (4_000, 53), &[7; SEGMENTS_MAX as usize]);
-            let case = Case::from_vm(DropReason::TooManySegments, "questions", bytes);
-            cases.push(case.seen_by(FROM_VM, context));
-        }
-    }
-    cases
 }

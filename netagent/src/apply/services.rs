@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
@@ -30,6 +30,7 @@ use rtnetlink::packet_route::link::{
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
+use crate::apply::addresses;
 use crate::apply::links::{self, LinkError};
 use crate::apply::settings;
 use crate::host::ServiceSockets;
@@ -54,14 +55,24 @@ const BACKLOG: i32 = 1_024;
 const HOP_LIMIT: i32 = 255;
 
 /// Settings of the namespace, below `/proc/sys/net`. Its addresses are made up: nothing is to be looked for, and
-/// nothing to be said about them.
-const SETTINGS: [(&str, &str); 8] = [
+/// nothing to be said about them. What guests leave behind in its TCP counts against limits of the whole host, so it
+/// is little, and soon gone; what is not set here is the host's.
+const SETTINGS: [(&str, &str); 15] = [
     // So that binding port 53 needs no capability.
     ("ipv4/ip_unprivileged_port_start", "0"),
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
     ("ipv4/conf/all/forwarding", "0"),
     ("ipv6/conf/all/forwarding", "0"),
+    ("ipv4/tcp_syncookies", "1"),
+    // A closed connection whose guest says nothing ends within two seconds, and not after a hundred.
+    ("ipv4/tcp_orphan_retries", "2"),
+    ("ipv4/tcp_fin_timeout", "5"),
+    ("ipv4/tcp_max_tw_buckets", "4096"),
+    ("ipv4/tcp_rmem", "4096 65536 262144"),
+    ("ipv4/tcp_wmem", "4096 65536 262144"),
+    // A guest whose device has a larger MTU than its interface loses large segments: smaller ones arrive.
+    ("ipv4/tcp_mtu_probing", "1"),
     ("ipv6/conf/default/disable_ipv6", "0"),
     ("ipv6/conf/default/accept_ra", "0"),
     ("ipv6/conf/default/addr_gen_mode", "1"),
@@ -172,7 +183,7 @@ pub async fn make(
     links::set_alias(netlink, ifindex, alias).await?;
     settings::write(&name, false)?;
     settings::switch_off_v6(&name)?;
-    configure(&inside.netlink).await?;
+    configure(&inside.netlink, inside.sockets.router.is_some()).await?;
     let end = HostEnd {
         ifindex,
         name,
@@ -215,31 +226,32 @@ fn veth(name: &str, namespace: &OwnedFd) -> Vec<LinkAttribute> {
     ]
 }
 
-/// Addresses, and one neighbour through whom every client is reached.
-async fn configure(netlink: &Netlink) -> Result<(), ServicesError> {
+/// Addresses, and one neighbour through whom every client is reached; a kernel without IPv6 has none of its.
+async fn configure(netlink: &Netlink, has_v6: bool) -> Result<(), ServicesError> {
     let link = links::named(netlink, INNER).await?;
     let ifindex = link.map_or(0, |link| link.header.index);
     let addresses = [
         IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::from(SERVER_V4), 30)),
         IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from(SERVER_V6), 126)),
     ];
-    for address in addresses {
-        links::add_address(netlink, ifindex, address).await?;
+    let is_known = |address: &IpAddr| has_v6 || address.is_ipv4();
+    for address in addresses.into_iter().filter(|net| is_known(&net.addr())) {
+        addresses::add_address(netlink, ifindex, address).await?;
     }
     links::set_up(netlink, ifindex, true).await?;
-    let next_hops = [
+    let next_hops: [IpAddr; 2] = [
         Ipv4Addr::from(NEXT_HOP_V4).into(),
         Ipv6Addr::from(NEXT_HOP_V6).into(),
     ];
-    for address in next_hops {
+    for address in next_hops.into_iter().filter(is_known) {
         let mac = SERVICES_HOST_MAC;
         let neighbour = Neighbour {
             ifindex,
             address,
             mac,
         };
-        links::add_neighbour(netlink, &neighbour).await?;
-        links::add_default_route(netlink, ifindex, address).await?;
+        addresses::add_neighbour(netlink, &neighbour).await?;
+        addresses::add_default_route(netlink, ifindex, address).await?;
     }
     Ok(())
 }
