@@ -202,7 +202,7 @@ impl KernelHost {
         self.attacher
             .attach_services(&self.pins, programs, end.ifindex, &end.name)
             .await?;
-        links::set_up(&self.netlink, end.ifindex, true).await?;
+        end.open(&self.netlink).await?;
         self.maps()?.set_services(end.ifindex)?;
         self.services = Some(end);
         self.sockets = Some(sockets);

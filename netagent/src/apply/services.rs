@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use nix::sys::socket::{
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State,
 };
 use tokio::runtime::Handle;
 use uuid::Uuid;
@@ -46,20 +46,33 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// How often a name that is taken is tried again, and after which time.
 const NAME_TRIES: u32 = 40;
 const NAME_WAIT: Duration = Duration::from_millis(50);
+/// How often a link is looked at until the kernel sends on it, and after which time.
+const READY_TRIES: u32 = 200;
+const READY_WAIT: Duration = Duration::from_millis(5);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1_024;
 /// RFC 4861 section 4.2: what came from farther away is not believed.
 const HOP_LIMIT: i32 = 255;
 
 /// Settings of the namespace, below `/proc/sys/net`. Its addresses are made up: nothing is to be looked for, and
-/// nothing to be said about them.
-const SETTINGS: [(&str, &str); 8] = [
+/// nothing to be said about them. What guests leave behind in its TCP counts against limits of the whole host, so it
+/// is little, and soon gone; what is not set here is the host's.
+const SETTINGS: [(&str, &str); 15] = [
     // So that binding port 53 needs no capability.
     ("ipv4/ip_unprivileged_port_start", "0"),
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
     ("ipv4/conf/all/forwarding", "0"),
     ("ipv6/conf/all/forwarding", "0"),
+    ("ipv4/tcp_syncookies", "1"),
+    // A closed connection whose guest says nothing ends within two seconds, and not after a hundred.
+    ("ipv4/tcp_orphan_retries", "2"),
+    ("ipv4/tcp_fin_timeout", "5"),
+    ("ipv4/tcp_max_tw_buckets", "4096"),
+    ("ipv4/tcp_rmem", "4096 65536 262144"),
+    ("ipv4/tcp_wmem", "4096 65536 262144"),
+    // A guest whose device has a larger MTU than its interface loses large segments: smaller ones arrive.
+    ("ipv4/tcp_mtu_probing", "1"),
     ("ipv6/conf/default/disable_ipv6", "0"),
     ("ipv6/conf/default/accept_ra", "0"),
     ("ipv6/conf/default/addr_gen_mode", "1"),
@@ -112,6 +125,33 @@ pub struct HostEnd {
     pub ifindex: u32,
     /// Its name: the same for every agent of a store.
     pub name: String,
+    inside: Netlink,
+}
+
+impl HostEnd {
+    /// Takes the way up, and waits until it carries packets: for a moment after a link has come up the kernel drops
+    /// what is sent on it, and a guest that asked then would ask in vain.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub async fn open(&self, netlink: &Netlink) -> Result<(), ServicesError> {
+        links::set_up(netlink, self.ifindex, true).await?;
+        for (netlink, name) in [(netlink, self.name.as_str()), (&self.inside, INNER)] {
+            let mut tries = 0;
+            // One that takes longer loses packets, and nothing else.
+            while !is_operational(netlink, name).await? && tries < READY_TRIES {
+                tries += 1;
+                tokio::time::sleep(READY_WAIT).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn is_operational(netlink: &Netlink, name: &str) -> Result<bool, NetlinkError> {
+    let link = links::named(netlink, name).await?;
+    let up = LinkAttribute::OperState(State::Up);
+    Ok(link.is_some_and(|link| link.attributes.contains(&up)))
 }
 
 /// The namespace while it is made.
@@ -143,8 +183,13 @@ pub async fn make(
     links::set_alias(netlink, ifindex, alias).await?;
     settings::write(&name, false)?;
     settings::switch_off_v6(&name)?;
-    configure(&inside.netlink).await?;
-    Ok((HostEnd { ifindex, name }, inside.sockets))
+    configure(&inside.netlink, inside.sockets.router.is_some()).await?;
+    let end = HostEnd {
+        ifindex,
+        name,
+        inside: inside.netlink,
+    };
+    Ok((end, inside.sockets))
 }
 
 /// One that was made a moment before its agent was killed carries no alias yet, and goes by itself.
@@ -181,23 +226,24 @@ fn veth(name: &str, namespace: &OwnedFd) -> Vec<LinkAttribute> {
     ]
 }
 
-/// Addresses, and one neighbour through whom every client is reached.
-async fn configure(netlink: &Netlink) -> Result<(), ServicesError> {
+/// Addresses, and one neighbour through whom every client is reached; a kernel without IPv6 has none of its.
+async fn configure(netlink: &Netlink, has_v6: bool) -> Result<(), ServicesError> {
     let link = links::named(netlink, INNER).await?;
     let ifindex = link.map_or(0, |link| link.header.index);
     let addresses = [
         IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::from(SERVER_V4), 30)),
         IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from(SERVER_V6), 126)),
     ];
-    for address in addresses {
+    let is_known = |address: &IpAddr| has_v6 || address.is_ipv4();
+    for address in addresses.into_iter().filter(|net| is_known(&net.addr())) {
         addresses::add_address(netlink, ifindex, address).await?;
     }
     links::set_up(netlink, ifindex, true).await?;
-    let next_hops = [
+    let next_hops: [IpAddr; 2] = [
         Ipv4Addr::from(NEXT_HOP_V4).into(),
         Ipv6Addr::from(NEXT_HOP_V6).into(),
     ];
-    for address in next_hops {
+    for address in next_hops.into_iter().filter(is_known) {
         let mac = SERVICES_HOST_MAC;
         let neighbour = Neighbour {
             ifindex,

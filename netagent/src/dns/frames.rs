@@ -70,6 +70,12 @@ impl Frames {
         }
     }
 
+    /// Lets the connection end by a reset: no state of closing stays then.
+    pub(super) fn reset_at_end(&self) {
+        // Where it fails, the connection is gone already.
+        self.stream.set_zero_linger().ok();
+    }
+
     /// Sends a message.
     pub(super) async fn send(&mut self, message: &[u8]) -> io::Result<()> {
         let len = u16::try_from(message.len()).map_err(io::Error::other)?;

@@ -105,16 +105,23 @@ impl Places {
 
     /// A place for a query by UDP, where there is one.
     pub(super) fn for_query(&self, account: &Account) -> Option<Place> {
-        take(&account.queries, &self.queries)
+        take((&account.queries, ASKER.queries), &self.queries)
     }
 
     /// A place for a connection by TCP, where there is one.
     pub(super) fn for_connection(&self, account: &Account) -> Option<Place> {
-        take(&account.connections, &self.connections)
+        take((&account.connections, ASKER.connections), &self.connections)
     }
 }
 
-fn take(own: &Arc<Semaphore>, of_all: &Arc<Semaphore>) -> Option<Place> {
+/// Nobody gets more places than there are free ones left. So whatever many greedy askers take together, as much as
+/// each of them has is there for the next one, who then gets its first places at once.
+fn take(own: (&Arc<Semaphore>, usize), of_all: &Arc<Semaphore>) -> Option<Place> {
+    let (own, bound) = own;
+    let taken = bound.saturating_sub(own.available_permits());
+    if taken >= of_all.available_permits() {
+        return None;
+    }
     let own = Arc::clone(own).try_acquire_owned().ok()?;
     let of_all = Arc::clone(of_all).try_acquire_owned().ok()?;
     Some(Place {
@@ -190,6 +197,23 @@ mod tests {
         assert!(places.for_connection(&one).is_none());
         drop(place);
         assert!(places.for_query(&other).is_some());
+    }
+
+    #[test]
+    fn many_greedy_askers_together_leave_places_to_the_next_one() {
+        let places = Places::new(ALL);
+        let mut taken = Vec::new();
+        for slot in 0..64 {
+            let greedy = places.account((slot, 1));
+            taken.extend(std::iter::from_fn(|| places.for_query(&greedy)));
+        }
+        for slot in 0..128 {
+            let greedy = places.account((slot, 1));
+            taken.extend(std::iter::from_fn(|| places.for_connection(&greedy)));
+        }
+        let modest = places.account((128, 1));
+        assert!(places.for_query(&modest).is_some());
+        assert!(places.for_connection(&modest).is_some());
     }
 
     #[test]

@@ -81,6 +81,8 @@ fn admit(stream: TcpStream, from: SocketAddr, shared: &Shared) -> Option<Convers
     let account = shared.places.account(asker.key);
     let Some(place) = shared.places.for_connection(&account) else {
         account.count(Outcome::Refused);
+        // Nothing of it stays, not even a state of closing.
+        stream.set_zero_linger().ok();
         return None;
     };
     let now = Instant::now();
@@ -105,10 +107,11 @@ impl Conversation {
     async fn run(mut self, from: SocketAddr) {
         let life = self.shared.times.life;
         match timeout(life, self.converse()).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return,
             Ok(Err(error)) => tracing::debug!(%from, %error, "a DNS connection broke"),
             Err(_) => tracing::debug!(%from, "a DNS connection lasted too long"),
         }
+        self.guest.reset_at_end();
     }
 
     async fn converse(&mut self) -> io::Result<()> {
@@ -169,13 +172,14 @@ impl Conversation {
         if !is_answer(message) {
             return Ok(());
         }
-        self.fruitful = true;
-        self.fruitless = 0;
         self.active_at = Instant::now();
         let answered =
             |waiting: &Waiting| waiting.query.is_answered_by(message, waiting.query.id());
         if let Some(index) = self.waiting.iter().position(answered) {
             self.waiting.remove(index);
+            // Any other answer does not count: a server that gives such ones and hangs up would be asked without end.
+            self.fruitful = true;
+            self.fruitless = 0;
             self.account.count(Outcome::Answered);
         }
         self.guest.send(message).await
@@ -226,7 +230,13 @@ impl Conversation {
             let server = *servers.get(self.turn % servers.len())?;
             let attempt = timeout(times.attempt, TcpStream::connect(server));
             match timeout_at(now + times.whole, attempt).await {
-                Ok(Ok(Ok(stream))) => return Frames::new(stream, times.idle).ok(),
+                Ok(Ok(Ok(stream))) => {
+                    // Closed by a reset: in TIME_WAIT the connections of one guest would use up the host's ports for
+                    // this server, and the other guests and the host itself had none.
+                    let server = Frames::new(stream, times.idle).ok()?;
+                    server.reset_at_end();
+                    return Some(server);
+                }
                 Ok(_) => self.turn += 1,
                 Err(_) => break,
             }

@@ -1,6 +1,6 @@
 //! Who asks: the guests that run, by slot, as the agent tells it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -30,12 +30,19 @@ pub struct Guest {
 /// The guests that run, and what their servers refused.
 #[derive(Debug, Default)]
 pub struct Directory {
-    guests: RwLock<HashMap<u32, Arc<Guest>>>,
-    /// By slot; a new generation begins at 0.
-    refused: Mutex<BTreeMap<u32, (u32, BTreeMap<DropReason, u64>)>>,
+    guests: RwLock<BTreeMap<u32, Arc<Guest>>>,
+    /// By slot.
+    refused: Mutex<BTreeMap<u32, Refused>>,
     /// Slots whose guests are to be told at once what changed.
     news: Mutex<BTreeSet<u32>>,
     has_news: Notify,
+}
+
+/// What the servers refused to one start of a slot; the next one begins at 0.
+#[derive(Debug, Default)]
+struct Refused {
+    generation: u32,
+    counts: BTreeMap<DropReason, u64>,
 }
 
 impl Directory {
@@ -90,20 +97,25 @@ impl Directory {
     /// Counts what a server refused.
     pub fn count(&self, slot: u32, generation: u32, reason: DropReason) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = refused.entry(slot).or_default();
-        if counts.0 != generation {
-            *counts = (generation, BTreeMap::new());
+        let of_slot = refused.entry(slot).or_default();
+        if of_slot.generation != generation {
+            *of_slot = Refused {
+                generation,
+                counts: BTreeMap::new(),
+            };
         }
-        *counts.1.entry(reason).or_default() += 1;
+        *of_slot.counts.entry(reason).or_default() += 1;
     }
 
     /// What the servers refused to a slot since its start.
     #[must_use]
     pub fn refused(&self, slot: u32, generation: u32) -> BTreeMap<DropReason, u64> {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = refused.get(&slot);
-        let counts = counts.filter(|(of, _)| *of == generation);
-        counts.map(|(_, counts)| counts.clone()).unwrap_or_default()
+        let of_slot = refused.get(&slot);
+        let of_slot = of_slot.filter(|refused| refused.generation == generation);
+        of_slot
+            .map(|refused| refused.counts.clone())
+            .unwrap_or_default()
     }
 
     /// Waits until guests are to be told something, and says in which slots.

@@ -127,6 +127,29 @@ async fn the_next_server_is_asked_where_one_is_closed_or_hangs_up() {
 }
 
 #[tokio::test]
+async fn a_server_that_answers_what_nobody_asked_and_hangs_up_is_not_asked_without_end() {
+    let connections = Arc::new(Mutex::new(0));
+    let seen = Arc::clone(&connections);
+    let server = fake_tcp(move |mut stream| {
+        *seen.lock().unwrap() += 1;
+        async move {
+            receive_frame(&mut stream).await;
+            send_frame(&mut stream, &answer(&query([9, 9], "other"), b"tcp")).await;
+        }
+    })
+    .await;
+    let world = World::new(&[server], LONG).await;
+    let mut guest = world.tcp(GUEST).await;
+    send_frame(&mut guest, &query([0, 1], "a")).await;
+    let mut got = receive_frame(&mut guest).await.unwrap();
+    while got[1] != 1 {
+        got = receive_frame(&mut guest).await.unwrap();
+    }
+    assert_eq!(code(&got), 2);
+    assert_eq!(*connections.lock().unwrap(), 1);
+}
+
+#[tokio::test]
 async fn where_no_server_answers_every_query_is_told_so() {
     let hangs_up = fake_tcp(|stream| async move { drop(stream) }).await;
     let silent = fake_tcp(say_nothing).await;
