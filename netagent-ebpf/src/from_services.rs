@@ -70,6 +70,9 @@ impl Answered for [u8; 4] {
         service: Service,
     ) -> Option<Ends<Self>> {
         let [first, second, third, fourth] = interface.addresses_v4;
+        if interface.addresses == 0 {
+            return None;
+        }
         let mac = interface.guest_mac;
         let source = interface.gateway_v4;
         if service == Service::Dhcp {

@@ -3,7 +3,7 @@
 
 use netagent_common::checksum;
 use netagent_common::drop::DropReason;
-use netagent_common::net::{ETHERNET_LEN, protocol};
+use netagent_common::net::{ETHERNET_LEN, GATEWAY_MAC, protocol};
 use netagent_common::services::{
     CONFIGURATION_PER_SECOND, Client, DNS_PER_SECOND, Place, SERVER_V4, SERVER_V6,
     SERVICES_HOST_MAC, SERVICES_MAC, port,
@@ -21,6 +21,7 @@ const DNS: [u8; 2] = port::DNS.to_be_bytes();
 const DHCP_SERVER: [u8; 2] = port::DHCP_SERVER.to_be_bytes();
 const DHCP_CLIENT: [u8; 2] = port::DHCP_CLIENT.to_be_bytes();
 const BROADCAST: [u8; 4] = [255; 4];
+const BROADCAST_MAC: [u8; 6] = [255; 6];
 
 /// A family whose packets reach the servers.
 pub trait Steered: Family {
@@ -135,13 +136,18 @@ fn judge_dhcp(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
     if header.first_fragment {
         return Err(DropReason::Fragment);
     }
-    let datagram = parse::udp(skb, &header)?;
-    // A super-frame of DHCP messages is none.
-    if skb.gso_size() != 0 {
-        return Err(DropReason::Malformed);
+    let ethernet = skb.window::<6>(0)?;
+    if !ethernet.is_mac::<0, 4>(GATEWAY_MAC) && !ethernet.is_mac::<0, 4>(BROADCAST_MAC) {
+        return Err(DropReason::NotForGateway);
     }
-    pay_for_configuration(interface)?;
-    steer(skb, interface, &header, datagram.kind.checksum_offset())
+    let datagram = parse::udp(skb, &header)?;
+    let checksum_offset = datagram.kind.checksum_offset();
+    steer(
+        skb,
+        interface,
+        &header,
+        &configuration(skb, checksum_offset)?,
+    )
 }
 
 /// Sends a packet of DNS to the servers; it is known to ask the gateway.
@@ -158,12 +164,12 @@ fn judge_dns<A: Steered>(skb: Skb, interface: &Interface) -> Result<Action, Drop
     }
     let transport = parse::transport(skb, &header)?;
     parse::check_segments(skb, &transport)?;
-    let allowance = maps::allowance(interface.slot).ok_or(DropReason::ServiceLimit)?;
-    // A super-frame is as many packets as the servers' stack cuts it into.
-    let (packets, _) = parse::on_the_wire::<A>(skb, &transport);
-    let burst = DNS_PER_SECOND;
-    pay(&mut allowance.dns_ns, DNS_PER_SECOND, burst, packets)?;
-    steer(skb, interface, &header, transport.kind.checksum_offset())
+    let request = Request {
+        of: Purpose::Dns,
+        checksum_offset: transport.kind.checksum_offset(),
+        on_the_wire: parse::on_the_wire::<A>(skb, &transport),
+    };
+    steer(skb, interface, &header, &request)
 }
 
 /// Sends a router solicitation to the servers; it is known to be well-formed and not spoofed.
@@ -173,32 +179,64 @@ fn judge_dns<A: Steered>(skb: Skb, interface: &Interface) -> Result<Action, Drop
 #[inline(always)]
 pub fn router(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
     let header = <[u8; 16]>::header(skb)?;
-    pay_for_configuration(interface)?;
-    steer(skb, interface, &header, ICMP_CHECKSUM_OFFSET)
+    let request = configuration(skb, ICMP_CHECKSUM_OFFSET)?;
+    steer(skb, interface, &header, &request)
+}
+
+/// What a request is for: each has an allowance of its own.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Configuration,
+    Dns,
+}
+
+struct Request {
+    of: Purpose,
+    checksum_offset: u32,
+    /// Packets and bytes.
+    on_the_wire: (u32, u32),
+}
+
+/// A request for configuration is one packet: a super-frame is none.
+#[inline(always)]
+fn configuration(skb: Skb, checksum_offset: u32) -> Result<Request, DropReason> {
+    if skb.gso_size() != 0 {
+        return Err(DropReason::Malformed);
+    }
+    Ok(Request {
+        of: Purpose::Configuration,
+        checksum_offset,
+        on_the_wire: (1, skb.len()),
+    })
 }
 
 #[inline(always)]
-fn pay_for_configuration(interface: &Interface) -> Result<(), DropReason> {
+fn pay_for(interface: &Interface, request: &Request) -> Result<(), DropReason> {
     let allowance = maps::allowance(interface.slot).ok_or(DropReason::ServiceLimit)?;
-    let burst = 2 * CONFIGURATION_PER_SECOND;
-    pay(
-        &mut allowance.configuration_ns,
-        CONFIGURATION_PER_SECOND,
-        burst,
-        1,
-    )
+    // A super-frame is as many packets to the servers as it has segments.
+    let packets = request.on_the_wire.0.into();
+    match request.of {
+        Purpose::Configuration => {
+            let rate = CONFIGURATION_PER_SECOND;
+            pay(&mut allowance.configuration_ns, packets, (rate, 2 * rate))
+        }
+        Purpose::Dns => {
+            let rate = DNS_PER_SECOND;
+            pay(&mut allowance.dns_ns, packets, (rate, rate))
+        }
+    }
 }
 
 /// A token bucket in one number: the time up to which everything that was sent is paid.
 #[inline(always)]
-fn pay(paid_ns: &mut u64, per_second: u64, burst: u64, packets: u32) -> Result<(), DropReason> {
+fn pay(paid_ns: &mut u64, packets: u64, (per_second, burst): (u64, u64)) -> Result<(), DropReason> {
     let (now, price) = (kernel::now_ns(), 1_000_000_000 / per_second);
     let from = if *paid_ns > now { *paid_ns } else { now };
-    let until = from + u64::from(packets) * price;
-    if until > now + burst * price {
+    let paid = from + packets * price;
+    if paid > now + burst * price {
         return Err(DropReason::ServiceLimit);
     }
-    *paid_ns = until;
+    *paid_ns = paid;
     Ok(())
 }
 
@@ -209,16 +247,18 @@ fn steer<A: Steered>(
     skb: Skb,
     interface: &Interface,
     header: &Header<A>,
-    checksum_offset: u32,
+    request: &Request,
 ) -> Result<Action, DropReason> {
-    spoof::check_partial_checksum::<A>(skb, checksum_offset)?;
-    let way = maps::way_to_servers()?;
+    spoof::check_partial_checksum::<A>(skb, request.checksum_offset)?;
     let client = A::client(interface, header.source, header.destination)?;
-    let len = skb.len();
-    readdress(skb, header, (client, A::SERVER), checksum_offset)?;
+    // Before it is paid: while nobody is there to ask, that is the reason, however often it is asked.
+    let way = maps::way_to_servers()?;
+    pay_for(interface, request)?;
+    let addresses = (client, A::SERVER);
+    readdress(skb, header, addresses, request.checksum_offset)?;
     skb.window::<12>(0)?
         .set_macs(SERVICES_MAC, SERVICES_HOST_MAC);
-    maps::count_from_vm(interface.slot, (1, len));
+    maps::count_from_vm(interface.slot, request.on_the_wire);
     Ok(Action::Redirect(skb.redirect(way)))
 }
 

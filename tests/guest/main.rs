@@ -9,4 +9,6 @@ mod machine;
 
 mod on_a_tap;
 
+mod configures_itself;
+
 mod kernel_floor;

@@ -10,7 +10,7 @@ use netagent_tests::packet;
 use netagent_tests::prog_run::{Context, Sizes, verdict};
 use netagent_tests::scene::{self, REMOTE_V4, REMOTE_V6, SLOT, Scene, to};
 
-use crate::{frames, paths, segments, spoofs};
+use crate::{frames, limits, paths, requests, segments, services, spoofs};
 
 /// In which state of the maps a packet is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +21,14 @@ pub(crate) enum Maps {
     OnePort,
     OneFlowInTable,
     OneFlowPerInstance,
+    /// The agent's servers are not there.
+    NoServers,
+    /// The instance has used up what it may ask of the servers.
+    NothingLeft,
+    /// The interface has no IPv6.
+    NoV6,
+    /// The instance has four interfaces.
+    Several,
 }
 
 /// A packet and why it is dropped.
@@ -85,6 +93,11 @@ fn cases() -> Vec<Case> {
         paths::destination_cases(),
         paths::path_cases(),
         segments::segment_cases(),
+        requests::unserved_cases(),
+        requests::closed_cases(),
+        requests::spoofed_cases(),
+        requests::solicitation_cases(),
+        requests::super_frame_cases(),
     ];
     tables.into_iter().flatten().collect()
 }
@@ -93,7 +106,9 @@ fn cases() -> Vec<Case> {
 fn scene(maps: Maps) -> Scene {
     let (mut sizes, mut record) = (Sizes::default(), scene::record());
     match maps {
-        Maps::Usual | Maps::NoRecord => {}
+        Maps::Usual | Maps::NoRecord | Maps::NoServers | Maps::NothingLeft => {}
+        Maps::NoV6 => record.has_v6 = 0,
+        Maps::Several => record = services::record(),
         Maps::OldRecord => record.abi += 1,
         Maps::OnePort => sizes.nat_port_count = 1,
         Maps::OneFlowInTable => sizes.flows_max = 1,
@@ -102,6 +117,12 @@ fn scene(maps: Maps) -> Scene {
     let mut scene = Scene::new(sizes, &record);
     if maps == Maps::NoRecord {
         scene.datapath.set_active(SLOT, 0);
+    }
+    if maps == Maps::NoServers {
+        scene::set_services(&mut scene.datapath, 0);
+    }
+    if maps == Maps::NothingLeft {
+        limits::leave_nothing(&mut scene);
     }
     if matches!(
         maps,
@@ -158,6 +179,7 @@ fn every_reason_has_a_packet() {
         let places = [
             here.contains(reason),
             coverage::SYSTEM.contains(reason),
+            coverage::SERVERS.contains(reason),
             coverage::OUT_OF_REACH
                 .iter()
                 .any(|(listed, _)| listed == reason),
@@ -166,7 +188,7 @@ fn every_reason_has_a_packet() {
         assert_eq!(
             count,
             1,
-            "{} is reached in {count} of the three lists",
+            "{} is reached in {count} of the four lists",
             reason.name()
         );
     }

@@ -1,11 +1,18 @@
 //! Random and half-random frames: whatever the guest sends, nothing leaves but well-formed packets of its own.
 
-use netagent_common::names::{FROM_UPLINK, FROM_VM};
-use netagent_common::net::{GATEWAY_MAC, ethertype};
+use std::net::{IpAddr, Ipv4Addr};
+
+use netagent_common::names::{FROM_SERVICES, FROM_UPLINK, FROM_VM};
+use netagent_common::net::{GATEWAY_MAC, ethertype, protocol};
+use netagent_common::services::{Client, SERVICES_HOST_MAC, SERVICES_MAC};
+use netagent_tests::neighbour::icmpv6;
 use netagent_tests::packet::{self, Packet, hex};
 use netagent_tests::prog_run::verdict;
 use netagent_tests::random::Random;
-use netagent_tests::scene::{self, GUEST_MAC, REMOTE_V4, REMOTE_V6, Scene, to};
+use netagent_tests::scene::{self, GENERATION, GUEST_MAC, REMOTE_V4, REMOTE_V6, SLOT, Scene, to};
+
+use crate::nat::tcp_segment;
+use crate::{answers, limits, services};
 
 const FRAMES: u32 = 20_000;
 
@@ -14,10 +21,10 @@ fn seed_frame(random: &mut Random) -> Vec<u8> {
     let remote = if random.chance(2) {
         REMOTE_V4.into()
     } else {
-        std::net::IpAddr::V6(REMOTE_V6)
+        IpAddr::V6(REMOTE_V6)
     };
     let ends = to(remote);
-    match random.below(4) {
+    match random.below(6) {
         0 => packet::udp(&ends, (4_000, 53), &[0; 32]),
         1 => packet::tcp(
             &ends,
@@ -29,6 +36,7 @@ fn seed_frame(random: &mut Random) -> Vec<u8> {
             b"",
         ),
         2 => packet::echo_request(&ends, (7, 1), &[0; 32]),
+        3 | 4 => request(random),
         _ => {
             let kind = if random.chance(2) {
                 ethertype::IPV4
@@ -40,9 +48,25 @@ fn seed_frame(random: &mut Random) -> Vec<u8> {
     }
 }
 
-/// Spoils up to four bytes, and sometimes cuts the frame.
-fn spoiled(random: &mut Random) -> Vec<u8> {
-    let mut bytes = seed_frame(random);
+/// Something that is asked of the agent's servers.
+fn request(random: &mut Random) -> Vec<u8> {
+    let gateway = scene::gateway_v6();
+    match random.below(6) {
+        0 => services::dhcp(&services::to_all(Ipv4Addr::UNSPECIFIED)),
+        1 => services::dhcp(&to(scene::GATEWAY_V4)),
+        2 => services::solicitation(&services::to_routers(services::LINK_LOCAL), &[]),
+        3 => packet::udp(&to(scene::GATEWAY_V4), (4_000, 53), &[0; 32]),
+        4 => packet::udp(
+            &to(gateway).from(services::LINK_LOCAL),
+            (4_000, 53),
+            &[0; 32],
+        ),
+        _ => tcp_segment(&to(gateway), (4_000, 53), &[0; 32]),
+    }
+}
+
+/// Spoils up to four bytes of a frame, and sometimes cuts it.
+fn spoiled(random: &mut Random, mut bytes: Vec<u8>) -> Vec<u8> {
     for _ in 0..=random.below(3) {
         let at = random.below(bytes.len() as u32) as usize;
         bytes[at] = random.next() as u8;
@@ -57,9 +81,11 @@ fn spoiled(random: &mut Random) -> Vec<u8> {
 fn nothing_leaves_but_packets_of_the_guests_own_flows() {
     let mut scene = Scene::usual();
     let mut random = Random::new(2);
-    let (mut refused, mut redirected) = (0, 0);
+    let (mut refused, mut redirected, mut asked) = (0, 0, 0);
     for number in 0..FRAMES {
-        let bytes = spoiled(&mut random);
+        let frame = seed_frame(&mut random);
+        let bytes = spoiled(&mut random, frame);
+        limits::leave_everything(&mut scene);
         let outcome = scene.datapath.try_run(FROM_VM, &bytes, scene::FROM_VM);
         let Some(outcome) = outcome else {
             refused += 1;
@@ -78,16 +104,17 @@ fn nothing_leaves_but_packets_of_the_guests_own_flows() {
         let packet = Packet::parse(&outcome.bytes);
         let packet =
             packet.unwrap_or_else(|| panic!("frame {number} leaves as {}", hex(&outcome.bytes)));
-        let own = [std::net::IpAddr::V4(scene::HOST_V4), scene::HOST_V6.into()];
+        let own = [IpAddr::V4(scene::HOST_V4), scene::HOST_V6.into()];
         let is_answer = packet.ends.dst_mac == GUEST_MAC;
+        asked += u32::from(is_request(&packet));
         assert!(
-            is_answer || own.contains(&packet.ends.src),
+            is_answer || own.contains(&packet.ends.src) || is_request(&packet),
             "frame {number} leaves as {}",
             hex(&outcome.bytes)
         );
     }
     assert!(
-        redirected > 0,
+        redirected > 0 && asked > 0,
         "some frames were spoilt in their payload alone"
     );
     let dropped: u64 = scene.datapath.drops().values().sum();
@@ -95,6 +122,61 @@ fn nothing_leaves_but_packets_of_the_guests_own_flows() {
         dropped + redirected + refused,
         u64::from(FRAMES),
         "every drop is counted once"
+    );
+}
+
+/// Whether the agent's servers get it, from nobody but this guest.
+fn is_request(packet: &Packet) -> bool {
+    let client = match packet.ends.src {
+        IpAddr::V4(address) => Client::from_v4(address.octets()),
+        IpAddr::V6(address) => Client::from_v6(address.octets()).map(|(client, _)| client),
+    };
+    let served = match packet.protocol {
+        protocol::ICMPV6 => packet.kind == icmpv6::ROUTER_SOLICITATION && packet.ends.ttl == 255,
+        protocol::UDP => packet.ports.1 == 53 || packet.ports == (68, 67),
+        _ => packet.protocol == protocol::TCP && packet.ports.1 == 53,
+    };
+    let macs = (packet.ends.src_mac, packet.ends.dst_mac);
+    client.is_some_and(|client| client.slot == SLOT && client.is_of(GENERATION))
+        && packet.ends.dst == services::server(packet.ends.src.is_ipv4())
+        && macs == (SERVICES_HOST_MAC, SERVICES_MAC)
+        && served
+}
+
+#[test]
+fn whatever_comes_from_the_servers_goes_to_a_guest_or_nowhere() {
+    let mut scene = services::scene();
+    let mut random = Random::new(4);
+    let mut delivered = 0;
+    for number in 0..FRAMES {
+        let frame = answers::any_answer(number);
+        let bytes = spoiled(&mut random, frame);
+        let outcome = scene
+            .datapath
+            .try_run(FROM_SERVICES, &bytes, scene::FROM_SERVICES);
+        let Some(outcome) = outcome else { continue };
+        if outcome.verdict == verdict::DROP {
+            continue;
+        }
+        let left = hex(&outcome.bytes);
+        assert_eq!(outcome.verdict, verdict::REDIRECT, "frame {number}: {left}");
+        let packet = Packet::parse(&outcome.bytes).unwrap_or_else(|| panic!("{left}"));
+        let gateways = services::gateways(packet.ends.src);
+        let is_gateway = gateways
+            .iter()
+            .any(|(gateway, _)| *gateway == packet.ends.src);
+        let sources = services::sources();
+        let is_guest = sources.iter().any(|(guest, _)| *guest == packet.ends.dst);
+        assert!(is_gateway, "frame {number}: {left}");
+        assert!(
+            is_guest || answers::is_guests(packet.ends.dst),
+            "frame {number}: {left}"
+        );
+        delivered += 1;
+    }
+    assert!(
+        delivered > 0,
+        "some frames were spoilt in their payload alone"
     );
 }
 

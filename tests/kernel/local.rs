@@ -236,7 +236,7 @@ fn the_gateway_that_the_guest_was_told_answers_pings_and_nothing_sent_to_it_leav
             flags: netagent_common::net::tcp_flag::SYN,
             ..Segment::default()
         };
-        for refused in [udp(&ends, (4_000, 53), b"question"), tcp(&ends, syn, b"")] {
+        for refused in [udp(&ends, (4_000, 54), b"question"), tcp(&ends, syn, b"")] {
             assert_eq!(scene.from_vm(&refused).verdict, verdict::DROP, "{gateway}");
         }
         let drops = scene.datapath.drops();

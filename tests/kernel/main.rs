@@ -6,17 +6,22 @@
 )]
 
 mod addresses;
+mod answers;
 mod drops;
 mod frames;
 mod garbage;
 mod lent;
+mod limits;
 mod local;
 mod nat;
 mod paths;
 mod ports;
+mod requests;
 mod segments;
+mod services;
 mod spoofs;
 mod states;
+mod strays;
 
 mod collect;
 mod loads;

@@ -134,7 +134,7 @@ pub(crate) fn arp_cases() -> Vec<Case> {
 }
 
 pub(crate) fn discovery_cases() -> Vec<Case> {
-    use DropReason::{NeighbourUnanswered, RogueRouter, RouterSolicit, SpoofedNeighbour};
+    use DropReason::{NeighbourUnanswered, RogueRouter, SpoofedNeighbour};
     let mut cases = Vec::new();
     let mut add =
         |reason, what: &str, bytes: Vec<u8>| cases.push(Case::from_vm(reason, what, bytes));
@@ -169,15 +169,5 @@ pub(crate) fn discovery_cases() -> Vec<Case> {
         add(RogueRouter, what, packet::icmp(&local, (kind, 0), &[0; 36]));
         add(RogueRouter, what, packet::icmp(&ends, (kind, 0), &[0; 36]));
     }
-    let all_routers: Ipv6Addr = "ff02::2".parse().unwrap();
-    let ends = Ends {
-        dst_mac: neighbour::multicast_mac(all_routers),
-        ..local.to(all_routers)
-    };
-    add(
-        RouterSolicit,
-        "a solicitation",
-        packet::icmp(&ends, (icmpv6::ROUTER_SOLICITATION, 0), &[0; 4]),
-    );
     cases
 }

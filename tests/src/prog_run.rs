@@ -93,10 +93,11 @@ pub struct Datapath {
     taps: Vec<Tap>,
 }
 
-const PROGRAMS: [&str; 5] = [
+const PROGRAMS: [&str; 6] = [
     names::FROM_VM,
     names::TO_VM,
     names::FROM_UPLINK,
+    names::FROM_SERVICES,
     names::COLLECT_FLOWS,
     names::COLLECT_ORPHANS,
 ];

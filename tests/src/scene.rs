@@ -10,6 +10,7 @@ use netagent_common::names::{self, ABI_VERSION, map};
 use netagent_common::nat::{Reverse, ReverseKey};
 use netagent_common::net::{GATEWAY_MAC, GATEWAY_V6, protocol};
 use netagent_common::policy::RouteKind;
+use netagent_common::services::{SERVICES_HOST_MAC, Services};
 use netagent_common::vm::{self, Interface, State};
 
 use crate::packet::Ends;
@@ -22,6 +23,8 @@ pub const SLOT: u32 = 5;
 pub const TAP: u32 = vm::ifindex(SLOT, 0);
 /// Index of the uplink.
 pub const UPLINK: u32 = 50;
+/// Index of the host's end of the veth that leads to the agent's servers.
+pub const SERVICES: u32 = 60;
 /// Generation of the instance.
 pub const GENERATION: u32 = 77;
 /// Flows that the instance may have.
@@ -72,7 +75,9 @@ impl Scene {
         let mut datapath = Datapath::load(sizes);
         datapath.add_device(TAP, GATEWAY_MAC);
         datapath.add_device(UPLINK, UPLINK_MAC);
+        datapath.add_device(SERVICES, SERVICES_HOST_MAC);
         datapath.set_interface(record);
+        set_services(&mut datapath, SERVICES);
         for (prefix, kind) in prefixes() {
             let (prefix, length) = prefix.split_once('/').expect("an address and a length");
             let address: IpAddr = prefix.parse().expect("an address");
@@ -101,6 +106,12 @@ impl Scene {
     /// The host sends a packet to the guest.
     pub fn from_host(&mut self, bytes: &[u8]) -> Outcome {
         self.datapath.run(names::TO_VM, bytes, FROM_HOST)
+    }
+
+    /// A packet arrives from the agent's servers.
+    pub fn from_services(&mut self, bytes: &[u8]) -> Outcome {
+        let program = names::FROM_SERVICES;
+        self.datapath.run(program, bytes, FROM_SERVICES)
     }
 
     /// A super-frame of segments of this size, from the guest.
@@ -230,6 +241,13 @@ pub const FROM_UPLINK: Context = Context {
     mark: 0,
     gso_size: 0,
 };
+/// Where [`Scene::from_services`] sees packets.
+pub const FROM_SERVICES: Context = Context {
+    ifindex: SERVICES,
+    ingress_ifindex: SERVICES,
+    mark: 0,
+    gso_size: 0,
+};
 /// Where [`Scene::from_host`] sees packets.
 pub const FROM_HOST: Context = Context {
     ifindex: TAP,
@@ -237,6 +255,21 @@ pub const FROM_HOST: Context = Context {
     mark: 0,
     gso_size: 0,
 };
+
+/// Says where the agent's servers are; 0 where they are not there.
+///
+/// # Panics
+/// Where the map is not there.
+pub fn set_services(datapath: &mut Datapath, ifindex: u32) {
+    let services = Services {
+        ifindex,
+        reserved: 0,
+    };
+    datapath
+        .array::<Services>(map::SERVICES)
+        .set(0, services, 0)
+        .expect("element 0");
+}
 
 type ChangeFlow = fn(&mut u64, &mut u8);
 

@@ -64,6 +64,20 @@ fn misplaced(scene: &Surroundings) -> impl Iterator<Item = Frame> {
         ..Segment::default()
     };
     let echo = |ends| packet::echo_request(&ends, (1, 1), &[0; 64]);
+    let query = |ends| packet::udp(&ends, (4_000, 53), &[0; 64]);
+    let link_local: Ipv6Addr = "fe80::6".parse().unwrap();
+    let from_link = nic.to(nic.gateway(false)).from(link_local);
+    let discover = Ends {
+        dst_mac: neighbour::BROADCAST,
+        ..nic.to(Ipv4Addr::BROADCAST).from(Ipv4Addr::UNSPECIFIED)
+    };
+    let routers: Ipv6Addr = "ff02::2".parse().unwrap();
+    let to_routers = Ends {
+        dst_mac: neighbour::multicast_mac(routers),
+        ttl: 255,
+        ..nic.to(routers).from(link_local)
+    };
+    let solicit = (icmpv6::ROUTER_SOLICITATION, 0);
     // Bytes of a frame, and the right place of its checksum.
     let frames = [
         (packet::udp(&v4, ports, &[0; 64]), (V4, 6)),
@@ -76,6 +90,10 @@ fn misplaced(scene: &Surroundings) -> impl Iterator<Item = Frame> {
         (echo(nic.to(nic.gateway(false))), (V6, 2)),
         (neighbour::solicitation(nic.mac, nic.v6, gateway), (V6, 2)),
         (neighbour::advertisement(&v6, nic.v6, nic.mac), (V6, 2)),
+        (query(nic.to(nic.gateway(true))), (V4, 6)),
+        (query(from_link), (V6, 6)),
+        (packet::udp(&discover, (68, 67), &[0; 300]), (V4, 6)),
+        (packet::icmp(&to_routers, solicit, &[0; 20]), (V6, 2)),
     ];
     frames.into_iter().flat_map(|(bytes, (start, offset))| {
         let places = [

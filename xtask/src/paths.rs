@@ -55,6 +55,11 @@ pub fn cloud_init() -> PathBuf {
     cache_dir().join("cloud-init")
 }
 
+/// The tree of Debian's klibc, unpacked: it holds the `ipconfig` of an initramfs.
+pub fn klibc() -> PathBuf {
+    cache_dir().join("klibc")
+}
+
 /// The top of the source tree.
 pub fn workspace() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));

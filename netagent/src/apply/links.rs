@@ -1,31 +1,23 @@
-//! Changes links, addresses, neighbours and routes through netlink.
+//! Changes links through netlink.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netagent_common::net::GATEWAY_MAC;
 use nix::errno::Errno;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
-};
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
+use crate::apply::addresses::{add_address, remove_address};
 use crate::apply::queues;
 use crate::apply::settings::{self, SettingError};
 use crate::apply::tap::{TapError, UnfinishedTap};
 use crate::instance::Before;
 use crate::netlink::{Netlink, NetlinkError};
 use crate::observe::links as observed_links;
-use crate::plan::{LENT, Neighbour, TapSpec};
+use crate::plan::{LENT, TapSpec};
 
 /// First number tried for the group of links that are deleted together.
 const GROUP: u32 = 0x6e61_0000;
@@ -214,28 +206,6 @@ pub async fn set_alias(netlink: &Netlink, ifindex: u32, alias: &str) -> Result<(
     set(netlink, ifindex, LinkAttribute::IfAlias(alias.to_owned())).await
 }
 
-async fn remove_address(
-    netlink: &Netlink,
-    ifindex: u32,
-    address: IpNet,
-) -> Result<(), NetlinkError> {
-    let mut message = AddressMessage::default();
-    message.header.family = family(address.addr());
-    message.header.prefix_len = address.prefix_len();
-    message.header.index = ifindex;
-    message.attributes = vec![
-        AddressAttribute::Address(address.addr()),
-        AddressAttribute::Local(address.addr()),
-    ];
-    match netlink
-        .change(RouteNetlinkMessage::DelAddress(message), 0)
-        .await
-    {
-        Err(error) if error.is(Errno::EADDRNOTAVAIL) => Ok(()),
-        result => result,
-    }
-}
-
 /// A TAP has its own ring: a queue before it costs 70 ns a packet and delays (measured).
 async fn without_queue(netlink: &Netlink, ifindex: u32) -> Result<(), NetlinkError> {
     let mut message = TcMessage::with_index(ifindex.cast_signed());
@@ -246,116 +216,6 @@ async fn without_queue(netlink: &Netlink, ifindex: u32) -> Result<(), NetlinkErr
     netlink
         .change(
             RouteNetlinkMessage::NewQueueDiscipline(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .await
-}
-
-/// Gives a link an address; an IPv6 one is valid at once, without duplicate detection.
-pub async fn add_address(
-    netlink: &Netlink,
-    ifindex: u32,
-    address: IpNet,
-) -> Result<(), NetlinkError> {
-    let mut message = AddressMessage::default();
-    message.header.family = family(address.addr());
-    message.header.prefix_len = address.prefix_len();
-    message.header.index = ifindex;
-    message.attributes = vec![
-        AddressAttribute::Address(address.addr()),
-        AddressAttribute::Local(address.addr()),
-    ];
-    if address.addr().is_ipv6() {
-        message
-            .attributes
-            .push(AddressAttribute::Flags(AddressFlags::Nodad));
-    }
-    netlink
-        .change(
-            RouteNetlinkMessage::NewAddress(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .await
-}
-
-/// Makes a neighbour permanent, so that the host never asks the guest.
-pub async fn add_neighbour(netlink: &Netlink, neighbour: &Neighbour) -> Result<(), NetlinkError> {
-    let mut message = NeighbourMessage::default();
-    message.header.family = family(neighbour.address);
-    message.header.ifindex = neighbour.ifindex;
-    message.header.state = NeighbourState::Permanent;
-    let address = match neighbour.address {
-        IpAddr::V4(address) => NeighbourAddress::Inet(address),
-        IpAddr::V6(address) => NeighbourAddress::Inet6(address),
-    };
-    message.attributes = vec![
-        NeighbourAttribute::Destination(address),
-        NeighbourAttribute::LinkLayerAddress(neighbour.mac.to_vec()),
-    ];
-    netlink
-        .change(
-            RouteNetlinkMessage::NewNeighbour(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .await
-}
-
-/// Routes everything of a family to one next hop.
-pub async fn add_default_route(
-    netlink: &Netlink,
-    ifindex: u32,
-    next_hop: IpAddr,
-) -> Result<(), NetlinkError> {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family(next_hop);
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Static;
-    message.header.kind = RouteType::Unicast;
-    message.header.scope = RouteScope::Universe;
-    let gateway = match next_hop {
-        IpAddr::V4(address) => RouteAddress::Inet(address),
-        IpAddr::V6(address) => RouteAddress::Inet6(address),
-    };
-    message.attributes = vec![
-        RouteAttribute::Gateway(gateway),
-        RouteAttribute::Oif(ifindex),
-    ];
-    netlink
-        .change(
-            RouteNetlinkMessage::NewRoute(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .await
-}
-
-/// Routes the guest's address to its TAP.
-pub async fn add_guest_route(
-    netlink: &Netlink,
-    ifindex: u32,
-    guest: IpAddr,
-) -> Result<(), NetlinkError> {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family(guest);
-    message.header.destination_prefix_length = IpNet::from(guest).prefix_len();
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Static;
-    message.header.kind = RouteType::Unicast;
-    message.header.scope = if guest.is_ipv4() {
-        RouteScope::Link
-    } else {
-        RouteScope::Universe
-    };
-    let destination = match guest {
-        IpAddr::V4(address) => RouteAddress::Inet(address),
-        IpAddr::V6(address) => RouteAddress::Inet6(address),
-    };
-    message.attributes = vec![
-        RouteAttribute::Destination(destination),
-        RouteAttribute::Oif(ifindex),
-    ];
-    netlink
-        .change(
-            RouteNetlinkMessage::NewRoute(message),
             NLM_F_CREATE | NLM_F_REPLACE,
         )
         .await
@@ -500,12 +360,4 @@ fn link(ifindex: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = ifindex;
     message
-}
-
-fn family(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    }
 }

@@ -9,6 +9,7 @@ pub mod clsact;
 pub mod datapath;
 pub mod maps;
 
+pub mod addresses;
 pub mod links;
 pub mod queues;
 pub mod services;
@@ -143,12 +144,14 @@ impl KernelHost {
                     .await?;
             }
             Step::AddAddress { ifindex, address } => {
-                links::add_address(netlink, *ifindex, *address).await?;
+                addresses::add_address(netlink, *ifindex, *address).await?;
             }
-            Step::AddNeighbour { neighbour } => links::add_neighbour(netlink, neighbour).await?,
+            Step::AddNeighbour { neighbour } => {
+                addresses::add_neighbour(netlink, neighbour).await?
+            }
             Step::SetLinkUp { ifindex } => links::set_up(netlink, *ifindex, true).await?,
             Step::AddGuestRoute { ifindex, guest } => {
-                links::add_guest_route(netlink, *ifindex, *guest).await?;
+                addresses::add_guest_route(netlink, *ifindex, *guest).await?;
             }
             Step::SetLinkDown { ifindex } => links::set_up(netlink, *ifindex, false).await?,
             Step::ClearInterface { slot } => self.maps()?.clear_interface(*slot)?,
@@ -199,7 +202,7 @@ impl KernelHost {
         self.attacher
             .attach_services(&self.pins, programs, end.ifindex, &end.name)
             .await?;
-        links::set_up(&self.netlink, end.ifindex, true).await?;
+        end.open(&self.netlink).await?;
         self.maps()?.set_services(end.ifindex)?;
         self.services = Some(end);
         self.sockets = Some(sockets);

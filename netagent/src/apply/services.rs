@@ -25,11 +25,12 @@ use nix::sys::socket::{
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State,
 };
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
+use crate::apply::addresses;
 use crate::apply::links::{self, LinkError};
 use crate::apply::settings;
 use crate::host::ServiceSockets;
@@ -45,6 +46,9 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// How often a name that is taken is tried again, and after which time.
 const NAME_TRIES: u32 = 40;
 const NAME_WAIT: Duration = Duration::from_millis(50);
+/// How often a link is looked at until the kernel sends on it, and after which time.
+const READY_TRIES: u32 = 200;
+const READY_WAIT: Duration = Duration::from_millis(5);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1_024;
 /// RFC 4861 section 4.2: what came from farther away is not believed.
@@ -95,6 +99,14 @@ pub enum ServicesError {
         #[source]
         source: io::Error,
     },
+    /// Somebody else's link has the name of the way.
+    #[error(
+        "a link '{name}' is in the way and none of this agent's: rename it, or delete it with `ip link delete {name}`"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
     /// Its links.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -121,6 +133,33 @@ pub struct HostEnd {
     pub ifindex: u32,
     /// Its name: the same for every agent of a store.
     pub name: String,
+    inside: Netlink,
+}
+
+impl HostEnd {
+    /// Takes the way up, and waits until it carries packets: for a moment after a link has come up the kernel drops
+    /// what is sent on it, and a guest that asked then would ask in vain.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub async fn open(&self, netlink: &Netlink) -> Result<(), ServicesError> {
+        links::set_up(netlink, self.ifindex, true).await?;
+        for (netlink, name) in [(netlink, self.name.as_str()), (&self.inside, INNER)] {
+            let mut tries = 0;
+            // One that takes longer loses packets, and nothing else.
+            while !is_operational(netlink, name).await? && tries < READY_TRIES {
+                tries += 1;
+                tokio::time::sleep(READY_WAIT).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn is_operational(netlink: &Netlink, name: &str) -> Result<bool, NetlinkError> {
+    let link = links::named(netlink, name).await?;
+    let up = LinkAttribute::OperState(State::Up);
+    Ok(link.is_some_and(|link| link.attributes.contains(&up)))
 }
 
 /// The namespace while it is made.
@@ -153,19 +192,33 @@ pub async fn make(
     settings::write(&name, false)?;
     settings::switch_off_v6(&name)?;
     configure(&inside.netlink, inside.sockets.router.is_some()).await?;
-    Ok((HostEnd { ifindex, name }, inside.sockets))
+    let end = HostEnd {
+        ifindex,
+        name,
+        inside: inside.netlink,
+    };
+    Ok((end, inside.sockets))
 }
 
 /// One that was made a moment before its agent was killed carries no alias yet, and goes by itself.
-async fn make_veth(netlink: &Netlink, name: &str, namespace: &OwnedFd) -> Result<(), NetlinkError> {
+async fn make_veth(
+    netlink: &Netlink,
+    name: &str,
+    namespace: &OwnedFd,
+) -> Result<(), ServicesError> {
     let mut tries = 0;
     loop {
         let mut made = LinkMessage::default();
         made.attributes = veth(name, namespace);
         let made = RouteNetlinkMessage::NewLink(made);
         match netlink.change(made, NLM_F_CREATE | NLM_F_EXCL).await {
-            Err(error) if error.is(Errno::EEXIST) && tries < NAME_TRIES => tries += 1,
-            result => return result,
+            Err(error) if !error.is(Errno::EEXIST) => return Err(error.into()),
+            Err(_) if tries < NAME_TRIES => tries += 1,
+            Err(_) => {
+                let name = name.to_owned();
+                return Err(ServicesError::NameTaken { name });
+            }
+            Ok(()) => return Ok(()),
         }
         tokio::time::sleep(NAME_WAIT).await;
     }
@@ -200,7 +253,7 @@ async fn configure(netlink: &Netlink, has_v6: bool) -> Result<(), ServicesError>
     ];
     let is_known = |address: &IpAddr| has_v6 || address.is_ipv4();
     for address in addresses.into_iter().filter(|net| is_known(&net.addr())) {
-        links::add_address(netlink, ifindex, address).await?;
+        addresses::add_address(netlink, ifindex, address).await?;
     }
     links::set_up(netlink, ifindex, true).await?;
     let next_hops: [IpAddr; 2] = [
@@ -214,8 +267,8 @@ async fn configure(netlink: &Netlink, has_v6: bool) -> Result<(), ServicesError>
             address,
             mac,
         };
-        links::add_neighbour(netlink, &neighbour).await?;
-        links::add_default_route(netlink, ifindex, address).await?;
+        addresses::add_neighbour(netlink, &neighbour).await?;
+        addresses::add_default_route(netlink, ifindex, address).await?;
     }
     Ok(())
 }

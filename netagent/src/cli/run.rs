@@ -24,8 +24,6 @@ use crate::config::{Config, Overrides};
 
 /// Threads of the runtime: one for the agent's task, one for the API.
 const THREADS: usize = 2;
-/// Descriptors that the resolver may take (`dns/places.rs`), with room for maps, programs and clients of the API.
-const DESCRIPTORS: u64 = 16_384;
 /// How long open connections may keep the end waiting.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -35,7 +33,7 @@ pub(super) fn run(overrides: &Overrides, format: LogFormat) -> Result<ExitCode> 
     if let Some((what, fix)) = doctor::first_obstacle(&config) {
         bail!("{what}: {fix}");
     }
-    raise_descriptors();
+    raise_descriptor_limit();
     runtime()?.block_on(serve(config))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -48,28 +46,6 @@ pub(super) fn runtime() -> Result<Runtime> {
         .context("cannot start threads")
 }
 
-/// A shell gives 1,024 descriptors, which the queries of a few guests would use up: none would be left for the API.
-fn raise_descriptors() {
-    let raise = || {
-        let (now, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        if now < DESCRIPTORS && now < most {
-            setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS.min(most), most)?;
-        }
-        nix::Result::Ok(DESCRIPTORS.min(most.max(now)))
-    };
-    let (got, error) = match raise() {
-        Ok(got) => (got, None),
-        Err(error) => (0, Some(error)),
-    };
-    if got < DESCRIPTORS {
-        tracing::warn!(
-            ?error,
-            "fewer than {DESCRIPTORS} descriptors: many DNS queries at once may leave none for the API; raise the limit \
-             (`ulimit -Hn`, or LimitNOFILE= of the service)"
-        );
-    }
-}
-
 /// Log lines go to standard error; `RUST_LOG` sets what is logged.
 pub(super) fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -80,6 +56,18 @@ pub(super) fn start_log(format: LogFormat) {
     match format {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),
+    }
+}
+
+/// As many descriptors as the limit can be raised to: thousands of queries may wait, each with a socket of its own.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(now, most)| match now {
+        _ if now < most => setrlimit(Resource::RLIMIT_NOFILE, most, most),
+        // The unit sets both, and lets nobody change them.
+        _ => Ok(()),
+    });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::guest::format::FormatError;
 use crate::guest::{GuestConfig, GuestInterface};
+use crate::spec::is_model;
 
 /// MTU of a device that is told none.
 const MTU_DEFAULT: u32 = 1500;
@@ -17,6 +18,7 @@ pub(crate) fn print(guest: &GuestConfig) -> Result<String, FormatError> {
 }
 
 fn arguments(interface: &GuestInterface) -> Result<String, FormatError> {
+    // Requests are checked; what an older agent stored was not.
     if !is_model(&interface.model) {
         return Err(FormatError::Model {
             device: interface.device(),
@@ -59,12 +61,6 @@ fn device(interface: &GuestInterface) -> String {
         }
     }
     text
-}
-
-/// The request may name any model; what holds more than a name would add arguments of the tenant's choice.
-fn is_model(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    !name.is_empty() && !name.starts_with('-') && name.bytes().all(plain)
 }
 
 /// One word of a POSIX shell.

@@ -1,11 +1,9 @@
 //! The difference between what is wanted and what is there, as a list of steps. Pure: no clock, no I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use netagent_common::policy::RouteKind;
 use netagent_common::vm::Interface;
 use uuid::Uuid;
 
@@ -16,7 +14,14 @@ mod display;
 mod host;
 mod interfaces;
 mod leftovers;
+mod observed;
 pub mod routes;
+mod step;
+
+pub use observed::{
+    KernelRoute, KernelRouteKind, Neighbour, Observed, ObservedDatapath, ObservedLink, RouteTarget,
+};
+pub use step::Step;
 
 /// Everything that should exist on this host.
 #[derive(Clone, Debug)]
@@ -90,125 +95,6 @@ pub struct TapSpec {
     pub alias: String,
     /// Whether the user made it.
     pub lent: bool,
-}
-
-/// What is there.
-#[derive(Clone, Debug, Default)]
-pub struct Observed {
-    /// Links, by interface index.
-    pub links: BTreeMap<u32, ObservedLink>,
-    /// Routes of the kernel's main and local tables.
-    pub routes: Vec<KernelRoute>,
-    /// Permanent neighbours.
-    pub neighbours: BTreeSet<Neighbour>,
-    /// The datapath; `None` where it is not loaded.
-    pub datapath: Option<ObservedDatapath>,
-}
-
-/// A link as netlink shows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ObservedLink {
-    /// Name.
-    pub name: String,
-    /// Alias, where it has one.
-    pub alias: Option<String>,
-    /// Hardware address.
-    pub mac: [u8; 6],
-    /// MTU, bytes.
-    pub mtu: u32,
-    /// MTU that the device takes, where the kernel bounds it.
-    pub mtu_range: Option<RangeInclusive<u32>>,
-    /// `IFF_UP`.
-    pub up: bool,
-    /// `IFF_LOWER_UP`: on a TAP, a VMM holds it.
-    pub carrier: bool,
-    /// Whether it is a TAP.
-    pub tap: bool,
-    /// Index of the bridge or bond that it is part of.
-    pub master: Option<u32>,
-    /// Whether it is an Ethernet-type device (ARPHRD_ETHER) and not loopback.
-    pub ethernet: bool,
-    /// Whether its sysctls are those that a TAP must have (design, decision 5).
-    pub hardened: bool,
-    /// Addresses with their prefixes.
-    pub addresses: BTreeSet<IpNet>,
-    /// Those that may be a packet's source, in the order in which the kernel takes them.
-    pub sources: Vec<IpNet>,
-}
-
-/// A route of the kernel.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct KernelRoute {
-    /// Destination.
-    pub destination: IpNet,
-    /// What it does.
-    pub kind: KernelRouteKind,
-    /// Interface index of the way out; 0 where there is none.
-    pub ifindex: u32,
-    /// Next hop.
-    pub gateway: Option<IpAddr>,
-    /// Preferred source address.
-    pub source: Option<IpAddr>,
-    /// Priority: the lowest wins.
-    pub metric: u32,
-    /// MTU of the route, where it has one.
-    pub mtu: Option<u32>,
-}
-
-/// Type of a kernel route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum KernelRouteKind {
-    /// To a network or next hop.
-    Unicast,
-    /// An address of the host, anycast included.
-    Local,
-    /// A broadcast address of the host's networks; multicast.
-    Broadcast,
-    /// Blackhole, prohibit, unreachable, throw.
-    Refused,
-}
-
-/// A permanent neighbour entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Neighbour {
-    /// Interface index.
-    pub ifindex: u32,
-    /// Address.
-    pub address: IpAddr,
-    /// Hardware address.
-    pub mac: [u8; 6],
-}
-
-/// What the pinned maps and links hold.
-#[derive(Clone, Debug, Default)]
-pub struct ObservedDatapath {
-    /// The programs work, and are another build's or were loaded with other constants: they are to be replaced.
-    pub stale: bool,
-    /// Devices to which programs are attached (a pinned link whose device is alive, or a filter).
-    pub attached: BTreeSet<u32>,
-    /// Pins of links whose device is gone.
-    pub severed: BTreeSet<String>,
-    /// Records in force, by slot.
-    pub interfaces: BTreeMap<u32, Interface>,
-    /// The route map.
-    pub routes: BTreeMap<IpNet, RouteTarget>,
-    /// Whether the way to the agent's own servers is open: their namespace, and the programs that lead there.
-    pub serving: bool,
-}
-
-/// An entry of the route map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouteTarget {
-    /// Whether guests may go there, and if not, why.
-    pub kind: RouteKind,
-    /// Interface index of the uplink; 0 where `kind` denies.
-    pub ifindex: u32,
-    /// MTU of the way; 0 where `kind` denies.
-    pub mtu: u32,
-    /// Next hop; `None` on-link.
-    pub next_hop: Option<IpAddr>,
-    /// Address that stands for guests; `None` where `kind` denies.
-    pub source: Option<IpAddr>,
 }
 
 /// The steps that lead from what is there to what is wanted, and what no step can mend.
@@ -367,105 +253,6 @@ pub fn plan_stop(
 #[must_use]
 pub fn alias_prefix(store_id: Uuid) -> String {
     format!("netagent:{store_id}:")
-}
-
-impl ObservedLink {
-    /// Without alias and never up: a TAP whose maker died before it was configured.
-    fn is_half_made(&self) -> bool {
-        self.alias.is_none() && !self.up
-    }
-
-    /// Whether it is an existing TAP that is in use.
-    fn is_lent(&self) -> bool {
-        self.alias
-            .as_ref()
-            .is_some_and(|alias| alias.ends_with(LENT))
-    }
-
-    /// Whether it leads to the servers of the agent.
-    fn is_way_to_servers(&self) -> bool {
-        self.alias
-            .as_ref()
-            .is_some_and(|alias| alias.ends_with(SERVICES))
-    }
-
-    /// Whether its alias begins with this.
-    fn is_of(&self, prefix: &str) -> bool {
-        self.alias
-            .as_ref()
-            .is_some_and(|alias| alias.starts_with(prefix))
-    }
-}
-
-/// One change of the host. Every step may be applied twice.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "the fields are what the sentence of their step names"
-)]
-pub enum Step {
-    /// Load the programs, make and pin maps; what is pinned already and fits stays.
-    LoadDatapath,
-    /// Attach `from_uplink`.
-    AttachUplink { ifindex: u32, name: String },
-    /// Make the servers' namespace and open the way to it; an earlier one ends.
-    ServeGuests,
-    /// Take `from_uplink` off.
-    DetachUplink { ifindex: u32 },
-    /// Write an entry of the route map.
-    SetRoute {
-        destination: IpNet,
-        target: RouteTarget,
-    },
-    /// Remove an entry of the route map.
-    RemoveRoute { destination: IpNet },
-    /// Make flows look up their way again.
-    RaiseRouteGeneration,
-    /// Write the idle copy of an interface's record and put it in force. Where no record of the same
-    /// generation was in force, its counters begin at 0 (S-5).
-    WriteInterface { record: Box<Interface> },
-    /// Make the TAP, down, with owner, queues, MAC address, MTU, alias and sysctls. It becomes persistent
-    /// last: what died half way leaves no device without alias.
-    CreateTap { tap: TapSpec },
-    /// Mend MAC address, MTU, alias or sysctls of a TAP.
-    ConfigureTap { tap: TapSpec },
-    /// Take the user's TAP into use: alias first, so that it is given back whatever happens, then MAC address,
-    /// MTU, sysctls and queueing.
-    AdoptTap { tap: TapSpec },
-    /// Give the user's TAP back as it was, the alias last.
-    ReturnTap {
-        ifindex: u32,
-        name: String,
-        before: Option<Box<Before>>,
-    },
-    /// Attach `from_vm` and `to_vm`.
-    AttachTap { ifindex: u32, name: String },
-    /// Give a link an address.
-    AddAddress { ifindex: u32, address: IpNet },
-    /// Make a neighbour permanent.
-    AddNeighbour { neighbour: Neighbour },
-    /// Set a link up.
-    SetLinkUp { ifindex: u32 },
-    /// Route the guest's address to its TAP.
-    AddGuestRoute { ifindex: u32, guest: IpAddr },
-    /// Set a link down.
-    SetLinkDown { ifindex: u32 },
-    /// Put a slot out of force: its packets are dropped from now on.
-    ClearInterface { slot: u32 },
-    /// Take the programs off a TAP and remove their pins.
-    DetachTap { ifindex: u32 },
-    /// Delete a link that carries the agent's alias.
-    RemoveLink {
-        ifindex: u32,
-        name: String,
-        alias: String,
-    },
-    /// Remove the pin of a link whose device is gone.
-    RemoveSeveredPin { name: String },
-    /// Remove flows and counters that belong to no interface in force.
-    CollectFlows,
-    /// Remove every pin, and with them programs and maps.
-    UnloadDatapath,
 }
 
 #[cfg(test)]

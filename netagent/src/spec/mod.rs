@@ -15,6 +15,7 @@ mod validate;
 
 pub use bounds::{Bounds, default_custom_subnets};
 pub use members::{Described, Kind, MACHINE, described_request, member_names};
+pub(crate) use validate::is_model;
 
 use crate::spec::name::Name;
 

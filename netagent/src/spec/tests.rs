@@ -136,6 +136,10 @@ fn wrong_values_say_what_may_stand_there() {
         "Invalid value '0' of member 'queues': use 1 to 256",
     );
     check_error(
+        r#"{"network_interfaces": [{"model": "e1000,romfile=x"}]}"#,
+        "Invalid value 'e1000,romfile=x' of member 'model': use a name that `qemu-system-x86_64 -device help` lists",
+    );
+    check_error(
         r#"{"network_interfaces": [{"tap_owner": 4294967295}]}"#,
         "Invalid value '4294967295' of member 'tap_owner': use a number below 4294967295",
     );

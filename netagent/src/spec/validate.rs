@@ -143,6 +143,7 @@ fn interface(object: &Object, faults: &mut Vec<SpecError>) -> Option<InterfaceSp
             expected,
         });
     }
+    let model = noted(model(object), faults);
     let name = noted(name(object), faults).flatten();
     let tap_owner = noted(principal(object, "tap_owner"), faults).flatten();
     let tap_group = noted(principal(object, "tap_group"), faults).flatten();
@@ -159,7 +160,7 @@ fn interface(object: &Object, faults: &mut Vec<SpecError>) -> Option<InterfaceSp
         tap_owner,
         tap_group,
         queues: u16::try_from(queues).unwrap_or(1),
-        model: text(object, "model").unwrap_or(DEFAULT_MODEL).to_owned(),
+        model: model?.to_owned(),
         mtu: noted(mtu(object), faults).flatten(),
     })
 }
@@ -209,6 +210,24 @@ fn check_mode(object: &Object) -> Result<(), SpecError> {
             expected: "nat, bridge, direct, socket or tsi",
         }),
     }
+}
+
+fn model(object: &Object) -> Result<&str, SpecError> {
+    match text(object, "model") {
+        None => Ok(DEFAULT_MODEL),
+        Some(model) if is_model(model) => Ok(model),
+        Some(other) => Err(SpecError::Value {
+            member: "model",
+            value: other.to_owned(),
+            expected: "a name that `qemu-system-x86_64 -device help` lists",
+        }),
+    }
+}
+
+/// Whether this can be the name of a device. What holds more would add arguments of the tenant's choice to QEMU's.
+pub(crate) fn is_model(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    !name.is_empty() && !name.starts_with('-') && name.bytes().all(plain)
 }
 
 /// I-7, and what no path or log line survives: control characters, and `%`, which the kernel would number.

@@ -35,12 +35,19 @@ fn addresses_v6(netns: &NetNs, interface: &str, count: usize) -> Vec<Ipv6Addr> {
         if !all.iter().all(is_settled) {
             return None;
         }
-        let global = all.iter().filter(|one| one["scope"] == "global");
+        let global = all.iter().filter(|one| one["scope"] != "link");
         let addresses: Vec<Ipv6Addr> = global
             .map(|one| one["local"].as_str().unwrap().parse().unwrap())
             .collect();
         (addresses.len() == count).then_some(addresses)
     })
+}
+
+/// Checks that nothing was dropped but questions whether an address is already in use: nobody answers those.
+fn check_drops(agent: &Agent, name: &str) {
+    let mut drops = agent.guest_drops(name);
+    drops.remove("neighbour_unanswered");
+    assert_eq!(drops, [].into());
 }
 
 /// Whether a TCP connection to the world works, and how long it took to know.
@@ -76,7 +83,7 @@ fn a_guest_comes_up_by_dhcp_and_advertisements_alone_and_reaches_the_world() {
         let asked = name_server::ask_udp(&stack.netns, ([172, 16, 0, 1], 53), "example.net");
         assert_eq!(asked.unwrap().last, server_v4(0).octets());
         assert_eq!(upstream.queries().len(), 1);
-        assert_eq!(agent.guest_drops("alone"), [].into());
+        check_drops(&agent, "alone");
     }
 }
 
@@ -198,7 +205,7 @@ fn duplicate_address_detection_completes_for_addresses_of_the_guests_own_and_typ
     let mac = stack.netns.mac("eth0");
     let shown = stack.netns.shell("ip -6 address show dev eth0 scope link");
     assert!(shown.contains(&link_local(mac).to_string()), "{shown}");
-    assert_eq!(agent.guest_drops("dad"), [].into());
+    check_drops(&agent, "dad");
 }
 
 #[test]

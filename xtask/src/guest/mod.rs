@@ -35,6 +35,8 @@ pub struct Guest {
     pub arguments: Vec<String>,
     /// Its network cards: `eth0`, `eth1` and so on.
     pub cards: Vec<NetworkCard>,
+    /// More words for QEMU, as `netagent guest --format qemu` prints them.
+    pub devices: Vec<String>,
     /// Its memory.
     pub memory_mib: u32,
     /// The network namespace that the TAPs are in, as `/run/netns/<name>`; the caller's where there is none.
@@ -56,6 +58,7 @@ impl Guest {
             initramfs,
             arguments: Vec::new(),
             cards: Vec::new(),
+            devices: Vec::new(),
             memory_mib: 128,
             namespace: None,
             deadline_s: None,
@@ -137,6 +140,11 @@ impl Guest {
             let netdev = format!("tap,id=n{index},ifname={tap},script=no,downscript=no");
             let device = format!("virtio-net-pci,netdev=n{index},mac={mac},romfile=");
             command.args(["-netdev", &netdev, "-device", &device]);
+        }
+        if !self.devices.is_empty() {
+            // It boots from no network, and the images for that may not be installed.
+            let global = "virtio-net-pci.romfile=";
+            command.args(["-global", global]).args(&self.devices);
         }
         Ok(command)
     }

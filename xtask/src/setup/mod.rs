@@ -1,8 +1,8 @@
 //! `cargo xtask setup`: installs what building, running and testing need, and only what is missing.
 
 mod apt;
-mod cloud_init;
 mod compiler;
+mod images;
 mod kernel;
 mod linker;
 
@@ -51,7 +51,7 @@ pub(crate) fn setup() -> Result<()> {
     };
     record(&compiler, &linker)?;
     kernel::fetch_missing(&mut apt)?;
-    cloud_init::fetch_missing(&mut apt)
+    images::fetch_missing(&mut apt)
 }
 
 /// Installs the missing programs, and Debian's rustc with its source where there is no usable compiler.

@@ -1,4 +1,5 @@
-//! Debian's cloud-init with the Python modules that it imports, for the tests of what a guest's image reads.
+//! What a guest's image reads its network from, for the tests of that: Debian's cloud-init with the Python modules
+//! that it imports, and the `ipconfig` with which an initramfs obeys `ip=` on the kernel's command line.
 
 use std::fs;
 use std::path::Path;
@@ -25,26 +26,37 @@ const PACKAGES: [&str; 11] = [
     "python3-yaml",
 ];
 
+/// `ipconfig` and the C library that it wants.
+const KLIBC: [&str; 2] = ["klibc-utils", "libklibc"];
+
 /// Unpacks the packages if they are not there. They are not installed: cloud-init's would take over the network of
 /// this machine at its next boot.
 pub(crate) fn fetch_missing(apt: &mut Option<Apt>) -> Result<()> {
-    if paths::cloud_init().join(paths::PYTHON_MODULES).is_dir() {
+    fetch(apt, "cloud-init", &PACKAGES, &paths::cloud_init())?;
+    fetch(apt, "ipconfig", &KLIBC, &paths::klibc())
+}
+
+/// Unpacks packages into a directory that appears when it is complete.
+fn fetch(apt: &mut Option<Apt>, what: &str, packages: &[&str], to: &Path) -> Result<()> {
+    if to.is_dir() {
         return Ok(());
     }
     let Some(apt) = apt else {
         anyhow::bail!(
-            "cloud-init comes from Debian. Unpack these packages into {}, without installing them: {}",
-            paths::cloud_init().display(),
-            PACKAGES.join(" ")
+            "{what} comes from Debian. Unpack these packages into {}, without installing them: {}",
+            to.display(),
+            packages.join(" ")
         );
     };
-    say("fetching cloud-init, which is unpacked and not installed");
-    let scratch = paths::cache_dir().join(format!("cloud-init-{}", std::process::id()));
+    say(&format!(
+        "fetching {what}, which is unpacked and not installed"
+    ));
+    let scratch = paths::cache_dir().join(format!("{what}-{}", std::process::id()));
     let unpacked = scratch.join("unpacked");
     fs::create_dir_all(&unpacked)?;
-    let result = apt.download_all(&PACKAGES, &scratch).and_then(|()| {
+    let result = apt.download_all(packages, &scratch).and_then(|()| {
         unpack(&scratch, &unpacked)?;
-        fs::rename(&unpacked, paths::cloud_init()).context("cannot put cloud-init in its place")
+        fs::rename(&unpacked, to).with_context(|| format!("cannot put {what} in its place"))
     });
     fs::remove_dir_all(&scratch)?;
     result

@@ -1,0 +1,80 @@
+//! What can be done to the host: one step at a time.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netagent_common::vm::Interface;
+
+use crate::instance::Before;
+use crate::plan::{Neighbour, RouteTarget, TapSpec};
+
+/// One change of the host. Every step may be applied twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "the fields are what the sentence of their step names"
+)]
+pub enum Step {
+    /// Load the programs, make and pin maps; what is pinned already and fits stays.
+    LoadDatapath,
+    /// Attach `from_uplink`.
+    AttachUplink { ifindex: u32, name: String },
+    /// Make the servers' namespace and open the way to it; an earlier one ends.
+    ServeGuests,
+    /// Take `from_uplink` off.
+    DetachUplink { ifindex: u32 },
+    /// Write an entry of the route map.
+    SetRoute {
+        destination: IpNet,
+        target: RouteTarget,
+    },
+    /// Remove an entry of the route map.
+    RemoveRoute { destination: IpNet },
+    /// Make flows look up their way again.
+    RaiseRouteGeneration,
+    /// Write the idle copy of an interface's record and put it in force. Where no record of the same
+    /// generation was in force, its counters begin at 0 (S-5).
+    WriteInterface { record: Box<Interface> },
+    /// Make the TAP, down, with owner, queues, MAC address, MTU, alias and sysctls. It becomes persistent
+    /// last: what died half way leaves no device without alias.
+    CreateTap { tap: TapSpec },
+    /// Mend MAC address, MTU, alias or sysctls of a TAP.
+    ConfigureTap { tap: TapSpec },
+    /// Take the user's TAP into use: alias first, so that it is given back whatever happens, then MAC address,
+    /// MTU, sysctls and queueing.
+    AdoptTap { tap: TapSpec },
+    /// Give the user's TAP back as it was, the alias last.
+    ReturnTap {
+        ifindex: u32,
+        name: String,
+        before: Option<Box<Before>>,
+    },
+    /// Attach `from_vm` and `to_vm`.
+    AttachTap { ifindex: u32, name: String },
+    /// Give a link an address.
+    AddAddress { ifindex: u32, address: IpNet },
+    /// Make a neighbour permanent.
+    AddNeighbour { neighbour: Neighbour },
+    /// Set a link up.
+    SetLinkUp { ifindex: u32 },
+    /// Route the guest's address to its TAP.
+    AddGuestRoute { ifindex: u32, guest: IpAddr },
+    /// Set a link down.
+    SetLinkDown { ifindex: u32 },
+    /// Put a slot out of force: its packets are dropped from now on.
+    ClearInterface { slot: u32 },
+    /// Take the programs off a TAP and remove their pins.
+    DetachTap { ifindex: u32 },
+    /// Delete a link that carries the agent's alias.
+    RemoveLink {
+        ifindex: u32,
+        name: String,
+        alias: String,
+    },
+    /// Remove the pin of a link whose device is gone.
+    RemoveSeveredPin { name: String },
+    /// Remove flows and counters that belong to no interface in force.
+    CollectFlows,
+    /// Remove every pin, and with them programs and maps.
+    UnloadDatapath,
+}
