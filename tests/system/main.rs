@@ -15,6 +15,7 @@ mod sockets;
 mod stacks;
 
 mod hostile;
+mod services_hostile;
 mod isolation;
 mod noise;
 mod owners;
