@@ -178,19 +178,20 @@ fn the_way_to_the_servers_comes_back_whatever_is_done_to_it() {
         wait_for("it leads to servers", SOON, || {
             let nic = guest.nic();
             let probe = question(1, "probe.example");
-            nic.tap.send_bytes(packet::udp(
-                &nic.to(nic.gateway_v4),
-                (4_322, PORT),
-                &probe,
-            ));
-            let answer = nic.tap.receive(Deadline::after(Duration::from_millis(200)))?;
+            nic.tap
+                .send_bytes(packet::udp(&nic.to(nic.gateway_v4), (4_322, PORT), &probe));
+            let answer = nic
+                .tap
+                .receive(Deadline::after(Duration::from_millis(200)))?;
             let packet = Packet::parse(&answer.completed())?;
             (packet.ports == (PORT, 4_322)).then_some(())
         });
         check_served(guest.nic());
     }
     // The netlink socket of the namespace that was, and the upstream's of a query.
-    wait_until("no descriptor is lost", SOON, || descriptors() <= before + 2);
+    wait_until("no descriptor is lost", SOON, || {
+        descriptors() <= before + 2
+    });
 }
 
 #[test]
