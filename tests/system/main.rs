@@ -15,10 +15,10 @@ mod sockets;
 mod stacks;
 
 mod hostile;
-mod services_hostile;
 mod isolation;
 mod noise;
 mod owners;
+mod services_hostile;
 
 mod dhcp;
 mod dns;

@@ -174,19 +174,24 @@ fn the_way_to_the_servers_comes_back_whatever_is_done_to_it() {
             let made = now.is_some_and(|now| now != ifindex);
             made && host.json(&format!("ip -json link show dev {name}"))[0]["operstate"] == "UP"
         });
-        // It is made before the servers listen there.
-        wait_until("it leads to servers", SOON, || {
-            let query = Client::new(guest.nic()).question(1, 9);
-            guest.nic().tap.send_bytes(
-                Client::new(guest.nic())
-                    .frame(netagent_tests::dhcp::Way::NEW, &query.to_bytes()),
-            );
-            guest.nic().tap.receive(Deadline::after(Duration::from_millis(200))).is_some()
+        // The servers begin a moment later.
+        wait_for("it leads to servers", SOON, || {
+            let nic = guest.nic();
+            let probe = question(1, "probe.example");
+            nic.tap
+                .send_bytes(packet::udp(&nic.to(nic.gateway_v4), (4_322, PORT), &probe));
+            let answer = nic
+                .tap
+                .receive(Deadline::after(Duration::from_millis(200)))?;
+            let packet = Packet::parse(&answer.completed())?;
+            (packet.ports == (PORT, 4_322)).then_some(())
         });
-        while guest.nic().tap.receive_now().is_some() {}
         check_served(guest.nic());
     }
-    wait_until("no descriptor is lost", SOON, || descriptors() <= before + 2);
+    // The netlink socket of the namespace that was, and the upstream's of a query.
+    wait_until("no descriptor is lost", SOON, || {
+        descriptors() <= before + 2
+    });
 }
 
 #[test]
