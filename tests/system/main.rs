@@ -18,6 +18,7 @@ mod hostile;
 mod isolation;
 mod noise;
 mod owners;
+mod services_hostile;
 
 mod dhcp;
 mod dns;

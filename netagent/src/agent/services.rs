@@ -37,7 +37,7 @@ impl<H: Host> Agent<H> {
 
     /// Tells the servers of every instance.
     pub(crate) fn tell_of_all(&mut self) {
-        self.told_v6 = self.leads_out_v6();
+        self.told = (self.mtu, self.leads_out_v6());
         self.tell_of(self.registry.keys());
     }
 

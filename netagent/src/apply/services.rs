@@ -99,6 +99,14 @@ pub enum ServicesError {
         #[source]
         source: io::Error,
     },
+    /// Somebody else's link has the name of the way.
+    #[error(
+        "a link '{name}' is in the way and none of this agent's: rename it, or delete it with `ip link delete {name}`"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
     /// Its links.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -193,15 +201,24 @@ pub async fn make(
 }
 
 /// One that was made a moment before its agent was killed carries no alias yet, and goes by itself.
-async fn make_veth(netlink: &Netlink, name: &str, namespace: &OwnedFd) -> Result<(), NetlinkError> {
+async fn make_veth(
+    netlink: &Netlink,
+    name: &str,
+    namespace: &OwnedFd,
+) -> Result<(), ServicesError> {
     let mut tries = 0;
     loop {
         let mut made = LinkMessage::default();
         made.attributes = veth(name, namespace);
         let made = RouteNetlinkMessage::NewLink(made);
         match netlink.change(made, NLM_F_CREATE | NLM_F_EXCL).await {
-            Err(error) if error.is(Errno::EEXIST) && tries < NAME_TRIES => tries += 1,
-            result => return result,
+            Err(error) if !error.is(Errno::EEXIST) => return Err(error.into()),
+            Err(_) if tries < NAME_TRIES => tries += 1,
+            Err(_) => {
+                let name = name.to_owned();
+                return Err(ServicesError::NameTaken { name });
+            }
+            Ok(()) => return Ok(()),
         }
         tokio::time::sleep(NAME_WAIT).await;
     }
