@@ -96,6 +96,7 @@ impl<H: Host> Agent<H> {
             .filter(|key| !waiting.contains(key))
             .collect();
         self.carry_out(&keys).await;
+        self.greet(&keys);
         Ok(())
     }
 

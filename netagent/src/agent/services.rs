@@ -41,6 +41,14 @@ impl<H: Host> Agent<H> {
         self.tell_of(self.registry.keys());
     }
 
+    /// Tells the guests of these instances unasked.
+    pub(crate) fn greet(&self, keys: &[Key]) {
+        let held = keys.iter().filter_map(|key| self.registry.get(*key));
+        for interface in held.flat_map(|held| &held.instance.interfaces) {
+            self.directory.greet(interface.slot);
+        }
+    }
+
     fn tell(&self, instance: &Instance) {
         if instance.life != Life::Running {
             return self.silence(instance);

@@ -72,6 +72,18 @@ impl Directory {
         }
     }
 
+    /// Tells the guest of a slot unasked, where it is to be: its link changed, so a VMM may have gone and come again
+    /// unseen.
+    pub fn greet(&self, slot: u32) {
+        if self
+            .in_slot(slot)
+            .is_some_and(|guest| guest.wants_advertisements())
+        {
+            self.news().insert(slot);
+            self.has_news.notify_one();
+        }
+    }
+
     /// The guest that asked, as long as it is the one that runs.
     #[must_use]
     pub fn of(&self, client: Client) -> Option<Arc<Guest>> {
@@ -235,6 +247,9 @@ mod tests {
         check(detached, &[], "nobody holds the TAP");
         check(guest(5), &[7], "a VMM came");
         check(guest(5), &[], "nothing changed");
+        directory.greet(7);
+        directory.greet(8);
+        check(guest(5), &[7], "its link changed");
         let renamed = with(&|guest| guest.hostname = "db".into());
         check(renamed, &[], "an advertisement has no name");
         check(
