@@ -23,10 +23,12 @@ use nix::sys::socket::{
     SockaddrLike, bind, listen, setsockopt, socket,
 };
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_route::AddressFamily as Family;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State,
 };
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
@@ -134,6 +136,7 @@ pub struct HostEnd {
     /// Its name: the same for every agent of a store.
     pub name: String,
     inside: Netlink,
+    has_v6: bool,
 }
 
 impl HostEnd {
@@ -152,7 +155,29 @@ impl HostEnd {
                 tokio::time::sleep(READY_WAIT).await;
             }
         }
+        let mut tries = 0;
+        while self.has_v6 && !has_server_v6(&self.inside).await? && tries < READY_TRIES {
+            tries += 1;
+            tokio::time::sleep(READY_WAIT).await;
+        }
         Ok(())
+    }
+}
+
+/// Whether the servers' stack takes what comes for their IPv6 address: the kernel makes the route that says so in
+/// its own time, also without duplicate detection.
+async fn has_server_v6(netlink: &Netlink) -> Result<bool, NetlinkError> {
+    let mut question = RouteMessage::default();
+    question.header.address_family = Family::Inet6;
+    question.header.destination_prefix_length = 128;
+    let server = RouteAddress::Inet6(SERVER_V6.into());
+    question.attributes = vec![RouteAttribute::Destination(server)];
+    match netlink.get(RouteNetlinkMessage::GetRoute(question)).await {
+        Ok(Some(RouteNetlinkMessage::NewRoute(found))) => Ok(found.header.kind == RouteType::Local),
+        Ok(_) => Ok(false),
+        // Its default route is not there yet either.
+        Err(error) if error.is(Errno::ENETUNREACH) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -191,10 +216,12 @@ pub async fn make(
     links::set_alias(netlink, ifindex, alias).await?;
     settings::write(&name, false)?;
     settings::switch_off_v6(&name)?;
-    configure(&inside.netlink, inside.sockets.router.is_some()).await?;
+    let has_v6 = inside.sockets.router.is_some();
+    configure(&inside.netlink, has_v6).await?;
     let end = HostEnd {
         ifindex,
         name,
+        has_v6,
         inside: inside.netlink,
     };
     Ok((end, inside.sockets))
