@@ -183,7 +183,7 @@ wire! {
 
 /// DHCP requests and router solicitations that one interface may send in a second, after a burst of twice as many.
 pub const CONFIGURATION_PER_SECOND: u64 = 16;
-/// DNS packets (segments, over TCP) that one interface may send in a second, after a burst of as many.
+/// DNS packets that one interface may send in a second, after a burst of as many; each segment counts.
 pub const DNS_PER_SECOND: u64 = 4_096;
 
 #[cfg(test)]

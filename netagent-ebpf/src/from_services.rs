@@ -10,8 +10,8 @@ use crate::kernel::Skb;
 use crate::maps;
 use crate::packet::Origin;
 use crate::parse::{self, Header, ICMP_CHECKSUM_OFFSET, Transport, transport_offset};
-use crate::services::{self, LINK_LOCAL, Steered};
-use crate::verdict::{Action, Dropped};
+use crate::services::{self, Steered};
+use crate::verdict::{Action, Dropped, Packed};
 
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const HOP_LIMIT: u8 = 255;
@@ -22,6 +22,9 @@ const EVERYBODY_MAC: [u8; 6] = [0xff; 6];
 /// ff02::1, and the address of its frames (RFC 2464 section 7).
 const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
+
+/// fe80::/64.
+const LINK_LOCAL: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// Which server answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,29 +47,29 @@ pub struct Ends<A> {
 
 /// A family whose answers find their way back.
 pub trait Answered: Steered {
-    /// Who asked, by the address that is answered, and the low half of its own.
-    fn client_of(address: Self) -> Option<(Client, [u8; 8])>;
+    /// Who asked, by the address that is answered.
+    fn client_of(answered: Self) -> Option<Client>;
 
     /// From where to where the answer goes; `None` where that guest cannot have asked so.
     fn ends(
         interface: &Interface,
         place: Place,
-        host_part: [u8; 8],
+        answered: Self,
         service: Service,
     ) -> Option<Ends<Self>>;
 }
 
 impl Answered for [u8; 4] {
     #[inline(always)]
-    fn client_of(address: Self) -> Option<(Client, [u8; 8])> {
-        Some((Client::from_v4(address)?, [0; 8]))
+    fn client_of(answered: Self) -> Option<Client> {
+        Client::from_v4(answered)
     }
 
     #[inline(always)]
     fn ends(
         interface: &Interface,
         place: Place,
-        _host_part: [u8; 8],
+        _answered: Self,
         service: Service,
     ) -> Option<Ends<Self>> {
         let [first, second, third, fourth] = interface.addresses_v4;
@@ -108,53 +111,55 @@ impl Answered for [u8; 4] {
 
 impl Answered for [u8; 16] {
     #[inline(always)]
-    fn client_of(address: Self) -> Option<(Client, [u8; 8])> {
-        Client::from_v6(address)
+    fn client_of(answered: Self) -> Option<Client> {
+        let (client, _) = Client::from_v6(answered)?;
+        Some(client)
     }
 
     #[inline(always)]
     fn ends(
         interface: &Interface,
         place: Place,
-        host_part: [u8; 8],
+        answered: Self,
         service: Service,
     ) -> Option<Ends<Self>> {
         if interface.has_v6 == 0 {
             return None;
         }
-        let source = interface.gateway_v6;
-        if place.0 == Place::ALL_NODES {
-            return (service == Service::Router).then_some(Ends {
-                source,
-                destination: ALL_NODES,
-                mac: ALL_NODES_MAC,
-            });
-        }
-        let network = |address: [u8; 16]| {
-            let [a, b, c, d, e, f, g, h, ..] = address;
-            [a, b, c, d, e, f, g, h]
+        let to_all = place.0 == Place::ALL_NODES;
+        let [_, low]: [u64; 2] = bytemuck::cast(answered);
+        let [first, second, third, fourth] = &interface.addresses_v6;
+        let [high, low] = match place.0 {
+            0 => [network(first), low],
+            1 => [network(second), low],
+            2 => [network(third), low],
+            3 => [network(fourth), low],
+            Place::LINK_LOCAL => [network(&LINK_LOCAL), low],
+            _ => bytemuck::cast(ALL_NODES),
         };
-        let [first, second, third, fourth] = interface.addresses_v6;
-        let [a, b, c, d, e, f, g, h] = match place.0 {
-            0 => network(first),
-            1 => network(second),
-            2 => network(third),
-            3 => network(fourth),
-            _ => LINK_LOCAL,
+        let destination = bytemuck::cast([high, low]);
+        let may_ask = match place.0 {
+            0..=3 => Self::is_own(interface, destination),
+            Place::LINK_LOCAL => destination != interface.gateway_v6,
+            _ => to_all && service == Service::Router,
         };
-        let [i, j, k, l, m, n, o, p] = host_part;
-        let destination = [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p];
-        let is_guests = if place.0 == Place::LINK_LOCAL {
-            services::is_guests_link_local(interface, destination)
-        } else {
-            Self::is_own(interface, destination)
-        };
-        is_guests.then_some(Ends {
-            source,
+        may_ask.then_some(Ends {
+            source: interface.gateway_v6,
             destination,
-            mac: interface.guest_mac,
+            mac: if to_all {
+                ALL_NODES_MAC
+            } else {
+                interface.guest_mac
+            },
         })
     }
+}
+
+/// The upper half of an address, as a word: bytes one by one would each take a word of the stack.
+#[inline(always)]
+fn network(address: &[u8; 16]) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *address;
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// Judges a frame from the servers' namespace.
@@ -178,31 +183,41 @@ pub fn judge(skb: Skb) -> Result<Action, Dropped> {
 
 #[inline(always)]
 fn answer<A: Answered>(skb: Skb) -> Result<Action, Dropped> {
-    let header = A::header(skb).map_err(Dropped::nowhere)?;
-    let unsolicited = Dropped::nowhere(DropReason::Unsolicited);
+    let interface = asker::<A>(skb).map_err(Dropped::nowhere)?;
+    let sent = send::<A>(skb, interface).answer();
+    sent.and_then(|sent| sent.done(DropReason::Unsolicited))
+        .map_err(|reason| Dropped {
+            slot: interface.slot,
+            reason,
+        })
+}
+
+/// The interface that the answer is for.
+#[inline(always)]
+fn asker<A: Answered>(skb: Skb) -> Result<&'static Interface, DropReason> {
+    let header = A::header(skb)?;
     if header.source != A::SERVER {
-        return Err(unsolicited);
+        return Err(DropReason::Unsolicited);
     }
-    let (client, host_part) = A::client_of(header.destination).ok_or(unsolicited)?;
-    let interface = maps::record(client.slot).map_err(Dropped::nowhere)?;
+    let client = A::client_of(header.destination).ok_or(DropReason::Unsolicited)?;
+    let interface = maps::record(client.slot)?;
     // It was asked by an earlier instance of this slot.
     if !client.is_of(interface.generation) {
-        return Err(unsolicited);
+        return Err(DropReason::Unsolicited);
     }
-    let sent = send(skb, &header, interface, (client.place, host_part));
-    sent.map_err(|reason| Dropped {
-        slot: interface.slot,
-        reason,
-    })
+    Ok(interface)
+}
+
+/// One function for each family, which parses anew: both in one would take all of the stack.
+#[inline(never)]
+fn send<A: Answered>(skb: Skb, interface: &Interface) -> Packed {
+    Packed::of(judge_answer::<A>(skb, interface))
 }
 
 #[inline(always)]
-fn send<A: Answered>(
-    skb: Skb,
-    header: &Header<A>,
-    interface: &Interface,
-    (place, host_part): (Place, [u8; 8]),
-) -> Result<Action, DropReason> {
+fn judge_answer<A: Answered>(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
+    let header = &A::header(skb)?;
+    let client = A::client_of(header.destination).ok_or(DropReason::Unsolicited)?;
     if header.first_fragment {
         return Err(DropReason::Fragment);
     }
@@ -219,7 +234,8 @@ fn send<A: Answered>(
         let on_the_wire = parse::on_the_wire::<A>(skb, &transport);
         (service, transport.kind.checksum_offset(), on_the_wire)
     };
-    let ends = A::ends(interface, place, host_part, service).ok_or(DropReason::Unsolicited)?;
+    let ends = A::ends(interface, client.place, header.destination, service)
+        .ok_or(DropReason::Unsolicited)?;
     let addresses = (ends.source, ends.destination);
     services::readdress(skb, header, addresses, checksum_offset)?;
     skb.window::<12>(0)?.set_macs(ends.mac, GATEWAY_MAC);

@@ -14,7 +14,7 @@ use crate::family::{Family, ipv6};
 use crate::kernel::{self, ChecksumField, Skb};
 use crate::maps;
 use crate::parse::{self, Header, ICMP_CHECKSUM_OFFSET, Kind, Transport, transport_offset};
-use crate::spoof::{self, is_link_local};
+use crate::spoof;
 use crate::verdict::{Action, Packed};
 
 const DNS: [u8; 2] = port::DNS.to_be_bytes();
@@ -296,13 +296,4 @@ pub fn is_own_link_layer(skb: Skb, interface: &Interface, source: [u8; 16]) -> b
         }
         Ok(_) | Err(_) => true,
     }
-}
-
-/// The upper half of fe80::/64.
-pub const LINK_LOCAL: [u8; 8] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0];
-
-/// Whether an address may stand for a guest on its link, and not for its gateway.
-#[inline(always)]
-pub fn is_guests_link_local(interface: &Interface, address: [u8; 16]) -> bool {
-    is_link_local(address) && address != interface.gateway_v6
 }

@@ -74,8 +74,8 @@ pub struct Agent<H> {
     directory: Arc<Directory>,
     upstreams: Arc<Upstreams>,
     servers: Option<Servers>,
-    /// Whether guests were told that IPv6 leads out.
-    told_v6: bool,
+    /// What guests were told last: the uplink's MTU, and whether IPv6 leads out.
+    told: (u32, bool),
     requests: mpsc::Receiver<Asked>,
     tokens: SharedTokens,
 }

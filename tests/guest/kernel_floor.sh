@@ -4,6 +4,7 @@ RUN="netagent run --config /etc/netagent/netagent.toml"
 ip() { /bin/ip "$@"; }
 tc() { /bin/tc "$@"; }
 tap_ping() { tap-ping 203.0.113.1 2001:db8:200::1 </tmp/instance; }
+ask_servers() { tap-ping dhcp router </tmp/instance; }
 
 until_serves() { # seconds
     for _ in $(seq "$1"); do
@@ -70,6 +71,7 @@ try "create" netagent create --name floor
 netagent inspect --json floor >/tmp/instance
 tap=$(sed -n 's/.*"tap_name": *"\([^"]*\)".*/\1/p' /tmp/instance)
 try "ping" tap_ping
+try "DHCP and advertisements" ask_servers
 try "filters of $tap, from the VM" has_filters "$tap" ingress
 try "filters of $tap, to the VM" has_filters "$tap" egress
 try "filters of the uplink" has_filters uplink0 ingress

@@ -14,7 +14,7 @@ use netagent::apply::programs;
 use netagent::host::{Attach, Host, HostOptions};
 use netagent::plan::Step;
 use netagent_common::limit::FLOWS_MAX;
-use netagent_common::names::{ABI_VERSION, FROM_VM, TO_VM, map};
+use netagent_common::names::{ABI_VERSION, FROM_SERVICES, FROM_VM, TO_VM, map};
 use netagent_tests::bpffs::PinDir;
 use netagent_tests::netns::NetNs;
 use netagent_tests::prog_run::MARK;
@@ -177,6 +177,28 @@ fn the_maps_of_a_load_that_was_killed_are_not_used() {
     fs::remove_file(home.version().join(map::STATE)).unwrap();
     assert!(Datapath::open(&pins, &home.options()).unwrap().is_none());
     check_rebuilt(&home, &pins, &before, home.options().flows_max);
+}
+
+#[test]
+fn a_version_with_more_maps_keeps_what_an_earlier_one_left() {
+    let home = Home::new();
+    let pins = home.open();
+    drop(load(&pins, &home.options()));
+    let mut before = home.maps();
+    for name in [map::SERVICES, map::ALLOWANCES] {
+        fs::remove_file(home.version().join(name)).unwrap();
+        before.remove(name);
+    }
+    fs::remove_file(pins.program(FROM_SERVICES)).unwrap();
+    assert!(Datapath::open(&pins, &home.options()).unwrap().is_none());
+    programs::load(&pins, &home.options()).unwrap();
+    let mut after = home.maps();
+    after.retain(|name, _| before.contains_key(name));
+    assert_eq!(after, before, "flows and records live on");
+    let datapath = opened(&pins, &home.options());
+    assert!(datapath.stale, "what is attached gets the new programs");
+    let records = datapath.maps.interfaces().unwrap();
+    assert_eq!(records.into_values().collect::<Vec<_>>(), [scene::record()]);
 }
 
 #[test]

@@ -112,6 +112,19 @@ fn the_name_server_of_the_instance_goes_before_the_agents_upstream() {
 }
 
 #[test]
+fn the_gateway_that_the_user_chose_answers_queries_from_its_own_address() {
+    let scene = Scene::new(&json!({ "name": "asks", "gateway": "192.168.7.9" }));
+    for gateway in [Ipv4Addr::new(192, 168, 7, 9), scene.gateway] {
+        // A connected socket takes no answer from another address.
+        let reply = ask_udp(&scene.stack.netns, (gateway, PORT), "www.example.net").unwrap();
+        assert_eq!(reply.last, BY_UPSTREAM.octets());
+        let replies = ask_tcp(&scene.stack.netns, (gateway, PORT), &["www.example.net"]);
+        assert_eq!(replies.unwrap()[0].last, BY_UPSTREAM.octets());
+    }
+    assert_eq!(scene.upstream.queries().len(), 4);
+}
+
+#[test]
 fn a_query_to_another_address_is_an_ordinary_packet() {
     let scene = Scene::new(&json!({ "name": "asks" }));
     for address in [IpAddr::V4(server_v4(7)), server_v6(7).into()] {

@@ -368,6 +368,12 @@ fn names_are_unique_in_the_account_across_instances() {
     );
 }
 
+/// Loopback, uplink and the way to the servers are all that is there.
+fn assert_no_tap(world: &World) {
+    let links = world.host.links();
+    assert_eq!(links.len(), 3, "{links:?}");
+}
+
 #[test]
 fn reservations_survive_stop_start_and_restart_and_are_released_by_delete() {
     let world = World::new();
@@ -395,12 +401,7 @@ fn reservations_survive_stop_start_and_restart_and_are_released_by_delete() {
     };
     agent.change("cycled", "stop");
     reserved(&agent, &made, "stopped");
-    let links = world.host.links();
-    assert_eq!(
-        links.len(),
-        3,
-        "loopback, uplink, the way to the servers: {links:?}"
-    );
+    assert_no_tap(&world);
     for is_killed in [true, false] {
         if is_killed {
             agent.kill9();

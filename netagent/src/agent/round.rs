@@ -70,16 +70,16 @@ impl<H: Host> Agent<H> {
         }
         if changes.network {
             self.host.observe_host(&mut self.observed).await?;
-            let mtu = self.mtu;
             self.follow_uplink();
             self.follow_lent().await;
+            let (mtu, leads_out_v6) = self.told;
             if mtu != self.mtu {
                 // Every TAP follows the uplink.
                 return self.round().await;
             }
             self.host_round().await;
             self.host.settle().await;
-            if self.told_v6 != self.leads_out_v6() {
+            if leads_out_v6 != self.leads_out_v6() {
                 self.tell_of_all();
             }
         }
@@ -96,6 +96,7 @@ impl<H: Host> Agent<H> {
             .filter(|key| !waiting.contains(key))
             .collect();
         self.carry_out(&keys).await;
+        self.greet(&keys);
         Ok(())
     }
 

@@ -37,8 +37,16 @@ impl<H: Host> Agent<H> {
 
     /// Tells the servers of every instance.
     pub(crate) fn tell_of_all(&mut self) {
-        self.told_v6 = self.leads_out_v6();
+        self.told = (self.mtu, self.leads_out_v6());
         self.tell_of(self.registry.keys());
+    }
+
+    /// Tells the guests of these instances unasked.
+    pub(crate) fn greet(&self, keys: &[Key]) {
+        let held = keys.iter().filter_map(|key| self.registry.get(*key));
+        for interface in held.flat_map(|held| &held.instance.interfaces) {
+            self.directory.greet(interface.slot);
+        }
     }
 
     fn tell(&self, instance: &Instance) {

@@ -1,6 +1,6 @@
 //! Who asks: the guests that run, by slot, as the agent tells it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -30,12 +30,19 @@ pub struct Guest {
 /// The guests that run, and what their servers refused.
 #[derive(Debug, Default)]
 pub struct Directory {
-    guests: RwLock<HashMap<u32, Arc<Guest>>>,
-    /// By slot; a new generation begins at 0.
-    refused: Mutex<BTreeMap<u32, (u32, BTreeMap<DropReason, u64>)>>,
+    guests: RwLock<BTreeMap<u32, Arc<Guest>>>,
+    /// By slot.
+    refused: Mutex<BTreeMap<u32, Refused>>,
     /// Slots whose guests are to be told at once what changed.
     news: Mutex<BTreeSet<u32>>,
     has_news: Notify,
+}
+
+/// What the servers refused to one start of a slot; the next one begins at 0.
+#[derive(Debug, Default)]
+struct Refused {
+    generation: u32,
+    counts: BTreeMap<DropReason, u64>,
 }
 
 impl Directory {
@@ -60,6 +67,18 @@ impl Directory {
         guests.insert(slot, Arc::new(guest));
         drop(guests);
         if tell {
+            self.news().insert(slot);
+            self.has_news.notify_one();
+        }
+    }
+
+    /// Tells the guest of a slot unasked, where it is to be: its link changed, so a VMM may have gone and come again
+    /// unseen.
+    pub fn greet(&self, slot: u32) {
+        if self
+            .in_slot(slot)
+            .is_some_and(|guest| guest.wants_advertisements())
+        {
             self.news().insert(slot);
             self.has_news.notify_one();
         }
@@ -90,20 +109,25 @@ impl Directory {
     /// Counts what a server refused.
     pub fn count(&self, slot: u32, generation: u32, reason: DropReason) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = refused.entry(slot).or_default();
-        if counts.0 != generation {
-            *counts = (generation, BTreeMap::new());
+        let of_slot = refused.entry(slot).or_default();
+        if of_slot.generation != generation {
+            *of_slot = Refused {
+                generation,
+                counts: BTreeMap::new(),
+            };
         }
-        *counts.1.entry(reason).or_default() += 1;
+        *of_slot.counts.entry(reason).or_default() += 1;
     }
 
     /// What the servers refused to a slot since its start.
     #[must_use]
     pub fn refused(&self, slot: u32, generation: u32) -> BTreeMap<DropReason, u64> {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = refused.get(&slot);
-        let counts = counts.filter(|(of, _)| *of == generation);
-        counts.map(|(_, counts)| counts.clone()).unwrap_or_default()
+        let of_slot = refused.get(&slot);
+        let of_slot = of_slot.filter(|refused| refused.generation == generation);
+        of_slot
+            .map(|refused| refused.counts.clone())
+            .unwrap_or_default()
     }
 
     /// Waits until guests are to be told something, and says in which slots.
@@ -223,6 +247,9 @@ mod tests {
         check(detached, &[], "nobody holds the TAP");
         check(guest(5), &[7], "a VMM came");
         check(guest(5), &[], "nothing changed");
+        directory.greet(7);
+        directory.greet(8);
+        check(guest(5), &[7], "its link changed");
         let renamed = with(&|guest| guest.hostname = "db".into());
         check(renamed, &[], "an advertisement has no name");
         check(

@@ -13,6 +13,15 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Forgets the peak of a process: what it keeps now is the most until now.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn forget_peak(pid: u32) {
+        // proc(5), clear_refs.
+        fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("the process runs");
+    }
+
     /// Of a process.
     ///
     /// # Panics

@@ -11,5 +11,7 @@ pub mod ways;
 pub mod collect;
 pub mod create;
 pub mod datapath;
+pub mod dhcp;
 pub mod gso;
 pub mod start;
+pub mod storm;

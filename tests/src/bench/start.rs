@@ -90,7 +90,11 @@ fn longest_answer(agent: &Agent) -> f64 {
     longest
 }
 
-fn fill(agent: &Agent, instances: u32) {
+/// Creates so many instances by several clients.
+///
+/// # Panics
+/// When one does not run.
+pub fn fill(agent: &Agent, instances: u32) {
     thread::scope(|scope| {
         for client in 0..CLIENTS {
             scope.spawn(move || {

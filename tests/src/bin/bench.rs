@@ -1,10 +1,10 @@
-//! `bench [datapath | gso | collect | create | start | all] [--rounds <n>]`: see `cargo xtask bench`.
+//! `bench [datapath | gso | collect | create | start | dhcp | storm | all] [--rounds <n>]`: see `cargo xtask bench`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use std::process::ExitCode;
 
 use netagent_tests::bench::figures::print_machine;
-use netagent_tests::bench::{collect, create, datapath, gso, start};
+use netagent_tests::bench::{collect, create, datapath, dhcp, gso, start, storm};
 
 /// Rounds where the command line names none.
 const ROUNDS: u32 = 7;
@@ -12,8 +12,7 @@ const ROUNDS: u32 = 7;
 /// A round of a thousand starts takes its time.
 const START_ROUNDS_MAX: u32 = 3;
 
-const USAGE: &str =
-    "usage: bench [datapath | gso | collect | create | start | all]... [--rounds <n>]";
+const USAGE: &str = "usage: bench [datapath | gso | collect | create | start | dhcp | storm | all]... [--rounds <n>]";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -24,7 +23,9 @@ fn main() -> ExitCode {
                 Some(number @ 1..) => rounds = number,
                 Some(0) | None => return refuse("--rounds wants a number"),
             },
-            "datapath" | "gso" | "collect" | "create" | "start" | "all" => names.push(argument),
+            "datapath" | "gso" | "collect" | "create" | "start" | "dhcp" | "storm" | "all" => {
+                names.push(argument);
+            }
             "-h" | "--help" => {
                 println!("{USAGE}");
                 return ExitCode::SUCCESS;
@@ -44,6 +45,12 @@ fn main() -> ExitCode {
     }
     if is_wanted("start") {
         start::run(rounds.min(START_ROUNDS_MAX));
+    }
+    if is_wanted("dhcp") {
+        dhcp::run(rounds);
+    }
+    if is_wanted("storm") {
+        storm::run(rounds.min(START_ROUNDS_MAX));
     }
     if is_wanted("datapath") {
         datapath::run(rounds);

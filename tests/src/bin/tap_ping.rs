@@ -1,5 +1,6 @@
 //! `tap-ping <address>...`: opens the TAP of an instance as a VMM does, asks for the gateway's hardware address and
-//! sends one echo request to each address. The instance comes as `netagent inspect --json` shows it, on standard input.
+//! sends one echo request to each address. In the place of an address, `dhcp` asks for the guest's own, and `router`
+//! for an advertisement. The instance comes as `netagent inspect --json` shows it, on standard input.
 #![allow(
     clippy::indexing_slicing,
     clippy::print_stdout,
@@ -10,11 +11,13 @@ use std::net::IpAddr;
 
 use netagent_common::net::GATEWAY_V6;
 use netagent_tests::deadline::{Deadline, SOON};
+use netagent_tests::dhcp::Client;
 use netagent_tests::frame::Frame;
 use netagent_tests::guest::Nic;
 use netagent_tests::neighbour::{self, Claim};
 use netagent_tests::netns::NetNs;
 use netagent_tests::packet::{self, Ends, Packet};
+use netagent_tests::router;
 use netagent_tests::tap::Header;
 
 const PAYLOAD: &[u8] = b"one ping through netagent";
@@ -25,15 +28,31 @@ fn main() {
     let interface = &instance["network_interfaces"][0];
     let nic = Nic::open(&NetNs::current(), interface, Header::Vnet);
     for word in std::env::args().skip(1) {
-        let address: IpAddr = word.parse().expect("an address");
-        let ends = Ends {
-            dst_mac: gateway_mac(&nic, address.is_ipv4()),
-            ..nic.to(address)
-        };
-        let ttl = ping(&nic, &ends);
-        let gateway = netagent_tests::world::link_layer(ends.dst_mac);
-        println!("{address} answered by way of {gateway}, ttl {ttl}");
+        match word.as_str() {
+            "dhcp" => ask_dhcp(&nic),
+            "router" => println!("{:?}", router::ask(&nic)),
+            address => ask_echo(&nic, address),
+        }
     }
+}
+
+/// Takes the guest's address as a new client.
+fn ask_dhcp(nic: &Nic) {
+    let (_offer, given) = Client::new(nic).take(1);
+    assert_eq!(given.message.given(), nic.v4);
+    println!("{:?}", given.message);
+}
+
+/// Pings an address by way of the gateway.
+fn ask_echo(nic: &Nic, word: &str) {
+    let address: IpAddr = word.parse().expect("an address");
+    let ends = Ends {
+        dst_mac: gateway_mac(nic, address.is_ipv4()),
+        ..nic.to(address)
+    };
+    let ttl = ping(nic, &ends);
+    let gateway = netagent_tests::world::link_layer(ends.dst_mac);
+    println!("{address} answered by way of {gateway}, ttl {ttl}");
 }
 
 /// Asks for the gateway's hardware address, by ARP or neighbour discovery.
