@@ -1,15 +1,13 @@
 //! The servers under attack: what a guest does to them costs it alone, and whatever is done to the way to them is
 //! mended.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use netagent_common::net::tcp_flag::{ACK, FIN, SYN};
 use netagent_tests::agent::Agent;
-use netagent_tests::deadline::{Deadline, SOON, wait_for, wait_until};
+use netagent_tests::deadline::{Deadline, SOON, now, wait_for, wait_until};
 use netagent_tests::dhcp::Client;
 use netagent_tests::frame::{Frame, Segments};
 use netagent_tests::guest::{Guest, Nic};
@@ -216,25 +214,31 @@ fn a_link_of_the_same_name_is_left_alone_and_named() {
 }
 
 #[test]
-fn an_agent_that_is_killed_again_and_again_starts_again() {
+fn an_agent_that_is_killed_while_it_makes_the_way_starts_again() {
     let scene = Scene::new();
     let guest = scene.guest("asks");
+    let host = &scene.world.host;
+    let name = way(host);
+    let mut last = host.ifindex(&name);
     let mut agent = scene.agent;
-    let mut ends = BTreeMap::new();
-    for round in 0..20_u32 {
+    for delay_ms in 0..12 {
         agent.kill9();
         agent.spawn();
-        let limit = Duration::from_millis(u64::from(round) * 60);
-        let name = wait_for("the moment has come", SOON, || {
-            let began = fs::metadata(format!("/proc/{}", agent.pid())).ok()?;
-            let age = began.modified().ok()?.elapsed().ok()?;
-            (age >= limit).then_some(began.ino())
+        let (made, at) = wait_for("another way is made", SOON, || {
+            let made = host.find_ifindex(&name).filter(|made| *made != last)?;
+            Some((made, now()))
         });
-        ends.insert(round, name);
+        last = made;
+        wait_until("the moment has come", SOON, || {
+            at.elapsed() >= Duration::from_millis(delay_ms)
+        });
     }
     agent.kill9();
     agent.run();
     check_served(guest.nic());
+    let ways = host.links();
+    let ways = ways.iter().filter(|name| name.starts_with("netagent-"));
+    assert_eq!(ways.count(), 1);
 }
 
 #[test]

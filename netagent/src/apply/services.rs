@@ -6,27 +6,23 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netagent_common::services::{
-    NEXT_HOP_V4, NEXT_HOP_V6, SERVER_V4, SERVER_V6, SERVICES_HOST_MAC, SERVICES_MAC, port,
+    NEXT_HOP_V4, NEXT_HOP_V6, SERVER_V4, SERVER_V6, SERVICES_HOST_MAC, SERVICES_MAC,
 };
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::socket::sockopt::{Ipv6Ttl, Ipv6V6Only, RcvBufForce, ReuseAddr};
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6,
-    SockaddrLike, bind, listen, setsockopt, socket,
-};
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State,
 };
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
@@ -37,22 +33,18 @@ use crate::host::ServiceSockets;
 use crate::netlink::{Netlink, NetlinkError};
 use crate::plan::{Neighbour, SERVICES, alias_prefix};
 
+mod sockets;
+
 /// The servers' end of the veth, in their namespace.
 const INNER: &str = "guests";
 /// Whatever a guest's TAP carries fits.
 const MTU: u32 = 65_535;
-/// Bytes that wait in one socket: a thousand guests that boot at once ask in one moment.
-const RECEIVE_BUFFER: usize = 8 << 20;
 /// How often a name that is taken is tried again, and after which time.
 const NAME_TRIES: u32 = 40;
 const NAME_WAIT: Duration = Duration::from_millis(50);
 /// How often a link is looked at until the kernel sends on it, and after which time.
 const READY_TRIES: u32 = 200;
 const READY_WAIT: Duration = Duration::from_millis(5);
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 1_024;
-/// RFC 4861 section 4.2: what came from farther away is not believed.
-const HOP_LIMIT: i32 = 255;
 
 /// Settings of the namespace, below `/proc/sys/net`. Its addresses are made up: nothing is to be looked for, and
 /// nothing to be said about them. What guests leave behind in its TCP counts against limits of the whole host, so it
@@ -134,6 +126,7 @@ pub struct HostEnd {
     /// Its name: the same for every agent of a store.
     pub name: String,
     inside: Netlink,
+    has_v6: bool,
 }
 
 impl HostEnd {
@@ -152,7 +145,29 @@ impl HostEnd {
                 tokio::time::sleep(READY_WAIT).await;
             }
         }
+        let mut tries = 0;
+        while self.has_v6 && !has_server_v6(&self.inside).await? && tries < READY_TRIES {
+            tries += 1;
+            tokio::time::sleep(READY_WAIT).await;
+        }
         Ok(())
+    }
+}
+
+/// Whether the servers' stack takes what comes for their IPv6 address: the kernel makes the route that says so in
+/// its own time, also without duplicate detection.
+async fn has_server_v6(netlink: &Netlink) -> Result<bool, NetlinkError> {
+    let mut question = RouteMessage::default();
+    question.header.address_family = AddressFamily::Inet6;
+    question.header.destination_prefix_length = 128;
+    let server = RouteAddress::Inet6(SERVER_V6.into());
+    question.attributes = vec![RouteAttribute::Destination(server)];
+    match netlink.get(RouteNetlinkMessage::GetRoute(question)).await {
+        Ok(Some(RouteNetlinkMessage::NewRoute(found))) => Ok(found.header.kind == RouteType::Local),
+        Ok(_) => Ok(false),
+        // Its default route is not there yet either.
+        Err(error) if error.is(Errno::ENETUNREACH) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -191,10 +206,12 @@ pub async fn make(
     links::set_alias(netlink, ifindex, alias).await?;
     settings::write(&name, false)?;
     settings::switch_off_v6(&name)?;
-    configure(&inside.netlink, inside.sockets.router.is_some()).await?;
+    let has_v6 = inside.sockets.router.is_some();
+    configure(&inside.netlink, has_v6).await?;
     let end = HostEnd {
         ifindex,
         name,
+        has_v6,
         inside: inside.netlink,
     };
     Ok((end, inside.sockets))
@@ -302,76 +319,6 @@ fn inside() -> Result<Inside, ServicesError> {
     Ok(Inside {
         namespace: namespace.into(),
         netlink: Netlink::open()?,
-        sockets: sockets()?,
+        sockets: sockets::open()?,
     })
-}
-
-fn sockets() -> Result<ServiceSockets, ServicesError> {
-    let mut sockets = ServiceSockets {
-        dhcp: datagram(any_v4(port::DHCP_SERVER))?,
-        router: None,
-        dns_udp: vec![datagram(any_v4(port::DNS))?],
-        dns_tcp: vec![listener(any_v4(port::DNS))?],
-    };
-    // A host without IPv6 has no guests with it.
-    match icmpv6() {
-        Ok(router) => {
-            sockets.router = Some(router);
-            sockets.dns_udp.push(datagram(any_v6(port::DNS))?);
-            sockets.dns_tcp.push(listener(any_v6(port::DNS))?);
-        }
-        Err(Errno::EAFNOSUPPORT) => {}
-        Err(errno) => return Err(refused("open a raw ICMPv6 socket")(errno)),
-    }
-    Ok(sockets)
-}
-
-fn any_v4(port: u16) -> SocketAddr {
-    (Ipv4Addr::UNSPECIFIED, port).into()
-}
-
-fn any_v6(port: u16) -> SocketAddr {
-    (Ipv6Addr::UNSPECIFIED, port).into()
-}
-
-fn datagram(address: SocketAddr) -> Result<UdpSocket, ServicesError> {
-    let bound = bound(SockType::Datagram, address);
-    let bound = bound.map_err(refused("bind a UDP socket of the servers"))?;
-    setsockopt(&bound, RcvBufForce, &RECEIVE_BUFFER).map_err(refused("enlarge a buffer"))?;
-    Ok(bound.into())
-}
-
-fn listener(address: SocketAddr) -> Result<TcpListener, ServicesError> {
-    let listen_there = || {
-        let bound = bound(SockType::Stream, address)?;
-        listen(&bound, Backlog::new(BACKLOG)?)?;
-        Ok(bound.into())
-    };
-    listen_there().map_err(refused("bind a TCP socket of the servers"))
-}
-
-fn bound(kind: SockType, address: SocketAddr) -> Result<OwnedFd, Errno> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let (family, address): (_, Box<dyn SockaddrLike>) = match address {
-        SocketAddr::V4(address) => (AddressFamily::Inet, Box::new(SockaddrIn::from(address))),
-        SocketAddr::V6(address) => (AddressFamily::Inet6, Box::new(SockaddrIn6::from(address))),
-    };
-    let made = socket(family, kind, flags, None)?;
-    setsockopt(&made, ReuseAddr, &true)?;
-    if family == AddressFamily::Inet6 {
-        setsockopt(&made, Ipv6V6Only, &true)?;
-    }
-    bind(made.as_raw_fd(), address.as_ref())?;
-    Ok(made)
-}
-
-/// For this protocol the kernel checks and fills in checksums (RFC 3542 section 3.1). The standard library has no
-/// raw sockets, but one is used like a datagram socket without ports.
-fn icmpv6() -> Result<UdpSocket, Errno> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let protocol = Some(SockProtocol::IcmpV6);
-    let made = socket(AddressFamily::Inet6, SockType::Raw, flags, protocol)?;
-    setsockopt(&made, Ipv6Ttl, &HOP_LIMIT)?;
-    setsockopt(&made, RcvBufForce, &RECEIVE_BUFFER)?;
-    Ok(made.into())
 }
