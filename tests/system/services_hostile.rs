@@ -318,3 +318,32 @@ fn a_guest_with_a_stack_is_served_beside_one_that_floods() {
         netagent_tests::name_server::ask_tcp(&stack.netns, (gateway, PORT), &["a.example"]);
     assert_eq!(replies.unwrap()[0].last, ANSWER.octets());
 }
+
+#[test]
+fn a_name_server_among_the_guests_is_not_asked() {
+    let scene = Scene::new();
+    let victim = scene.guest("victim");
+    for (name, address) in [
+        ("four", victim.nic().address(true)),
+        ("six", victim.nic().address(false)),
+    ] {
+        let spec = json!({ "name": name, "nameserver": address });
+        let asks = Guest::create_from(&scene.agent, &scene.world.host, &spec, Header::Vnet);
+        let nic = asks.nic();
+        let query = question(7, "www.example.net");
+        nic.tap
+            .send_bytes(packet::udp(&nic.to(nic.gateway_v4), (4_000, PORT), &query));
+        let failure = nic.tap.receive_where(Deadline::after(SOON), |frame| {
+            let packet = Packet::parse(&frame.completed())?;
+            (packet.ports == (PORT, 4_000)).then_some(packet.payload)
+        });
+        assert_eq!(failure[3] & 0xf, 2, "no server answers");
+    }
+    while let Some(frame) = victim.nic().tap.receive_now() {
+        let packet = Packet::parse(&frame.completed());
+        assert!(
+            packet.is_none_or(|packet| packet.ports.1 != PORT),
+            "{frame:?}"
+        );
+    }
+}
