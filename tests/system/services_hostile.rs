@@ -242,6 +242,22 @@ fn an_agent_that_is_killed_while_it_makes_the_way_starts_again() {
 }
 
 #[test]
+fn what_a_killed_agent_left_is_removed_while_it_still_vanishes() {
+    for attach in ["tcx", "clsact"] {
+        let world = World::new();
+        let configuration = format!("[datapath]\nattach = \"{attach}\"\n");
+        let mut agent = world.agent(&configuration);
+        for _ in 0..15 {
+            agent.kill9();
+            agent.take_down();
+            agent.run();
+            agent.kill9();
+            agent.run();
+        }
+    }
+}
+
+#[test]
 fn an_answer_to_the_instance_before_reaches_nobody() {
     let scene = Scene::new();
     let slow = UdpSocketOf::outside(&scene.world, server_v4(8));
