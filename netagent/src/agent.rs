@@ -15,6 +15,7 @@ mod fault;
 mod guest;
 pub mod handle;
 mod mtu;
+mod principal;
 mod registry;
 mod requests;
 mod round;

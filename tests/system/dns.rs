@@ -6,10 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket}
 use std::time::Duration;
 
 use netagent_tests::agent::Agent;
-use netagent_tests::deadline::{SOON, now, wait_until};
-use netagent_tests::guest::Guest;
+use netagent_tests::deadline::{Deadline, SOON, now, wait_until};
+use netagent_tests::guest::{Guest, Nic};
 use netagent_tests::name_server::{NameServer, PORT, ask_tcp, ask_udp, question, read_reply};
-use netagent_tests::packet;
+use netagent_tests::packet::{self, Ends, Packet};
+use netagent_tests::router::link_local;
 use netagent_tests::stack::{INSIDE, Stack};
 use netagent_tests::tap::Header;
 use netagent_tests::world::{HOST_V4, HOST_V6, SILENT, World, server_v4, server_v6};
@@ -34,9 +35,15 @@ impl Scene {
     }
 
     fn at(upstream: impl Into<IpAddr>, spec: &Value) -> Self {
-        let (address, world) = (upstream.into(), World::new());
+        Self::attached("tcx", upstream.into(), spec)
+    }
+
+    fn attached(attach: &str, address: IpAddr, spec: &Value) -> Self {
+        let world = World::new();
         let upstream = NameServer::start(&world.outside, (address, PORT), BY_UPSTREAM);
-        let agent = world.agent(&format!("[dns]\nupstream = [\"{address}\"]\n"));
+        let agent = world.agent(&format!(
+            "[datapath]\nattach = \"{attach}\"\n[dns]\nupstream = [\"{address}\"]\n"
+        ));
         let mut guest = Guest::create_from(&agent, &world.host, spec, Header::Vnet);
         let nic = guest.nics.remove(0);
         Self {
@@ -62,8 +69,11 @@ impl Scene {
 
 #[test]
 fn queries_to_either_gateway_are_answered_by_the_agents_upstream_over_udp_and_tcp() {
-    for address in [IpAddr::V4(server_v4(9)), server_v6(9).into()] {
-        let scene = Scene::at(address, &json!({ "name": "asks" }));
+    for (attach, address) in [
+        ("tcx", IpAddr::V4(server_v4(9))),
+        ("clsact", server_v6(9).into()),
+    ] {
+        let scene = Scene::attached(attach, address, &json!({ "name": "asks" }));
         let netns = &scene.stack.netns;
         for is_v4 in [true, false] {
             let gateway = scene.gateway(is_v4);
@@ -122,6 +132,61 @@ fn the_gateway_that_the_user_chose_answers_queries_from_its_own_address() {
         assert_eq!(replies.unwrap()[0].last, BY_UPSTREAM.octets());
     }
     assert_eq!(scene.upstream.queries().len(), 4);
+}
+
+/// Asks a gateway over UDP with one frame; the addresses of the answer must be those of the question.
+fn check_raw(nic: &Nic, ends: &Ends, ports: (u16, u16)) {
+    let query = question(7, "www.example.net");
+    nic.tap.send_bytes(packet::udp(ends, ports, &query));
+    let answer = nic.tap.receive_where(Deadline::after(SOON), |frame| {
+        let bytes = frame.completed();
+        let answer = Packet::parse(&bytes).filter(|answer| answer.ports == (ports.1, ports.0))?;
+        packet::assert_checksums(&bytes);
+        Some(answer)
+    });
+    let expected = Ends {
+        ttl: answer.ends.ttl,
+        ..ends.reversed()
+    };
+    assert_eq!(answer.ends, expected);
+    let reply = read_reply(7, "www.example.net", &answer.payload);
+    assert_eq!(reply.last, BY_UPSTREAM.octets());
+}
+
+#[test]
+fn every_gateway_answers_every_address_of_the_guest_from_where_it_was_asked() {
+    let world = World::new();
+    let _upstream = NameServer::start(&world.outside, (server_v4(9), PORT), BY_UPSTREAM);
+    let agent = world.agent(&format!("[dns]\nupstream = [\"{}\"]\n", server_v4(9)));
+    let spec = json!({
+        "name": "several",
+        "network_interfaces": [
+            {},
+            { "ip": "192.168.0.1/30", "ip6": "fec0::2/64", "tap_name": "vpc0" },
+            { "ip": "10.9.0.5/32", "tap_name": "alone0" },
+        ],
+        "gateway": "192.168.7.9",
+    });
+    let guest = Guest::create_from(&agent, &world.host, &spec, Header::Vnet);
+    let chosen = Ipv4Addr::new(192, 168, 7, 9);
+    for nic in &guest.nics {
+        // From any address of the instance, by any interface (I-15).
+        for src in guest.nics.iter().map(|one| one.v4) {
+            for gateway in [nic.gateway_v4, chosen] {
+                check_raw(nic, &nic.to(gateway).from(src), (4_000, PORT));
+            }
+        }
+        if nic.v6.is_unspecified() {
+            continue;
+        }
+        let own = guest.nics.iter().map(|one| one.v6);
+        let own = own.filter(|address| !address.is_unspecified());
+        for src in own.chain([link_local(nic.mac)]) {
+            let ends = nic.to(nic.gateway(false)).from(src);
+            check_raw(nic, &ends, (68, PORT));
+        }
+    }
+    assert_eq!(agent.guest_drops("several"), [].into());
 }
 
 #[test]
@@ -240,12 +305,10 @@ fn malformed_queries_and_half_connections_hold_up_nobody() {
     let nic = other.nic();
     let ends = nic.to(nic.gateway_v4);
     nic.tap.send_bytes(packet::udp(&ends, (4_000, PORT), &good));
-    let answer = nic
-        .tap
-        .receive_where(netagent_tests::deadline::Deadline::after(SOON), |frame| {
-            let packet = packet::Packet::parse(&frame.completed())?;
-            (packet.ports == (PORT, 4_000)).then_some(packet)
-        });
+    let answer = nic.tap.receive_where(Deadline::after(SOON), |frame| {
+        let packet = Packet::parse(&frame.completed())?;
+        (packet.ports == (PORT, 4_000)).then_some(packet)
+    });
     assert_eq!(answer.ends.src, IpAddr::V4(nic.gateway_v4));
     let reply = read_reply(9, "www.example.net", &answer.payload);
     assert_eq!(reply.last, BY_UPSTREAM.octets());

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use ipnet::{IpNet, Ipv4Net};
-use nix::unistd::{Group, User};
 use uuid::Uuid;
 
 use crate::access::Caller;
 use crate::agent::custom;
 use crate::agent::decide::Batch;
+use crate::agent::principal::{group, user};
 use crate::agent::registry::Key;
 use crate::agent::store_id::random;
 use crate::agent::{Agent, RequestError, now_ms};
@@ -17,7 +17,7 @@ use crate::host::{Host, Place};
 use crate::instance::{Instance, Interface, Life, Origin};
 use crate::ipam::custom_mac;
 use crate::spec::name::Name;
-use crate::spec::{Addressing, Bounds, InstanceSpec, InterfaceSpec, Principal, SpecError};
+use crate::spec::{Addressing, Bounds, InstanceSpec, InterfaceSpec, SpecError};
 use crate::store::Change;
 
 /// Names that are tried where another process takes one after the other.
@@ -387,24 +387,4 @@ fn unused(generate: impl Fn() -> Name, taken: impl Fn(&Name) -> bool) -> Name {
         name = generate();
     }
     name
-}
-
-fn user(principal: &Principal) -> Result<u32, RequestError> {
-    match principal {
-        Principal::Id(id) => Ok(*id),
-        Principal::Name(name) => match User::from_name(name) {
-            Ok(Some(user)) => Ok(user.uid.as_raw()),
-            Ok(None) | Err(_) => Err(RequestError::UnknownUser(name.clone())),
-        },
-    }
-}
-
-fn group(principal: &Principal) -> Result<u32, RequestError> {
-    match principal {
-        Principal::Id(id) => Ok(*id),
-        Principal::Name(name) => match Group::from_name(name) {
-            Ok(Some(group)) => Ok(group.gid.as_raw()),
-            Ok(None) | Err(_) => Err(RequestError::UnknownGroup(name.clone())),
-        },
-    }
 }

@@ -80,19 +80,18 @@ pub fn run(rounds: u32) {
 
 /// Opens every TAP, and waits until the agent has seen that.
 fn open(world: &World, agent: &Agent) -> Vec<Nic> {
-    let list = || agent.api("GET", "/v1/instances", "").body;
-    let all = list();
+    let all = agent.api("GET", "/v1/instances", "").body;
     let instances = all.as_array().expect("the API lists");
-    let interface = |one: &serde_json::Value| one["network_interfaces"][0].clone();
     let nics = instances
         .iter()
-        .map(|one| Nic::open(&world.host, &interface(one), Header::Vnet))
+        .map(|one| Nic::open(&world.host, &one["network_interfaces"][0], Header::Vnet))
         .collect();
-    wait_until("every TAP is attached", LIMIT, || {
-        let all = list();
-        let mut all = all.as_array().expect("the API lists").iter();
-        all.all(|one| interface(one)["attached"] == true)
-    });
+    for instance in instances {
+        let name = instance["name"].as_str().expect("each has a name");
+        wait_until("the TAP is attached", LIMIT, || {
+            agent.inspect(name)["network_interfaces"][0]["attached"] == true
+        });
+    }
     nics
 }
 

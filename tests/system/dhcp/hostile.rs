@@ -76,6 +76,10 @@ fn malformed_messages_are_dropped_and_counted() {
             relayed.to_bytes(),
         ],
     );
+    let shown = scene.agent.say(&["inspect", "asks"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let counted = |line: &str| line.contains("malformed_dhcp") && line.ends_with("13");
+    assert!(shown.lines().any(counted), "{shown}");
 }
 
 #[test]

@@ -314,3 +314,50 @@ fn a_guest_is_told_only_what_it_asks_for() {
     let echoed = offer.message.options.get(&option::CLIENT);
     assert_eq!(echoed, Some(&identity), "RFC 6842");
 }
+
+#[test]
+fn guests_that_ask_at_once_with_one_number_are_given_each_its_own() {
+    let scene = Scene::plain();
+    let (agent, host) = (&scene.agent, &scene.world.host);
+    let others = ["b", "c"].map(|name| Guest::create(agent, host, name, Header::Vnet));
+    let nics = [scene.nic(), others[0].nic(), others[1].nic()];
+    for nic in nics {
+        let client = Client::new(nic);
+        client.send(Way::NEW, &client.question(kind::DISCOVER, 1).broadcast());
+    }
+    for (nic, name) in nics.into_iter().zip(["asks", "b", "c"]) {
+        let offer = Client::new(nic).answer();
+        check_gift(&offer, nic, to_everybody(nic));
+        let told = offer.message.text(option::HOST_NAME);
+        assert_eq!(told.as_deref(), Some(name));
+    }
+    for nic in nics {
+        while let Some(frame) = nic.tap.receive_now() {
+            let another = netagent_tests::dhcp::read_answer(&frame.completed());
+            assert_eq!(another, None, "an answer to another guest");
+        }
+    }
+}
+
+#[test]
+fn who_comes_next_to_an_address_is_told_its_own_name() {
+    let mut scene = Scene::plain();
+    let (_, before) = scene.client().take(1);
+    scene.agent.delete("asks");
+    let name = format!("next-{}", "x".repeat(58));
+    scene.guest = Guest::create(&scene.agent, &scene.world.host, &name, Header::Vnet);
+    let (_, after) = scene.client().take(1);
+    assert_eq!(after.message.given(), before.message.given());
+    assert_eq!(after.message.text(option::HOST_NAME), Some(name));
+}
+
+#[test]
+fn the_smallest_mtu_is_told_in_an_answer_that_is_as_long_as_any() {
+    // The guest's card takes what is longer until it is told; every DHCP client takes 576 bytes (RFC 2131, 2).
+    let spec = json!({ "name": "asks", "network_interfaces": [{ "mtu": 68 }] });
+    let scene = Scene::new("", &spec, Header::Vnet);
+    let (_, given) = scene.client().take(1);
+    check_gift(&given, scene.nic(), to_guest(scene.nic()));
+    assert_eq!(given.message.number(option::MTU), Some(68));
+    assert!(given.length + 28 <= 576);
+}

@@ -1,0 +1,160 @@
+//! Flows, reverse entries and routes: one map for each family.
+#![allow(
+    unsafe_code,
+    reason = "the one place where map values are dereferenced"
+)]
+
+use core::ffi::c_void;
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use netagent_common::flow::{Flow, FlowKey};
+use netagent_common::nat::{Reverse, ReverseKey};
+use netagent_common::policy::Route;
+
+use crate::maps::{
+    FLOWS_V4, FLOWS_V6, Flows, REVERSE_V4, REVERSE_V6, ROUTES_V4, ROUTES_V6, Reverses, Routes,
+};
+
+/// The maps of one address family.
+pub trait FamilyMaps: Copy + Eq + 'static {
+    #[doc(hidden)]
+    fn flow_map() -> &'static Flows<Self>;
+    #[doc(hidden)]
+    fn reverse_map() -> &'static Reverses<Self>;
+    #[doc(hidden)]
+    fn route_map() -> &'static Routes<Self>;
+    /// Length of an address, bits.
+    const BITS: u32 = size_of::<Self>() as u32 * 8;
+}
+
+impl FamilyMaps for [u8; 4] {
+    #[inline(always)]
+    fn flow_map() -> &'static Flows<Self> {
+        &FLOWS_V4
+    }
+    #[inline(always)]
+    fn reverse_map() -> &'static Reverses<Self> {
+        &REVERSE_V4
+    }
+    #[inline(always)]
+    fn route_map() -> &'static Routes<Self> {
+        &ROUTES_V4
+    }
+}
+
+impl FamilyMaps for [u8; 16] {
+    #[inline(always)]
+    fn flow_map() -> &'static Flows<Self> {
+        &FLOWS_V6
+    }
+    #[inline(always)]
+    fn reverse_map() -> &'static Reverses<Self> {
+        &REVERSE_V6
+    }
+    #[inline(always)]
+    fn route_map() -> &'static Routes<Self> {
+        &ROUTES_V6
+    }
+}
+
+/// Why an entry was not inserted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum InsertError {
+    /// The key is there already.
+    Exists,
+    /// The map is full.
+    Full,
+}
+
+/// The flow with this key, to be read and changed.
+#[inline(always)]
+pub fn flow<A: FamilyMaps>(key: &FlowKey<A>) -> Option<&'static mut Flow<A>> {
+    let flow = A::flow_map().get_ptr_mut(key)?;
+    // SAFETY: the element stays readable and writable until the program ends (RCU). Two CPUs may change it at
+    // once; every field is written whole, and the fields do not depend on each other.
+    Some(unsafe { &mut *flow })
+}
+
+/// Inserts a new flow.
+#[inline(always)]
+pub fn insert_flow<A: FamilyMaps>(key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError> {
+    A::flow_map()
+        .insert(key, flow, aya_ebpf::bindings::BPF_NOEXIST.into())
+        .map_err(insert_error)
+}
+
+/// Removes a flow; false where it was gone already.
+#[inline(always)]
+pub fn remove_flow<A: FamilyMaps>(key: &FlowKey<A>) -> bool {
+    A::flow_map().remove(key).is_ok()
+}
+
+/// Whose flow it is.
+#[inline(always)]
+pub fn reverse<A: FamilyMaps>(key: &ReverseKey<A>) -> Option<&'static Reverse<A>> {
+    let reverse = A::reverse_map().get_ptr(key)?;
+    // SAFETY: the element stays readable until the program ends (RCU), and nobody changes it.
+    Some(unsafe { &*reverse })
+}
+
+/// Claims a port: exactly one of several CPUs that try succeeds.
+#[inline(always)]
+pub fn insert_reverse<A: FamilyMaps>(
+    key: &ReverseKey<A>,
+    reverse: &Reverse<A>,
+) -> Result<(), InsertError> {
+    A::reverse_map()
+        .insert(key, reverse, aya_ebpf::bindings::BPF_NOEXIST.into())
+        .map_err(insert_error)
+}
+
+/// Gives a port back; false where it was gone already.
+#[inline(always)]
+pub fn remove_reverse<A: FamilyMaps>(key: &ReverseKey<A>) -> bool {
+    A::reverse_map().remove(key).is_ok()
+}
+
+/// The route to an address.
+#[inline(always)]
+pub fn route<A: FamilyMaps>(address: A) -> Option<&'static Route<A>> {
+    A::route_map().get(&Key::new(A::BITS, address))
+}
+
+#[inline(always)]
+fn insert_error(code: i32) -> InsertError {
+    const EEXIST: i32 = -17;
+    if code == EEXIST {
+        InsertError::Exists
+    } else {
+        InsertError::Full
+    }
+}
+
+/// A function that the kernel calls for each element of a map: map, key, value and what was passed along.
+/// It returns 1 to stop.
+pub type Callback = unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void, *mut c_void) -> i64;
+
+/// Calls `callback` for each flow, passing `context`.
+#[inline(always)]
+pub fn for_each_flow<A: FamilyMaps, C>(callback: Callback, context: &mut C) {
+    for_each(core::ptr::from_ref(A::flow_map()).cast(), callback, context);
+}
+
+/// Calls `callback` for each reverse entry, passing `context`.
+#[inline(always)]
+pub fn for_each_reverse<A: FamilyMaps, C>(callback: Callback, context: &mut C) {
+    for_each(
+        core::ptr::from_ref(A::reverse_map()).cast(),
+        callback,
+        context,
+    );
+}
+
+#[inline(always)]
+fn for_each<C>(map: *const c_void, callback: Callback, context: &mut C) {
+    let callback = callback as *mut c_void;
+    let context = core::ptr::from_mut(context).cast();
+    // SAFETY: `map` is one of the maps above, and the callbacks of `collect.rs` take its key and value and a
+    // context of type `C`.
+    unsafe { aya_ebpf::helpers::bpf_for_each_map_elem(map.cast_mut(), callback, context, 0) };
+}
