@@ -242,6 +242,22 @@ fn an_agent_that_is_killed_while_it_makes_the_way_starts_again() {
 }
 
 #[test]
+fn what_a_killed_agent_left_is_removed_while_it_still_vanishes() {
+    for attach in ["tcx", "clsact"] {
+        let world = World::new();
+        let configuration = format!("[datapath]\nattach = \"{attach}\"\n");
+        let mut agent = world.agent(&configuration);
+        for _ in 0..15 {
+            agent.kill9();
+            agent.take_down();
+            agent.run();
+            agent.kill9();
+            agent.run();
+        }
+    }
+}
+
+#[test]
 fn an_answer_to_the_instance_before_reaches_nobody() {
     let scene = Scene::new();
     let slow = UdpSocketOf::outside(&scene.world, server_v4(8));
@@ -317,4 +333,33 @@ fn a_guest_with_a_stack_is_served_beside_one_that_floods() {
     let replies =
         netagent_tests::name_server::ask_tcp(&stack.netns, (gateway, PORT), &["a.example"]);
     assert_eq!(replies.unwrap()[0].last, ANSWER.octets());
+}
+
+#[test]
+fn a_name_server_among_the_guests_is_not_asked() {
+    let scene = Scene::new();
+    let victim = scene.guest("victim");
+    for (name, address) in [
+        ("four", victim.nic().address(true)),
+        ("six", victim.nic().address(false)),
+    ] {
+        let spec = json!({ "name": name, "nameserver": address });
+        let asks = Guest::create_from(&scene.agent, &scene.world.host, &spec, Header::Vnet);
+        let nic = asks.nic();
+        let query = question(7, "www.example.net");
+        nic.tap
+            .send_bytes(packet::udp(&nic.to(nic.gateway_v4), (4_000, PORT), &query));
+        let failure = nic.tap.receive_where(Deadline::after(SOON), |frame| {
+            let packet = Packet::parse(&frame.completed())?;
+            (packet.ports == (PORT, 4_000)).then_some(packet.payload)
+        });
+        assert_eq!(failure[3] & 0xf, 2, "no server answers");
+    }
+    while let Some(frame) = victim.nic().tap.receive_now() {
+        let packet = Packet::parse(&frame.completed());
+        assert!(
+            packet.is_none_or(|packet| packet.ports.1 != PORT),
+            "{frame:?}"
+        );
+    }
 }

@@ -288,17 +288,28 @@ pub async fn remove_marked(netlink: &Netlink, prefix: &str) -> Result<Vec<String
     let Some(group) = free.filter(|_| !ours.is_empty()) else {
         return Ok(Vec::new());
     };
+    let mut names = Vec::new();
     for found in &ours {
         let mut message = link(found.header.index);
         message.attributes.push(LinkAttribute::Group(group));
-        netlink
-            .change(RouteNetlinkMessage::SetLink(message), 0)
-            .await?;
+        let grouped = netlink.change(RouteNetlinkMessage::SetLink(message), 0);
+        if !is_gone(grouped.await)? {
+            names.extend(name(found));
+        }
     }
     let mut all = LinkMessage::default();
     all.attributes.push(LinkAttribute::Group(group));
-    netlink.change(RouteNetlinkMessage::DelLink(all), 0).await?;
-    Ok(ours.iter().filter_map(name).collect())
+    is_gone(netlink.change(RouteNetlinkMessage::DelLink(all), 0).await)?;
+    Ok(names)
+}
+
+/// Whether the link of a change was gone already: the way to the servers of an agent that was killed goes by itself, in
+/// the kernel's own time.
+fn is_gone(changed: Result<(), NetlinkError>) -> Result<bool, NetlinkError> {
+    match changed {
+        Err(error) if error.is(Errno::ENODEV) => Ok(true),
+        result => result.map(|()| false),
+    }
 }
 
 fn group(attribute: &LinkAttribute) -> Option<u32> {

@@ -49,7 +49,7 @@ const READY_WAIT: Duration = Duration::from_millis(5);
 /// Settings of the namespace, below `/proc/sys/net`. Its addresses are made up: nothing is to be looked for, and
 /// nothing to be said about them. What guests leave behind in its TCP counts against limits of the whole host, so it
 /// is little, and soon gone; what is not set here is the host's.
-const SETTINGS: [(&str, &str); 15] = [
+const SETTINGS: [(&str, &str); 16] = [
     // So that binding port 53 needs no capability.
     ("ipv4/ip_unprivileged_port_start", "0"),
     ("ipv4/conf/all/rp_filter", "0"),
@@ -61,6 +61,7 @@ const SETTINGS: [(&str, &str); 15] = [
     ("ipv4/tcp_orphan_retries", "2"),
     ("ipv4/tcp_fin_timeout", "5"),
     ("ipv4/tcp_max_tw_buckets", "4096"),
+    ("ipv4/tcp_no_metrics_save", "1"),
     ("ipv4/tcp_rmem", "4096 65536 262144"),
     ("ipv4/tcp_wmem", "4096 65536 262144"),
     // A guest whose device has a larger MTU than its interface loses large segments: smaller ones arrive.
