@@ -316,6 +316,18 @@ fn a_guest_is_told_only_what_it_asks_for() {
 }
 
 #[test]
+fn a_pool_whose_gateways_are_last_is_told_so() {
+    let configuration = "[pool]\nsubnet = \"10.77.0.0/24\"\ngateway = \"last\"\n";
+    let scene = Scene::new(configuration, &json!({ "name": "asks" }), Header::Vnet);
+    let nic = scene.nic();
+    let pair = (nic.v4.octets(), nic.gateway_v4.octets());
+    assert_eq!(pair, ([10, 77, 0, 1], [10, 77, 0, 2]));
+    let (_, given) = scene.client().take(1);
+    check_gift(&given, nic, to_guest(nic));
+    check_told(&given.message, nic);
+}
+
+#[test]
 fn guests_that_ask_at_once_with_one_number_are_given_each_its_own() {
     let scene = Scene::plain();
     let (agent, host) = (&scene.agent, &scene.world.host);

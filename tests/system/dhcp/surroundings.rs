@@ -1,15 +1,18 @@
 //! Nothing of the host is in the way: firewall, daemons, settings; and what an agent that is dead leaves.
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Ipv6Addr, TcpListener, UdpSocket};
 
 use netagent_tests::deadline::{Deadline, SOON, wait_until};
 use netagent_tests::dhcp::{Client, Way, kind, option};
+use netagent_tests::dhcp_client::{DhcpClient, Program};
 use netagent_tests::guest::Guest;
+use netagent_tests::name_server::{self, NameServer};
 use netagent_tests::packet::{self, Packet};
 use netagent_tests::ping::ping;
+use netagent_tests::router::solicitation;
 use netagent_tests::stack::Stack;
 use netagent_tests::tap::Header;
-use netagent_tests::world::{UPLINK, server_v4};
+use netagent_tests::world::{UPLINK, World, server_v4};
 use serde_json::json;
 
 use super::Scene;
@@ -45,7 +48,7 @@ fn no_firewall_no_daemon_and_no_setting_of_the_host_is_in_the_way() {
 
 #[test]
 fn every_host_setting_that_new_links_inherit_is_none_of_the_servers_business() {
-    let world = netagent_tests::world::World::new();
+    let world = World::new();
     for (path, value) in [
         ("net/ipv4/conf/default/rp_filter", "1"),
         ("net/ipv6/conf/default/disable_ipv6", "1"),
@@ -59,6 +62,31 @@ fn every_host_setting_that_new_links_inherit_is_none_of_the_servers_business() {
     Client::new(guest.nic()).take(1);
     let answer = netagent_tests::router::ask(guest.nic());
     assert!(answer.lifetime > 0);
+}
+
+#[test]
+fn a_host_without_ipv6_serves_dhcp_and_dns_over_ipv4() {
+    let world = World::new();
+    for name in ["all", "default"] {
+        world
+            .host
+            .sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1");
+    }
+    let _upstream = NameServer::start(&world.outside, (server_v4(9), 53), server_v4(0));
+    let agent = world.agent(&format!("[dns]\nupstream = [\"{}\"]\n", server_v4(9)));
+    let guest = Guest::create(&agent, &world.host, "four", Header::Vnet);
+    Client::new(guest.nic()).take(1);
+    let unasked = solicitation(guest.nic(), Ipv6Addr::UNSPECIFIED, &[]);
+    guest.nic().tap.send_bytes(unasked);
+    wait_until("the question is counted", SOON, || {
+        agent.drops("four").get("router_solicit") == Some(&1)
+    });
+    let gateway = guest.nic().gateway_v4;
+    let stack = Stack::bare(guest.nics);
+    let client = DhcpClient::start(&stack.netns, "eth0", Program::Udhcpc);
+    client.lease();
+    let reply = name_server::ask_udp(&stack.netns, (gateway, 53), "example.net");
+    assert_eq!(reply.unwrap().last, server_v4(0).octets());
 }
 
 #[test]
