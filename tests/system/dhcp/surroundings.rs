@@ -2,10 +2,11 @@
 
 use std::net::{Ipv6Addr, TcpListener, UdpSocket};
 
+use netagent_tests::agent::START_LIMIT;
 use netagent_tests::deadline::{Deadline, SOON, wait_until};
 use netagent_tests::dhcp::{Client, Way, kind, option};
 use netagent_tests::dhcp_client::{DhcpClient, Program};
-use netagent_tests::guest::Guest;
+use netagent_tests::guest::{Guest, Nic};
 use netagent_tests::name_server::{self, NameServer};
 use netagent_tests::packet::{self, Packet};
 use netagent_tests::ping::ping;
@@ -140,7 +141,7 @@ fn an_instance_that_is_stopped_and_started_is_answered_as_before() {
     let (_, before) = scene.client().take(1);
     scene.agent.change("asks", "stop");
     let started = scene.agent.change("asks", "start");
-    let nic = netagent_tests::guest::Nic::open(
+    let nic = Nic::open(
         &scene.world.host,
         &started["network_interfaces"][0],
         Header::Vnet,
@@ -208,4 +209,40 @@ fn the_world_is_reached_while_the_agent_is_dead() {
     ping(&stack.netns, server_v4(0), (1, 56)).unwrap();
     scene.agent.kill9();
     ping(&stack.netns, server_v4(0), (3, 56)).unwrap();
+}
+
+#[test]
+fn an_agent_killed_at_any_step_of_its_start_serves_when_it_starts_again() {
+    let mut scene = Scene::plain();
+    scene.client().take(1);
+    let before = scene.world.host.links().len();
+    scene.agent.kill9();
+    let mut deaths = 0;
+    for is_taken_down in [false, true] {
+        for boundary in 1.. {
+            if is_taken_down {
+                scene.agent.take_down();
+            }
+            scene.agent.kill_at(Some(boundary));
+            scene.agent.spawn();
+            let survived = scene.agent.serves_or_ended(START_LIMIT).is_none();
+            scene.agent.kill_at(None);
+            if survived {
+                scene.agent.kill9();
+                break;
+            }
+            deaths += 1;
+            scene.agent.run();
+            scene.guest.nics.clear();
+            let interface = &scene.guest.answer["network_interfaces"][0];
+            let nic = Nic::open(&scene.world.host, interface, Header::Vnet);
+            scene.guest.nics.push(nic);
+            scene.client().take(boundary);
+            wait_until("one way to the servers", SOON, || {
+                scene.world.host.links().len() == before
+            });
+            scene.agent.kill9();
+        }
+    }
+    assert!(deaths > 2, "{deaths}");
 }
