@@ -275,6 +275,19 @@ fn a_solicitation_that_breaks_the_rules_is_dropped_and_counted() {
             agent.guest_drops("asks").values().sum::<u64>() == number
         });
     }
+    // Some are dropped by the program, the rest by the server.
+    let drops = agent.guest_drops("asks");
+    let expected = [
+        ("malformed", 3),
+        ("malformed_router_solicit", 4),
+        ("spoofed_neighbour", 4),
+    ];
+    assert!(
+        drops
+            .iter()
+            .map(|(name, count)| (name.as_str(), *count))
+            .eq(expected)
+    );
     // Only the one that is right is answered.
     let frames = std::iter::from_fn(|| nic.tap.receive_now());
     let answers: Vec<_> = frames
