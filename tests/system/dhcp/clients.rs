@@ -230,6 +230,34 @@ fn custom_and_site_local_addresses_reach_the_world_by_the_advertised_route() {
 }
 
 #[test]
+fn a_guest_with_everything_typed_in_reaches_the_world() {
+    let world = World::new();
+    let agent = world.agent("");
+    let spec = json!({
+        "name": "typed",
+        "network_interfaces": [
+            { "ip": "192.168.0.1/30", "ip6": "fec0::2/64", "tap_name": "vpc0", "autoconfig": false },
+        ],
+    });
+    let (stack, _) = boot(&world, &agent, &spec);
+    for words in [
+        "link set eth0 up",
+        "address add 192.168.0.1/30 dev eth0",
+        "address add fec0::2/64 dev eth0",
+        "route add default via 192.168.0.2",
+        "-6 route add default via fe80::1 dev eth0 metric 1",
+    ] {
+        stack.netns.ip(words);
+    }
+    addresses_v6(&stack.netns, "eth0", 1);
+    for remote in [IpAddr::V4(server_v4(0)), server_v6(0).into()] {
+        let _server = Server::tcp(&world.outside, remote);
+        assert!(connects(&stack.netns, remote, SOON).0, "{remote}");
+        ping(&stack.netns, remote, (2, 56)).unwrap();
+    }
+}
+
+#[test]
 fn a_changed_mtu_of_the_uplink_reaches_a_guest_that_believes_advertisements() {
     let world = World::new();
     let agent = world.agent("");
