@@ -75,6 +75,8 @@ pub struct Agent<H> {
     directory: Arc<Directory>,
     upstreams: Arc<Upstreams>,
     servers: Option<Servers>,
+    /// Whether a default route of IPv6 leads through the uplink.
+    leads_out_v6: bool,
     /// What guests were told last: the uplink's MTU, and whether IPv6 leads out.
     told: (u32, bool),
     requests: mpsc::Receiver<Asked>,

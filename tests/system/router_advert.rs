@@ -88,12 +88,18 @@ fn a_solicitation_from_any_address_of_the_guest_is_answered() {
 }
 
 #[test]
-fn a_guest_hears_an_advertisement_unasked_when_its_vmm_comes() {
+fn a_guest_hears_an_advertisement_unasked_when_its_vmm_comes_and_when_it_comes_again() {
     let world = World::new();
     let agent = world.agent("");
-    let guest = create(&agent, &world);
-    let told = router::advertised(guest.nic(), Advertisement::is_to_all);
-    check_told(&told, guest.nic());
+    let mut guest = create(&agent, &world);
+    for _ in 0..3 {
+        let told = router::advertised(guest.nic(), Advertisement::is_to_all);
+        check_told(&told, guest.nic());
+        drop(guest.nics.remove(0));
+        let interface = &guest.answer["network_interfaces"][0];
+        let again = Nic::open(&world.host, interface, Header::Vnet);
+        guest.nics.push(again);
+    }
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl<H: Host> Agent<H> {
             interface.is_some_and(|interface| self.has_v6(interface))
         };
         let mut candidates = std::iter::once(v4.interface).chain(0..instance.interfaces.len());
-        let v6 = candidates.find(has_v6).filter(|_| self.leads_out_v6());
+        let v6 = candidates.find(has_v6).filter(|_| self.leads_out_v6);
         Routes { v4, v6 }
     }
 

@@ -79,7 +79,7 @@ impl<H: Host> Agent<H> {
             }
             self.host_round().await;
             self.host.settle().await;
-            if leads_out_v6 != self.leads_out_v6() {
+            if leads_out_v6 != self.leads_out_v6 {
                 self.tell_of_all();
             }
         }
@@ -242,6 +242,8 @@ impl<H: Host> Agent<H> {
             }
             Err(error) => tracing::warn!(%error, "the uplink stays as it was"),
         }
+        let has_default_v6 = |uplink| uplink::has_default_v6(uplink, &self.observed);
+        self.leads_out_v6 = self.uplink.is_some_and(has_default_v6);
     }
 
     pub(crate) fn wanted_all(&self) -> Wanted {

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use netagent_common::net::GATEWAY_V6;
 use tokio::time::Instant;
 
+use crate::agent::Agent;
 use crate::agent::registry::Key;
-use crate::agent::{Agent, uplink};
 use crate::host::Host;
 use crate::instance::{Instance, Life};
 use crate::services::{Guest, Servers};
@@ -37,7 +37,7 @@ impl<H: Host> Agent<H> {
 
     /// Tells the servers of every instance.
     pub(crate) fn tell_of_all(&mut self) {
-        self.told = (self.mtu, self.leads_out_v6());
+        self.told = (self.mtu, self.leads_out_v6);
         self.tell_of(self.registry.keys());
     }
 
@@ -78,12 +78,6 @@ impl<H: Host> Agent<H> {
     pub(crate) fn resolvers(&self) -> Vec<IpAddr> {
         let servers = self.upstreams.servers(None, Instant::now());
         servers.iter().map(SocketAddr::ip).collect()
-    }
-
-    /// Whether the uplink leads out for IPv6, as far as was seen last.
-    pub(crate) fn leads_out_v6(&self) -> bool {
-        self.uplink
-            .is_some_and(|uplink| uplink::has_default_v6(uplink, &self.observed))
     }
 }
 

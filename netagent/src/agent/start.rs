@@ -138,6 +138,7 @@ pub async fn start<H: Host>(
         directory: Arc::default(),
         upstreams: Arc::new(upstreams),
         servers: None,
+        leads_out_v6: false,
         told: (0, false),
         requests,
         tokens: SharedTokens::default(),

@@ -99,26 +99,10 @@ pub async fn add_default_route(
     ifindex: u32,
     next_hop: IpAddr,
 ) -> Result<(), NetlinkError> {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family(next_hop);
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Static;
-    message.header.kind = RouteType::Unicast;
-    message.header.scope = RouteScope::Universe;
-    let gateway = match next_hop {
-        IpAddr::V4(address) => RouteAddress::Inet(address),
-        IpAddr::V6(address) => RouteAddress::Inet6(address),
-    };
-    message.attributes = vec![
-        RouteAttribute::Gateway(gateway),
-        RouteAttribute::Oif(ifindex),
-    ];
-    netlink
-        .change(
-            RouteNetlinkMessage::NewRoute(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .await
+    let mut message = route(next_hop, ifindex, RouteScope::Universe);
+    let gateway = RouteAttribute::Gateway(route_address(next_hop));
+    message.attributes.push(gateway);
+    put_route(netlink, message).await
 }
 
 /// Routes the guest's address to its TAP.
@@ -127,31 +111,40 @@ pub async fn add_guest_route(
     ifindex: u32,
     guest: IpAddr,
 ) -> Result<(), NetlinkError> {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family(guest);
-    message.header.destination_prefix_length = IpNet::from(guest).prefix_len();
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Static;
-    message.header.kind = RouteType::Unicast;
-    message.header.scope = if guest.is_ipv4() {
+    let scope = if guest.is_ipv4() {
         RouteScope::Link
     } else {
         RouteScope::Universe
     };
-    let destination = match guest {
+    let mut message = route(guest, ifindex, scope);
+    message.header.destination_prefix_length = IpNet::from(guest).prefix_len();
+    let destination = RouteAttribute::Destination(route_address(guest));
+    message.attributes.push(destination);
+    put_route(netlink, message).await
+}
+
+/// A route of the main table and of this address' family, by a link.
+fn route(address: IpAddr, ifindex: u32, scope: RouteScope) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(address);
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = scope;
+    message.attributes.push(RouteAttribute::Oif(ifindex));
+    message
+}
+
+async fn put_route(netlink: &Netlink, message: RouteMessage) -> Result<(), NetlinkError> {
+    let message = RouteNetlinkMessage::NewRoute(message);
+    netlink.change(message, NLM_F_CREATE | NLM_F_REPLACE).await
+}
+
+fn route_address(address: IpAddr) -> RouteAddress {
+    match address {
         IpAddr::V4(address) => RouteAddress::Inet(address),
         IpAddr::V6(address) => RouteAddress::Inet6(address),
-    };
-    message.attributes = vec![
-        RouteAttribute::Destination(destination),
-        RouteAttribute::Oif(ifindex),
-    ];
-    netlink
-        .change(
-            RouteNetlinkMessage::NewRoute(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .await
+    }
 }
 
 fn family(address: IpAddr) -> AddressFamily {

@@ -132,8 +132,8 @@ fn a_lease_is_renewed_and_given_back_by_a_real_client() {
     agent.run();
     assert_eq!(client.renew(), lease, "by an agent that started again");
     world.host.ip(&format!("link set {UPLINK} mtu 1400"));
-    wait_until("the TAP follows", SOON, || {
-        world.host.json("ip -json link show dev tap0")[0]["mtu"] == 1_400
+    wait_until("the agent follows", SOON, || {
+        agent.inspect("renews")["network_interfaces"][0]["mtu"] == 1_400
     });
     assert_eq!(client.renew()["mtu"], "1400");
     client.release();

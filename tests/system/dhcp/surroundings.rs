@@ -127,10 +127,11 @@ fn a_changed_mtu_of_the_uplink_is_in_the_next_answer() {
     scene.client().take(1);
     for mtu in [1_400, 9_000] {
         scene.world.host.ip(&format!("link set {UPLINK} mtu {mtu}"));
-        wait_until("the TAP follows", SOON, || {
-            let shown = scene.world.host.json("ip -json link show dev tap0");
-            shown[0]["mtu"] == mtu
+        wait_until("the agent follows", SOON, || {
+            scene.agent.inspect("asks")["network_interfaces"][0]["mtu"] == mtu
         });
+        let shown = scene.world.host.json("ip -json link show dev tap0");
+        assert_eq!(shown[0]["mtu"], mtu);
         let (_, given) = scene.client().take(3);
         assert_eq!(given.message.number(option::MTU), Some(mtu));
     }
