@@ -11,7 +11,7 @@ use netagent_tests::deadline::{Deadline, SOON, now, wait_for, wait_until};
 use netagent_tests::dhcp::Client;
 use netagent_tests::frame::{Frame, Segments};
 use netagent_tests::guest::{Guest, Nic};
-use netagent_tests::name_server::{NameServer, PORT, ask_udp, question};
+use netagent_tests::name_server::{NameServer, PORT, ask_tcp, ask_udp, question};
 use netagent_tests::netns::NetNs;
 use netagent_tests::packet::{self, Packet, Segment};
 use netagent_tests::router;
@@ -62,11 +62,13 @@ fn way(host: &NetNs) -> String {
         .clone()
 }
 
-/// Sockets that their programs have closed and the kernel has not, of the whole machine.
-fn orphans() -> u64 {
-    let text = fs::read_to_string("/proc/net/sockstat").unwrap();
-    let after = text.split("orphan ").nth(1).unwrap();
-    after.split_whitespace().next().unwrap().parse().unwrap()
+/// A count of TCP sockets in a namespace. That of `orphan`, whose programs have closed them and the kernel has not, is
+/// the whole machine's.
+fn sockets(netns: &NetNs, which: &str) -> u64 {
+    let read = || fs::read_to_string("/proc/thread-self/net/sockstat");
+    let text = netns.run(read).unwrap();
+    let mut words = text.split_whitespace().skip_while(|word| *word != which);
+    words.nth(1).unwrap().parse().unwrap()
 }
 
 /// Checks that DHCP, DNS and router solicitations of a guest are answered.
@@ -113,6 +115,7 @@ fn hang_up_halfway(nic: &Nic, src_port: u16) {
 fn connections_that_a_guest_never_ends_leave_nothing_on_the_host() {
     let scene = Scene::new();
     let loud = scene.guest("loud");
+    let orphans = || sockets(&scene.world.host, "orphan");
     let before = orphans();
     for port in 0..400 {
         hang_up_halfway(loud.nic(), 10_000 + port);
@@ -122,6 +125,20 @@ fn connections_that_a_guest_never_ends_leave_nothing_on_the_host() {
         orphans() < before + 100
     });
     check_served(scene.guest("calm").nic());
+}
+
+#[test]
+fn connections_of_guests_do_not_use_up_the_hosts_ports() {
+    let scene = Scene::new();
+    let mut guest = scene.guest("asks");
+    let nic = guest.nics.remove(0);
+    let gateway = nic.gateway_v4;
+    let stack = Stack::boot(nic, 1_500);
+    for _ in 0..50 {
+        ask_tcp(&stack.netns, (gateway, PORT), &["a.example"]).unwrap();
+    }
+    // In TIME_WAIT each would keep its port towards the name server for a minute.
+    assert!(sockets(&scene.world.host, "tw") < 5);
 }
 
 #[test]
@@ -330,8 +347,7 @@ fn a_guest_with_a_stack_is_served_beside_one_that_floods() {
             .send_bytes(packet::tcp(&nic.to(nic.gateway_v4), segment, &[]));
     }
     ask_udp(&stack.netns, (gateway, PORT), "www.example.net").unwrap();
-    let replies =
-        netagent_tests::name_server::ask_tcp(&stack.netns, (gateway, PORT), &["a.example"]);
+    let replies = ask_tcp(&stack.netns, (gateway, PORT), &["a.example"]);
     assert_eq!(replies.unwrap()[0].last, ANSWER.octets());
 }
 

@@ -5,18 +5,26 @@ use std::future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use netagent_common::services::DNS_PER_SECOND;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::dns::frames::Frames;
 use crate::dns::message::{Failure, Query, Received, is_answer};
-use crate::dns::places::{Account, Outcome, Place};
+use crate::dns::places::{ASKER, Account, Outcome, Place};
 use crate::dns::{Asker, RETRY, Shared};
 
 /// Queries of one connection that wait for an answer; the rest wait in the guest's own socket.
 const WAITING_MAX: usize = 32;
+/// Pause that each message of a guest costs its connection, and how many may come at once. Many fit into one packet,
+/// so the limit of packets alone would let a guest keep the agent busy: with all its connections it may send as many
+/// messages as packets.
+const PRICE: Duration =
+    Duration::from_nanos(1_000_000_000 * ASKER.connections as u64 / DNS_PER_SECOND);
+const BURST: u32 = 128;
 
 /// A connection of a guest.
 struct Conversation {
@@ -39,6 +47,8 @@ struct Conversation {
     waiting: VecDeque<Waiting>,
     /// When a whole message last went either way.
     active_at: Instant,
+    /// Up to when the guest's messages are paid.
+    paid_until: Instant,
     /// Kept until it ends.
     _place: Place,
 }
@@ -99,6 +109,7 @@ fn admit(stream: TcpStream, from: SocketAddr, shared: &Shared) -> Option<Convers
         retry_at: now,
         waiting: VecDeque::new(),
         active_at: now,
+        paid_until: now,
         _place: place,
     })
 }
@@ -118,8 +129,11 @@ impl Conversation {
         while !(self.hung_up && self.waiting.is_empty()) {
             let listening = !self.hung_up && self.waiting.len() < WAITING_MAX;
             let due = self.due();
+            let next_at = self.paid_until.checked_sub(BURST * PRICE);
+            let paused = next_at.filter(|at| listening && Instant::now() < *at);
             let event = tokio::select! {
-                message = self.guest.next(), if listening => Event::Guest(message?),
+                message = self.guest.next(), if listening && paused.is_none() => Event::Guest(message?),
+                () = sleep_until(paused.unwrap_or(due)), if paused.is_some() => continue,
                 message = next_of(&mut self.server) => Event::Server(message.ok().flatten()),
                 () = sleep_until(due) => Event::Due,
             };
@@ -143,6 +157,7 @@ impl Conversation {
     /// Takes a query of the guest.
     async fn ask(&mut self, message: &[u8]) -> io::Result<()> {
         self.account.count_query();
+        self.paid_until = self.paid_until.max(Instant::now()) + PRICE;
         let query = match Received::read(message) {
             Received::Query(query) => query,
             Received::Unfit(answer) => {

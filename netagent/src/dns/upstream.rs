@@ -171,7 +171,8 @@ impl Seen {
 
 impl Stamp {
     fn of(path: &Path) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
+        // Whoever reads a pipe waits for its writer, and a device may have no end.
+        let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         Some(Self {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             len: metadata.len(),
@@ -263,6 +264,8 @@ mod tests {
         assert_eq!(*servers(2_000), ["192.0.2.2:53".parse().unwrap()]);
         fs::remove_file(&path).unwrap();
         assert!(servers(3_000).is_empty());
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert!(servers(4_000).is_empty());
     }
 
     #[tokio::test]

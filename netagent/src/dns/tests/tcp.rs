@@ -150,6 +150,25 @@ async fn a_server_that_answers_what_nobody_asked_and_hangs_up_is_not_asked_witho
 }
 
 #[tokio::test]
+async fn many_messages_in_few_packets_come_no_faster_than_many_packets() {
+    const MESSAGES: usize = 512;
+    let world = World::new(&[closed().await], LONG).await;
+    let mut guest = world.tcp(GUEST).await;
+    let mut unfit = query([0, 1], "a");
+    unfit[2] |= 0x10;
+    let began = tokio::time::Instant::now();
+    within(guest.write_all(&frame(&unfit).repeat(MESSAGES)))
+        .await
+        .unwrap();
+    for _ in 0..MESSAGES {
+        assert_eq!(code(&receive_frame(&mut guest).await.unwrap()), 4);
+    }
+    let (all, took) = (MESSAGES as u64, began.elapsed());
+    let least = Duration::from_millis((all - 130) * 1_000 / 512);
+    assert!(took >= least, "{took:?}");
+}
+
+#[tokio::test]
 async fn where_no_server_answers_every_query_is_told_so() {
     let hangs_up = fake_tcp(|stream| async move { drop(stream) }).await;
     let silent = fake_tcp(say_nothing).await;
