@@ -328,7 +328,7 @@ fn a_database_that_is_damaged_newer_or_anothers_is_refused_and_stays_as_it_is() 
     agent.stop();
     let state = agent.state_dir().to_owned();
     let whole = files(&state);
-    let links = kernel::links(&world.host);
+    let links = kernel::lasting_links(&world.host);
     for (damage, words) in DAMAGES {
         damage(&state);
         let damaged = files(&state);
@@ -349,7 +349,11 @@ fn a_database_that_is_damaged_newer_or_anothers_is_refused_and_stays_as_it_is() 
             let is_log = path.to_string_lossy().ends_with("-wal");
             assert!(is_old || !is_log || bytes.is_empty(), "{}", path.display());
         }
-        assert_eq!(kernel::links(&world.host), links, "nothing is removed");
+        assert_eq!(
+            kernel::lasting_links(&world.host),
+            links,
+            "nothing is removed"
+        );
         for (path, _) in files(&state) {
             fs::remove_file(path).unwrap();
         }
