@@ -121,6 +121,10 @@ drop_reasons! {
     ForeignDhcp = 41, "foreign_dhcp";
     /// A router solicitation that breaks the rules of RFC 4861. Counted by the server.
     MalformedRouterSolicit = 42, "malformed_router_solicit";
+    /// Sent to a published port from an address that may not use it.
+    PublishDenied = 43, "publish_denied";
+    /// Sent to a published port from an address and a port with which the guest itself has a flow.
+    FlowTaken = 44, "flow_taken";
 }
 
 wire! {

@@ -42,8 +42,8 @@ wire! {
         pub address_difference: u32,
         /// A [`FlowState`] as a number.
         pub state: u8,
-        /// Unused.
-        pub reserved: u8,
+        /// An [`Origin`] as a number.
+        pub origin: u8,
         /// The port under which the world knows the flow.
         pub nat_port: [u8; 2],
         /// Neighbour on the way; all zeroes where the other end itself is the neighbour.
@@ -53,6 +53,38 @@ wire! {
         /// Unused. With it an IPv4 element of the map takes 128 bytes, two cache lines side by side, where 120 bytes
         /// lie in three of them.
         pub padding: [u32; 2],
+    }
+}
+
+/// Who opened a flow. The numbers are part of the ABI; 0 is what flows have that were written before others
+/// could open any.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(Debug))]
+pub enum Origin {
+    /// The guest, towards the world.
+    Guest = 0,
+    /// The guest, towards a published port of the host: its packets turn round at the uplink.
+    GuestToHost = 1,
+    /// The world, at a published port.
+    World = 2,
+    /// A guest, at a published port of the host: replies turn round at the uplink.
+    GuestAtHost = 3,
+    /// The host itself: there is no other address and no way out.
+    Host = 4,
+}
+
+impl Origin {
+    /// The origin with this number; an unknown one is [`Origin::Guest`], which is judged by everything.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::GuestToHost,
+            2 => Self::World,
+            3 => Self::GuestAtHost,
+            4 => Self::Host,
+            _ => Self::Guest,
+        }
     }
 }
 

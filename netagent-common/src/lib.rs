@@ -12,6 +12,7 @@ pub mod flow;
 pub mod limit;
 pub mod nat;
 pub mod policy;
+pub mod publish;
 pub mod services;
 pub mod vm;
 

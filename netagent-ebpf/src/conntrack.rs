@@ -1,7 +1,7 @@
 //! Flows: found, opened, kept alive.
 
 use netagent_common::drop::DropReason;
-use netagent_common::flow::{Flow, FlowKey, FlowState, LAST_SEEN_STEP_NS, Sender};
+use netagent_common::flow::{Flow, FlowKey, FlowState, LAST_SEEN_STEP_NS, Origin, Sender};
 use netagent_common::policy::{Route, RouteKind};
 use netagent_common::vm::Interface;
 
@@ -156,7 +156,7 @@ fn write<A: Family>(
         mtu: route.mtu,
         address_difference: A::difference(key.guest, route.source),
         state: FlowState::Opening as u8,
-        reserved: 0,
+        origin: Origin::Guest as u8,
         nat_port: nat_port.to_be_bytes(),
         next_hop: route.next_hop,
         nat_address: route.source,
@@ -201,7 +201,7 @@ pub fn open_from_host<A: Family>(
         mtu: interface.mtu,
         address_difference: 0,
         state: FlowState::Established as u8,
-        reserved: 0,
+        origin: Origin::Host as u8,
         nat_port: [0; 2],
         next_hop: A::ZERO,
         nat_address: A::ZERO,
