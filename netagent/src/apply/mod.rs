@@ -248,6 +248,19 @@ impl KernelHost {
     }
 }
 
+impl Drop for KernelHost {
+    /// The servers end with the agent: what asks for them is dropped with its reason, not sent to a device that is
+    /// gone. After a kill nothing comes of it either, for no other device gets that index.
+    fn drop(&mut self) {
+        if self.services.is_none() {
+            return;
+        }
+        if let Err(error) = self.maps().map(|maps| maps.set_services(0)) {
+            tracing::debug!(%error, "the way to the servers stays open");
+        }
+    }
+}
+
 impl Host for KernelHost {
     async fn observe(&mut self) -> Result<Observed, HostError> {
         let observed = self.observe_all().await;
