@@ -63,7 +63,23 @@ wire! {
 
 wire! {
     /// A socket of the host that was led to a guest: it asked for a published port.
-    pub struct LedSocket = 24 bytes {
+    pub struct LedKey = 32 bytes {
+        /// Cookie of the socket; never 0.
+        pub cookie: u64,
+        /// Address of the guest; an IPv4 one in the first four bytes.
+        pub guest: [u8; 16],
+        /// Port of the guest.
+        pub port: [u8; 2],
+        /// Protocol number.
+        pub protocol: u8,
+        /// 0.
+        pub reserved: [u8; 5],
+    }
+}
+
+wire! {
+    /// What a socket that was led to a guest had asked for.
+    pub struct Led = 24 bytes {
         /// Generation of the guest's interface.
         pub generation: u32,
         /// The published port.

@@ -9,6 +9,7 @@ pub mod verdict;
 pub mod from_services;
 pub mod from_uplink;
 pub mod from_vm;
+pub mod socket;
 pub mod to_vm;
 
 pub mod arp;

@@ -20,7 +20,7 @@ use netagent_common::names::ABI_VERSION;
 use netagent_common::nat::{Reverse, ReverseKey};
 use netagent_common::policy::Route;
 use netagent_common::publish::{
-    EXPOSED_MAX, ExposedKey, LED_SOCKETS_MAX, LedSocket, PUBLISHED_MAX, PublishKey, Published,
+    EXPOSED_MAX, ExposedKey, LED_SOCKETS_MAX, Led, LedKey, PUBLISHED_MAX, PublishKey, Published,
     SENDERS_MAX, SenderKey,
 };
 use netagent_common::services::{Allowance, Services};
@@ -79,7 +79,7 @@ static SENDERS_V6: Senders<[u8; 16]> = Senders::new();
 #[btf_map]
 static EXPOSED: HashMap<ExposedKey, u32, { EXPOSED_MAX as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-static LED_SOCKETS: LruHashMap<u64, LedSocket, { LED_SOCKETS_MAX as usize }> = LruHashMap::new();
+static LED_SOCKETS: LruHashMap<LedKey, Led, { LED_SOCKETS_MAX as usize }> = LruHashMap::new();
 #[btf_map]
 static COLLECTED: Array<Collected, 1> = Array::new();
 
@@ -89,6 +89,9 @@ static MARK: Global<u32> = Global::new(0);
 static NAT_PORT_FIRST: Global<u16> = Global::new(0);
 #[unsafe(no_mangle)]
 static NAT_PORT_COUNT: Global<u16> = Global::new(0);
+
+#[unsafe(no_mangle)]
+static NETNS_COOKIE: Global<u64> = Global::new(0);
 
 #[unsafe(no_mangle)]
 static SKB_IP_SUMMED_BIT: Global<u16> = Global::new(0);
@@ -123,6 +126,12 @@ pub fn skb_layout() -> Option<SkbLayout> {
 #[inline(always)]
 pub fn mark() -> u32 {
     MARK.load()
+}
+
+/// Cookie of the agent's network namespace; 0 where sockets are left alone.
+#[inline(always)]
+pub fn netns_cookie() -> u64 {
+    NETNS_COOKIE.load()
 }
 
 /// First port and number of ports of the NAT range.

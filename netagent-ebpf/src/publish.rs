@@ -6,7 +6,7 @@ use netagent_common::nat::{Reverse, ReverseKey};
 use netagent_common::net::protocol;
 use netagent_common::net::tcp_flag::{ACK, RST, SYN};
 use netagent_common::policy::RouteKind;
-use netagent_common::publish::{ExposedKey, PublishKey, Published};
+use netagent_common::publish::{ExposedKey, LedKey, PublishKey, Published};
 use netagent_common::vm::Interface;
 
 use crate::conntrack::{self, Way};
@@ -279,7 +279,14 @@ pub fn judge_host<A: Family>(
     if is_exposed(interface, key) {
         return Ok((A::ZERO, [0; 2]));
     }
-    let led = maps::led_socket(skb.socket_cookie()).ok_or(DropReason::Unsolicited)?;
+    let led_key = LedKey {
+        cookie: skb.socket_cookie(),
+        guest: A::to_sixteen(key.guest),
+        port: key.guest_port,
+        protocol: key.protocol as u8,
+        reserved: [0; 5],
+    };
+    let led = maps::led(&led_key).ok_or(DropReason::Unsolicited)?;
     let asked = (A::from_sixteen(led.address), led.port);
     if led.generation == interface.generation && leads_to(interface, key, asked).is_some() {
         Ok(asked)

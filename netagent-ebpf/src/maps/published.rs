@@ -5,7 +5,7 @@
 )]
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use netagent_common::publish::{ExposedKey, LedSocket, PublishKey, Published, SenderKey};
+use netagent_common::publish::{ExposedKey, Led, LedKey, PublishKey, Published, SenderKey};
 
 use crate::maps::{EXPOSED, FamilyMaps, LED_SOCKETS};
 
@@ -36,16 +36,16 @@ pub fn is_exposed(key: &ExposedKey, generation: u32) -> bool {
     unsafe { exposed.read_volatile() == generation }
 }
 
-/// Where a socket of the host was led.
+/// What a socket of the host asked for when it was led to a guest.
 #[inline(always)]
-pub fn led_socket(cookie: u64) -> Option<LedSocket> {
-    let led = LED_SOCKETS.get_ptr(cookie)?;
+pub fn led(key: &LedKey) -> Option<Led> {
+    let led = LED_SOCKETS.get_ptr(key)?;
     // SAFETY: the element stays readable until the program ends (RCU); a socket's entry is written before it sends.
     Some(unsafe { led.read() })
 }
 
-/// Notes that a socket of the host is led to a guest; false where that cannot be kept.
+/// Notes what a socket of the host asked for that is led to a guest; false where that cannot be kept.
 #[inline(always)]
-pub fn lead_socket(cookie: u64, led: &LedSocket) -> bool {
-    LED_SOCKETS.insert(cookie, led, 0).is_ok()
+pub fn lead(key: &LedKey, led: &Led) -> bool {
+    LED_SOCKETS.insert(key, led, 0).is_ok()
 }
