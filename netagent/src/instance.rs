@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::access::AccountName;
 use crate::spec::name::Name;
+use crate::spec::publish::PortProtocol;
 
 /// One instance.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,15 +127,6 @@ pub struct AnnouncedPort {
     pub port: u16,
     /// `tcp` or `udp`.
     pub protocol: PortProtocol,
-}
-
-/// Protocol of a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum PortProtocol {
-    Tcp,
-    Udp,
 }
 
 impl Instance {

@@ -13,7 +13,8 @@ use crate::api::auth::Shared;
 use crate::api::body::Body;
 use crate::api::error::ApiError;
 use crate::api::key::Key;
-use crate::instance::{AnnouncedPort, PortProtocol};
+use crate::instance::AnnouncedPort;
+use crate::spec::publish::PortProtocol;
 use crate::spec::{SpecError, member_names};
 
 type Answer<T> = Result<T, ApiError>;
@@ -60,11 +61,7 @@ fn announcement(object: &Map<String, Value>) -> Answer<Announcement> {
     let port = port
         .and_then(|port| u16::try_from(port).ok())
         .filter(|port| *port > 0);
-    let protocol = match text("protocol") {
-        Some("tcp") => Some(PortProtocol::Tcp),
-        Some("udp") => Some(PortProtocol::Udp),
-        Some(_) | None => None,
-    };
+    let protocol = text("protocol").and_then(PortProtocol::parse);
     Ok(Announcement {
         address: address.ok_or_else(|| ApiError::bad("Member 'ip' must be an IP address"))?,
         port: AnnouncedPort {

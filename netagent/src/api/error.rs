@@ -74,6 +74,8 @@ impl From<SpecError> for ApiError {
             | SpecError::Address { .. }
             | SpecError::Ip6WithoutIp
             | SpecError::Repeated { .. }
+            | SpecError::Port { .. }
+            | SpecError::TooMany { .. }
             | SpecError::IpFromPool
             | SpecError::TapFromPool
             | SpecError::NotAvailable

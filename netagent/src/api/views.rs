@@ -13,7 +13,6 @@ use uuid::Uuid;
 use crate::agent::PlanView;
 use crate::agent::state::{InstanceState, InterfaceState};
 use crate::host::Counters;
-use crate::instance::PortProtocol;
 use crate::spec;
 
 /// An instance as create, ls and inspect show it.
@@ -171,10 +170,7 @@ impl From<InstanceState> for InstanceView {
                 .into_iter()
                 .map(|announced| AnnouncedPortView {
                     port: announced.port,
-                    protocol: match announced.protocol {
-                        PortProtocol::Tcp => "tcp",
-                        PortProtocol::Udp => "udp",
-                    },
+                    protocol: announced.protocol.as_str(),
                 })
                 .collect(),
             machine: state.machine,

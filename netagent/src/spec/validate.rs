@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::spec::name::Name;
 use crate::spec::{
     Addressing, INTERFACES_MAX, InstanceSpec, InterfaceSpec, MTU, Principal, QUEUES_MAX, SpecError,
-    address, mac_text,
+    address, mac_text, publish,
 };
 
 type Object = Map<String, Value>;
@@ -54,6 +54,8 @@ pub(crate) fn instance(object: &Object, faults: &mut Vec<SpecError>) -> Instance
         })
         .collect();
     check_repeated(&interfaces, gateway, faults);
+    let publish = publish::published_ports(object, faults);
+    let exposed = publish::exposed_ports(object, faults);
     let mut request = object.clone();
     request.retain(|_, value| !value.is_null());
     let autostart = object.get("autostart").and_then(Value::as_bool);
@@ -63,6 +65,8 @@ pub(crate) fn instance(object: &Object, faults: &mut Vec<SpecError>) -> Instance
         autostart: autostart.unwrap_or(true),
         gateway,
         nameserver,
+        publish,
+        exposed,
         request,
     }
 }

@@ -5,8 +5,9 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::instance::{AnnouncedPort, Before, Interface, Life, Origin, PortProtocol};
+use crate::instance::{AnnouncedPort, Before, Interface, Life, Origin};
 use crate::spec::name::Name;
+use crate::spec::publish::PortProtocol;
 
 struct Scratch {
     _directory: TempDir,
