@@ -228,6 +228,9 @@ impl<H: Host> Agent<H> {
             life: Life::Pending,
             generation: 0,
             announced: Vec::new(),
+            publications: Vec::new(),
+            exposed: BTreeSet::new(),
+            policy_generation: 1,
             created_ms: now_ms(),
             interfaces,
         })

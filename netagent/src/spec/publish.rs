@@ -42,7 +42,7 @@ pub struct HostPort {
 }
 
 /// A port of the guest's own address that the host may reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ExposedPort {
     /// Number of the port.
     pub port: u16,
