@@ -153,6 +153,15 @@ impl KernelHost {
                 addresses::add_guest_route(netlink, *ifindex, *guest).await?;
             }
             Step::SetLinkDown { ifindex } => links::set_up(netlink, *ifindex, false).await?,
+            Step::AllowSender { sender } => self.maps()?.allow_sender(sender)?,
+            Step::Publish { at, to } => self.maps()?.publish(at, to)?,
+            Step::Expose {
+                exposure,
+                generation,
+            } => self.maps()?.expose(exposure, *generation)?,
+            Step::Unpublish { at } => self.maps()?.unpublish(at)?,
+            Step::Conceal { exposure } => self.maps()?.conceal(exposure)?,
+            Step::ForgetSender { sender } => self.maps()?.forget_sender(sender)?,
             Step::ClearInterface { slot } => self.maps()?.clear_interface(*slot)?,
             Step::DetachTap { ifindex } => self.attacher.detach(&self.pins, *ifindex).await?,
             Step::DetachUplink { ifindex } => {
@@ -358,6 +367,12 @@ const fn waits_for_rcu(step: &Step) -> bool {
         | Step::AddAddress { .. }
         | Step::AddNeighbour { .. }
         | Step::AddGuestRoute { .. }
+        | Step::AllowSender { .. }
+        | Step::Publish { .. }
+        | Step::Expose { .. }
+        | Step::Unpublish { .. }
+        | Step::Conceal { .. }
+        | Step::ForgetSender { .. }
         | Step::ClearInterface { .. }
         | Step::CollectFlows => false,
     }

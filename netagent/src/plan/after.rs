@@ -52,6 +52,12 @@ impl Observed {
             | Step::RaiseRouteGeneration
             | Step::WriteInterface { .. }
             | Step::AttachTap { .. }
+            | Step::AllowSender { .. }
+            | Step::Publish { .. }
+            | Step::Expose { .. }
+            | Step::Unpublish { .. }
+            | Step::Conceal { .. }
+            | Step::ForgetSender { .. }
             | Step::ClearInterface { .. }
             | Step::DetachTap { .. }
             | Step::RemoveSeveredPin { .. }
@@ -162,6 +168,12 @@ impl ObservedDatapath {
             Step::RemoveSeveredPin { name } => {
                 self.severed.remove(name);
             }
+            Step::AllowSender { .. }
+            | Step::Publish { .. }
+            | Step::Expose { .. }
+            | Step::Unpublish { .. }
+            | Step::Conceal { .. }
+            | Step::ForgetSender { .. } => self.ports.follow(step),
             // What concerns links is followed by the caller; the others leave nothing to see.
             Step::RaiseRouteGeneration
             | Step::CollectFlows

@@ -57,6 +57,7 @@ fn wanted(interfaces: &[(u32, u32, bool)]) -> Wanted {
             .iter()
             .map(|(slot, uses, v6)| interface(*slot, *uses, *v6))
             .collect(),
+        ports: BTreeMap::new(),
         lent: Lent::new(),
     }
 }
