@@ -49,13 +49,45 @@ pub mod map {
     pub const SERVICES: &str = "SERVICES";
     /// Array by slot of [`crate::services::Allowance`].
     pub const ALLOWANCES: &str = "ALLOWANCES";
+    /// Hash from [`crate::publish::PublishKey`] to [`crate::publish::Published`].
+    pub const PUBLISHED_V4: &str = "PUBLISHED_V4";
+    /// As [`PUBLISHED_V4`], for IPv6.
+    pub const PUBLISHED_V6: &str = "PUBLISHED_V6";
+    /// LPM trie from [`crate::publish::SenderKey`] to 1: who may use a limited published port.
+    pub const SENDERS_V4: &str = "SENDERS_V4";
+    /// As [`SENDERS_V4`], for IPv6.
+    pub const SENDERS_V6: &str = "SENDERS_V6";
+    /// Hash from [`crate::publish::ExposedKey`] to the generation of the instance.
+    pub const EXPOSED: &str = "EXPOSED";
+    /// LRU hash from socket cookie to [`crate::publish::LedSocket`].
+    pub const LED_SOCKETS: &str = "LED_SOCKETS";
     /// Array, one [`crate::flow::Collected`]: what the last collection pass did.
     pub const COLLECTED: &str = "COLLECTED";
 
     /// All of them.
-    pub const ALL: [&str; 16] = [
-        STATE, ACTIVE, INTERFACES, ADOPTED, OPEN_FLOWS, ROUTES_V4, ROUTES_V6, FLOWS_V4, FLOWS_V6,
-        REVERSE_V4, REVERSE_V6, DROPS, TRAFFIC, SERVICES, ALLOWANCES, COLLECTED,
+    pub const ALL: [&str; 22] = [
+        STATE,
+        ACTIVE,
+        INTERFACES,
+        ADOPTED,
+        OPEN_FLOWS,
+        ROUTES_V4,
+        ROUTES_V6,
+        FLOWS_V4,
+        FLOWS_V6,
+        REVERSE_V4,
+        REVERSE_V6,
+        DROPS,
+        TRAFFIC,
+        SERVICES,
+        ALLOWANCES,
+        COLLECTED,
+        PUBLISHED_V4,
+        PUBLISHED_V6,
+        SENDERS_V4,
+        SENDERS_V6,
+        EXPOSED,
+        LED_SOCKETS,
     ];
 }
 

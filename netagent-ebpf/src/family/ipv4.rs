@@ -20,6 +20,11 @@ impl Family for [u8; 4] {
     const ICMP_HAS_PSEUDO_HEADER: bool = false;
     const ZERO: Self = [0; 4];
 
+    #[inline(always)]
+    fn from_sixteen([a, b, c, d, ..]: [u8; 16]) -> Self {
+        [a, b, c, d]
+    }
+
     /// Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 792).
     #[inline(always)]
     fn is_error(icmp_type: u8) -> bool {

@@ -19,6 +19,11 @@ impl Family for [u8; 16] {
     const ICMP_HAS_PSEUDO_HEADER: bool = true;
     const ZERO: Self = [0; 16];
 
+    #[inline(always)]
+    fn from_sixteen(bytes: [u8; 16]) -> Self {
+        bytes
+    }
+
     /// Types below 128 (RFC 4443, section 2.1).
     #[inline(always)]
     fn is_error(icmp_type: u8) -> bool {
