@@ -52,12 +52,7 @@ impl Observed {
             | Step::RaiseRouteGeneration
             | Step::WriteInterface { .. }
             | Step::AttachTap { .. }
-            | Step::AllowSender { .. }
-            | Step::Publish { .. }
-            | Step::Expose { .. }
-            | Step::Unpublish { .. }
-            | Step::Conceal { .. }
-            | Step::ForgetSender { .. }
+            | Step::Port(_)
             | Step::ClearInterface { .. }
             | Step::DetachTap { .. }
             | Step::RemoveSeveredPin { .. }
@@ -168,12 +163,7 @@ impl ObservedDatapath {
             Step::RemoveSeveredPin { name } => {
                 self.severed.remove(name);
             }
-            Step::AllowSender { .. }
-            | Step::Publish { .. }
-            | Step::Expose { .. }
-            | Step::Unpublish { .. }
-            | Step::Conceal { .. }
-            | Step::ForgetSender { .. } => self.ports.follow(step),
+            Step::Port(step) => self.ports.follow(step),
             // What concerns links is followed by the caller; the others leave nothing to see.
             Step::RaiseRouteGeneration
             | Step::CollectFlows

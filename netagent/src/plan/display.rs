@@ -60,18 +60,7 @@ impl fmt::Display for Step {
                 write!(f, "route guest {guest} to device {ifindex}")
             }
             Self::SetLinkDown { ifindex } => write!(f, "set device {ifindex} down"),
-            Self::AllowSender { sender } => {
-                write!(f, "let {} use publication {}", sender.network, sender.id)
-            }
-            Self::Publish { at, to } => write!(f, "publish {at} to {to}"),
-            Self::Expose { exposure, .. } => write!(f, "expose {exposure}"),
-            Self::Unpublish { at } => write!(f, "publish {at} no longer"),
-            Self::Conceal { exposure } => write!(f, "expose {exposure} no longer"),
-            Self::ForgetSender { sender } => write!(
-                f,
-                "let {} use publication {} no longer",
-                sender.network, sender.id
-            ),
+            Self::Port(step) => write!(f, "{step}"),
             Self::ClearInterface { slot } => write!(f, "clear interface record {slot}"),
             Self::DetachTap { ifindex } => {
                 write!(f, "detach from_vm and to_vm from device {ifindex}")

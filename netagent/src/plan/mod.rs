@@ -8,7 +8,7 @@ use netagent_common::vm::Interface;
 use uuid::Uuid;
 
 use crate::instance::Before;
-use crate::plan::ports::Ports;
+use crate::plan::publish::Ports;
 
 mod after;
 mod display;
@@ -16,7 +16,7 @@ mod host;
 mod interfaces;
 mod leftovers;
 mod observed;
-pub mod ports;
+pub mod publish;
 pub mod routes;
 mod step;
 
@@ -226,7 +226,7 @@ impl Plan {
 pub fn plan(wanted: &Wanted, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
     host::plan_host(wanted, observed, &mut plan);
-    ports::plan_ownerless(wanted, observed, &mut plan);
+    publish::plan_ownerless(wanted, observed, &mut plan);
     leftovers::plan_leftovers(wanted, observed, &mut plan);
     interfaces::plan_interfaces(wanted, observed, &mut plan);
     plan
@@ -250,7 +250,7 @@ pub fn plan_stop(
     observed: &Observed,
 ) -> Plan {
     let mut plan = Plan::default();
-    ports::plan_slots(slots, observed, &mut plan);
+    publish::plan_slots(slots, observed, &mut plan);
     leftovers::plan_removal((aliases, slots), lent, observed, &mut plan);
     plan
 }

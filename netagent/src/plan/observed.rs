@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use netagent_common::policy::RouteKind;
 use netagent_common::vm::Interface;
 
-use crate::plan::ports::Ports;
+use crate::plan::publish::Ports;
 use crate::plan::{LENT, SERVICES};
 
 /// What is there.

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use netagent_common::vm::Interface;
 
 use crate::instance::Before;
-use crate::plan::ports::{Exposure, PublishedAt, PublishedTo, Sender};
+use crate::plan::publish::PortStep;
 use crate::plan::{Neighbour, RouteTarget, TapSpec};
 
 /// One change of the host. Every step may be applied twice.
@@ -62,18 +62,8 @@ pub enum Step {
     AddGuestRoute { ifindex: u32, guest: IpAddr },
     /// Set a link down.
     SetLinkDown { ifindex: u32 },
-    /// Let the hosts of a network use a publication.
-    AllowSender { sender: Sender },
-    /// Let a port of the host lead to a guest.
-    Publish { at: PublishedAt, to: PublishedTo },
-    /// Let the host reach a port of a guest.
-    Expose { exposure: Exposure, generation: u32 },
-    /// Let a port of the host lead nowhere.
-    Unpublish { at: PublishedAt },
-    /// Let the host no longer reach a port of a guest.
-    Conceal { exposure: Exposure },
-    /// Let the hosts of a network no longer use a publication.
-    ForgetSender { sender: Sender },
+    /// Change what the world and the host may open towards a guest.
+    Port(PortStep),
     /// Put a slot out of force: its packets are dropped from now on.
     ClearInterface { slot: u32 },
     /// Take the programs off a TAP and remove their pins.

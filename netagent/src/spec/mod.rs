@@ -1,6 +1,5 @@
 //! What the operator wants: the JSON of an instance, parsed once into types that cannot be wrong.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
@@ -20,7 +19,7 @@ pub use members::{Described, Kind, MACHINE, described_request, member_names};
 pub(crate) use validate::is_model;
 
 use crate::spec::name::Name;
-use crate::spec::publish::{ExposedPort, PortFault, PublishedPort};
+use crate::spec::publish::{PortFault, PortsSpec};
 
 /// Interfaces that one instance may have (I-2).
 pub const INTERFACES_MAX: usize = netagent_common::vm::INTERFACES_MAX;
@@ -43,10 +42,8 @@ pub struct InstanceSpec {
     pub gateway: Option<Ipv4Addr>,
     /// What the guest is told as its name server (I-15).
     pub nameserver: Option<IpAddr>,
-    /// Ports of the host that lead to it (N-3).
-    pub publish: Vec<PublishedPort>,
-    /// Ports of its own address that the host may reach (N-4).
-    pub exposed: BTreeSet<ExposedPort>,
+    /// Published and exposed ports.
+    pub ports: PortsSpec,
     /// The request as it came, without members that are null.
     pub request: Map<String, Value>,
 }

@@ -6,11 +6,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 mod parse;
 mod sender;
 
-pub use parse::{exposed_ports, published_ports};
+use crate::spec::{SpecError, members};
 
 /// Ports that one instance may publish.
 pub const PUBLISH_MAX: usize = 1_024;
@@ -18,6 +19,15 @@ pub const PUBLISH_MAX: usize = 1_024;
 pub const EXPOSE_MAX: usize = 1_024;
 /// Networks that one published port may name behind `from`.
 pub const ALLOW_FROM_MAX: usize = 256;
+
+/// The published and exposed ports of an instance, as they were asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortsSpec {
+    /// Ports of the host that lead to it, in the order of the request (N-3).
+    pub published: Vec<PublishedPort>,
+    /// Ports of its own addresses that the host may reach (N-4).
+    pub exposed: BTreeSet<ExposedPort>,
+}
 
 /// A port of the host that leads to a port of the guest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,6 +114,34 @@ pub enum PortFault {
     /// The list has the port already.
     #[error("entry '{0}' of the list has that port already")]
     Repeated(String),
+}
+
+impl PortsSpec {
+    /// Reads them from an object whose members are known and of the right types. Entries that are wrong are on the list
+    /// of faults and left out.
+    pub(crate) fn read(object: &Map<String, Value>, faults: &mut Vec<SpecError>) -> Self {
+        Self {
+            published: parse::published_ports(object, faults),
+            exposed: parse::exposed_ports(object, faults),
+        }
+    }
+
+    /// Reads them from the body of a request that replaces them: what it does not name is none.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn parse(object: &Map<String, Value>) -> Result<Self, SpecError> {
+        let mut faults = Vec::new();
+        members::check_unknown(object, members::INSTANCE, &[], &mut faults);
+        members::check_types(object, members::INSTANCE, &mut faults);
+        if faults.is_empty() {
+            let ports = Self::read(object, &mut faults);
+            if faults.is_empty() {
+                return Ok(ports);
+            }
+        }
+        Err(faults.swap_remove(0))
+    }
 }
 
 impl PortProtocol {

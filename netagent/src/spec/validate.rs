@@ -7,9 +7,10 @@ use netagent_common::net::GATEWAY_MAC;
 use serde_json::{Map, Value};
 
 use crate::spec::name::Name;
+use crate::spec::publish::PortsSpec;
 use crate::spec::{
     Addressing, INTERFACES_MAX, InstanceSpec, InterfaceSpec, MTU, Principal, QUEUES_MAX, SpecError,
-    address, mac_text, publish,
+    address, mac_text,
 };
 
 type Object = Map<String, Value>;
@@ -54,8 +55,7 @@ pub(crate) fn instance(object: &Object, faults: &mut Vec<SpecError>) -> Instance
         })
         .collect();
     check_repeated(&interfaces, gateway, faults);
-    let publish = publish::published_ports(object, faults);
-    let exposed = publish::exposed_ports(object, faults);
+    let ports = PortsSpec::read(object, faults);
     let mut request = object.clone();
     request.retain(|_, value| !value.is_null());
     let autostart = object.get("autostart").and_then(Value::as_bool);
@@ -65,8 +65,7 @@ pub(crate) fn instance(object: &Object, faults: &mut Vec<SpecError>) -> Instance
         autostart: autostart.unwrap_or(true),
         gateway,
         nameserver,
-        publish,
-        exposed,
+        ports,
         request,
     }
 }

@@ -428,7 +428,7 @@ fn the_schema_keeps_mtus_within_bounds() {
 fn publication(id: u32, text: &str) -> Publication {
     let request = json!({ "publish": [text] });
     let spec = InstanceSpec::parse(request.to_string().as_bytes(), Grant::ALL);
-    let port = spec.expect(text).publish.remove(0);
+    let port = spec.expect(text).ports.published.remove(0);
     Publication { id, port }
 }
 

@@ -16,7 +16,7 @@ const SHOWN_MAX: usize = 128;
 
 /// The ports that a request publishes, in its order. Its members have the right types; entries that are wrong are on
 /// the list of faults and left out.
-pub fn published_ports(
+pub(super) fn published_ports(
     request: &Map<String, Value>,
     faults: &mut Vec<SpecError>,
 ) -> Vec<PublishedPort> {
@@ -35,7 +35,7 @@ pub fn published_ports(
 }
 
 /// The ports that a request exposes to the host; as [`published_ports`].
-pub fn exposed_ports(
+pub(super) fn exposed_ports(
     request: &Map<String, Value>,
     faults: &mut Vec<SpecError>,
 ) -> BTreeSet<ExposedPort> {

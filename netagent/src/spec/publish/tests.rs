@@ -10,7 +10,7 @@ fn spec(request: &serde_json::Value) -> Result<InstanceSpec, String> {
 
 fn published(entry: serde_json::Value) -> Result<PublishedPort, String> {
     let mut spec = spec(&json!({ "publish": [entry] }))?;
-    Ok(spec.publish.remove(0))
+    Ok(spec.ports.published.remove(0))
 }
 
 fn check(entry: serde_json::Value, expected: &str) {
@@ -286,7 +286,7 @@ fn a_port_twice_in_the_list_is_refused_as_two_binds_would_be() {
 fn n4_exposed_ports_are_numbers_or_texts() {
     let exposed = |list: serde_json::Value| {
         let spec = spec(&json!({ "exposed_ports": list }))?;
-        let shown = spec.exposed.iter().map(ToString::to_string);
+        let shown = spec.ports.exposed.iter().map(ToString::to_string);
         Ok::<_, String>(shown.collect::<Vec<_>>())
     };
     assert_eq!(

@@ -67,6 +67,27 @@ pub struct Ports {
     pub exposed: BTreeMap<Exposure, u32>,
 }
 
+/// One change of the ports in the datapath. Every step may be applied twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "the fields are what the sentence of their step names"
+)]
+pub enum PortStep {
+    /// Let the hosts of a network use a publication.
+    AllowSender { sender: Sender },
+    /// Let a port of the host lead to a guest.
+    Publish { at: PublishedAt, to: PublishedTo },
+    /// Let the host reach a port of a guest.
+    Expose { exposure: Exposure, generation: u32 },
+    /// Let a port of the host lead nowhere.
+    Unpublish { at: PublishedAt },
+    /// Let the host no longer reach a port of a guest.
+    Conceal { exposure: Exposure },
+    /// Let the hosts of a network no longer use a publication.
+    ForgetSender { sender: Sender },
+}
+
 /// What has the ports of all wanted instances, and whose an entry in the datapath is.
 struct Index {
     at: BTreeSet<PublishedAt>,
@@ -112,7 +133,7 @@ pub(crate) fn plan_ports(wanted: &Wanted, observed: &Observed) -> BTreeMap<u32, 
             && let Some(instance) = index.owners.get(&sender.id)
         {
             let of = steps.entry(*instance).or_default();
-            of.push(Step::ForgetSender { sender: *sender });
+            of.push(Step::Port(PortStep::ForgetSender { sender: *sender }));
         }
     }
     steps
@@ -131,7 +152,7 @@ fn plan_back(
             && !index.at.contains(at)
         {
             let of = steps.entry(*instance).or_default();
-            of.push(Step::Unpublish { at: *at });
+            of.push(Step::Port(PortStep::Unpublish { at: *at }));
         }
     }
     for exposure in datapath.ports.exposed.keys() {
@@ -140,29 +161,29 @@ fn plan_back(
         let kept = ports.is_some_and(|ports| ports.exposed.contains_key(exposure));
         if index.slots.values().any(|one| *one == instance) && !kept {
             let of = steps.entry(instance).or_default();
-            of.push(Step::Conceal {
+            of.push(Step::Port(PortStep::Conceal {
                 exposure: *exposure,
-            });
+            }));
         }
     }
 }
 
 fn plan_given(ports: &Ports, datapath: &ObservedDatapath, steps: &mut Vec<Step>) {
-    let senders = ports.senders.difference(&datapath.ports.senders);
-    steps.extend(senders.map(|sender| Step::AllowSender { sender: *sender }));
-    for (at, to) in &ports.published {
-        if datapath.ports.published.get(at) != Some(to) {
-            steps.push(Step::Publish { at: *at, to: *to });
-        }
-    }
-    for (exposure, generation) in &ports.exposed {
-        if datapath.ports.exposed.get(exposure) != Some(generation) {
-            steps.push(Step::Expose {
-                exposure: *exposure,
-                generation: *generation,
-            });
-        }
-    }
+    let there = &datapath.ports;
+    let senders = ports.senders.difference(&there.senders);
+    let senders = senders.map(|sender| PortStep::AllowSender { sender: *sender });
+    let published = ports.published.iter();
+    let published = published
+        .filter(|(at, to)| there.published.get(at) != Some(to))
+        .map(|(at, to)| PortStep::Publish { at: *at, to: *to });
+    let exposed = ports.exposed.iter();
+    let exposed = exposed
+        .filter(|(exposure, generation)| there.exposed.get(exposure) != Some(generation))
+        .map(|(exposure, generation)| PortStep::Expose {
+            exposure: *exposure,
+            generation: *generation,
+        });
+    steps.extend(senders.chain(published).chain(exposed).map(Step::Port));
 }
 
 /// Takes back every port that leads to nobody who is wanted.
@@ -173,15 +194,17 @@ pub(crate) fn plan_ownerless(wanted: &Wanted, observed: &Observed, plan: &mut Pl
     let index = Index::of(wanted, datapath);
     let instances: BTreeSet<u32> = index.slots.values().copied().collect();
     let published = datapath
+        .ports
         .published
         .iter()
         .filter(|(at, to)| !index.slots.contains_key(&to.slot) && !index.at.contains(at))
         .map(|(at, _)| *at);
     let exposed = datapath.ports.exposed.keys();
     let exposed = exposed.filter(|exposure| !instances.contains(&exposure.instance));
-    let senders = datapath.ports.senders.iter().filter(|sender| {
-        !index.ids.contains(&sender.id) && !index.owners.contains_key(&sender.id)
-    });
+    let senders =
+        datapath.ports.senders.iter().filter(|sender| {
+            !index.ids.contains(&sender.id) && !index.owners.contains_key(&sender.id)
+        });
     plan.push(
         Owner::Leftover,
         take_back(published, exposed.copied(), senders.copied()),
@@ -216,27 +239,48 @@ fn take_back(
     exposed: impl Iterator<Item = Exposure>,
     senders: impl Iterator<Item = Sender>,
 ) -> Vec<Step> {
-    let published = published.map(|at| Step::Unpublish { at });
-    let exposed = exposed.map(|exposure| Step::Conceal { exposure });
-    let senders = senders.map(|sender| Step::ForgetSender { sender });
-    published.chain(exposed).chain(senders).collect()
+    let published = published.map(|at| PortStep::Unpublish { at });
+    let exposed = exposed.map(|exposure| PortStep::Conceal { exposure });
+    let senders = senders.map(|sender| PortStep::ForgetSender { sender });
+    published
+        .chain(exposed)
+        .chain(senders)
+        .map(Step::Port)
+        .collect()
 }
 
 impl Ports {
-    /// Changes them as a step does that concerns ports; others leave them as they are.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the caller has matched them all")]
-    pub(super) fn follow(&mut self, step: &Step) {
+    /// Changes them as a step does.
+    pub(super) fn follow(&mut self, step: &PortStep) {
         match step {
-            Step::AllowSender { sender } => drop(self.senders.insert(*sender)),
-            Step::ForgetSender { sender } => drop(self.senders.remove(sender)),
-            Step::Publish { at, to } => drop(self.published.insert(*at, *to)),
-            Step::Unpublish { at } => drop(self.published.remove(at)),
-            Step::Expose {
+            PortStep::AllowSender { sender } => drop(self.senders.insert(*sender)),
+            PortStep::ForgetSender { sender } => drop(self.senders.remove(sender)),
+            PortStep::Publish { at, to } => drop(self.published.insert(*at, *to)),
+            PortStep::Unpublish { at } => drop(self.published.remove(at)),
+            PortStep::Expose {
                 exposure,
                 generation,
             } => drop(self.exposed.insert(*exposure, *generation)),
-            Step::Conceal { exposure } => drop(self.exposed.remove(exposure)),
-            _ => {}
+            PortStep::Conceal { exposure } => drop(self.exposed.remove(exposure)),
+        }
+    }
+}
+
+impl fmt::Display for PortStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AllowSender { sender } => {
+                write!(f, "let {} use publication {}", sender.network, sender.id)
+            }
+            Self::Publish { at, to } => write!(f, "publish {at} to {to}"),
+            Self::Expose { exposure, .. } => write!(f, "expose {exposure}"),
+            Self::Unpublish { at } => write!(f, "publish {at} no longer"),
+            Self::Conceal { exposure } => write!(f, "expose {exposure} no longer"),
+            Self::ForgetSender { sender } => write!(
+                f,
+                "let {} use publication {} no longer",
+                sender.network, sender.id
+            ),
         }
     }
 }
