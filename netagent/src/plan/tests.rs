@@ -615,3 +615,5 @@ fn the_same_input_gives_the_same_plan() {
         .collect();
     assert_eq!(owners.len(), 4);
 }
+
+mod publish;

@@ -3,24 +3,24 @@ use serde_json::json;
 use super::*;
 use crate::spec::{Grant, InstanceSpec};
 
-fn spec(request: &serde_json::Value) -> Result<InstanceSpec, String> {
+fn spec(request: &Value) -> Result<InstanceSpec, String> {
     let parsed = InstanceSpec::parse(request.to_string().as_bytes(), Grant::ALL);
     parsed.map_err(|error| error.to_string())
 }
 
-fn published(entry: serde_json::Value) -> Result<PublishedPort, String> {
+fn published(entry: Value) -> Result<PublishedPort, String> {
     let mut spec = spec(&json!({ "publish": [entry] }))?;
     Ok(spec.ports.published.remove(0))
 }
 
-fn check(entry: serde_json::Value, expected: &str) {
+fn check(entry: Value, expected: &str) {
     let port = published(entry.clone()).unwrap_or_else(|error| panic!("{entry}: {error}"));
     assert_eq!(port.to_string(), expected, "{entry}");
     let again = published(json!(expected)).expect(expected);
     assert_eq!(again, port, "what is shown of {entry} is read again");
 }
 
-fn check_refused(entry: serde_json::Value, reason: &str) {
+fn check_refused(entry: Value, reason: &str) {
     let named = entry
         .as_str()
         .map_or_else(|| entry.to_string(), str::to_owned);
@@ -230,7 +230,7 @@ fn a_malformed_object_is_refused() {
         json!({"host_port": 80, "proto": "sctp"}),
         "protocol 'sctp' is not known: use tcp or udp",
     );
-    let text = |request: serde_json::Value| spec(&request).unwrap_err();
+    let text = |request: Value| spec(&request).unwrap_err();
     assert_eq!(
         text(json!({"publish": [{"host_port": 80, "colour": 1}]})),
         "Unknown member 'colour'"
@@ -284,7 +284,7 @@ fn a_port_twice_in_the_list_is_refused_as_two_binds_would_be() {
 
 #[test]
 fn n4_exposed_ports_are_numbers_or_texts() {
-    let exposed = |list: serde_json::Value| {
+    let exposed = |list: Value| {
         let spec = spec(&json!({ "exposed_ports": list }))?;
         let shown = spec.ports.exposed.iter().map(ToString::to_string);
         Ok::<_, String>(shown.collect::<Vec<_>>())
