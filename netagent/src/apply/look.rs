@@ -85,6 +85,7 @@ impl KernelHost {
             severed: attached.severed,
             interfaces: datapath.maps.interfaces()?,
             routes: datapath.maps.routes()?,
+            ports: datapath.maps.ports()?,
             serving,
         }))
     }

@@ -9,6 +9,8 @@ pub mod clsact;
 pub mod datapath;
 pub mod maps;
 
+pub mod led;
+
 pub mod addresses;
 pub mod links;
 pub mod queues;
@@ -26,11 +28,13 @@ pub mod memory;
 use std::error::Error;
 use std::fs;
 use std::io;
+use std::sync::Arc;
 
 use crate::apply::attach::Attacher;
 use crate::apply::datapath::Datapath;
 use crate::apply::expedite::{Expedite, Guard};
 use crate::apply::features::UplinkFeatures;
+use crate::apply::led::LedSockets;
 use crate::apply::maps::Maps;
 use crate::apply::pins::Pins;
 use crate::apply::services::HostEnd;
@@ -41,6 +45,8 @@ use crate::instance::Before;
 use crate::netlink::Netlink;
 use crate::observe::events::Events;
 use crate::plan::{Observed, Step};
+use crate::publish::{Leads, ReserveError, Reserved, owner, sockets};
+use crate::spec::publish::HostPort;
 
 /// Every so many rounds of collection, reverse entries without a flow are looked for too.
 const ORPHANS_EVERY: u32 = 12;
@@ -153,6 +159,7 @@ impl KernelHost {
                 addresses::add_guest_route(netlink, *ifindex, *guest).await?;
             }
             Step::SetLinkDown { ifindex } => links::set_up(netlink, *ifindex, false).await?,
+            Step::Port(step) => self.maps()?.change_port(step)?,
             Step::ClearInterface { slot } => self.maps()?.clear_interface(*slot)?,
             Step::DetachTap { ifindex } => self.attacher.detach(&self.pins, *ifindex).await?,
             Step::DetachUplink { ifindex } => {
@@ -325,6 +332,18 @@ impl Host for KernelHost {
         self.sockets.take()
     }
 
+    fn reserve(&mut self, at: &HostPort) -> Result<Reserved, ReserveError> {
+        sockets::reserve(at)
+    }
+
+    fn owner(&mut self, at: &HostPort) -> Option<String> {
+        owner::find(at)
+    }
+
+    fn leads(&self) -> Arc<dyn Leads> {
+        Arc::new(LedSockets::new(&self.pins))
+    }
+
     async fn collect(&mut self) -> Result<(), HostError> {
         self.rounds = self.rounds.wrapping_add(1);
         let with_orphans = self.rounds.is_multiple_of(ORPHANS_EVERY);
@@ -371,6 +390,7 @@ const fn waits_for_rcu(step: &Step) -> bool {
         | Step::AddAddress { .. }
         | Step::AddNeighbour { .. }
         | Step::AddGuestRoute { .. }
+        | Step::Port(_)
         | Step::ClearInterface { .. }
         | Step::CollectFlows => false,
     }

@@ -52,6 +52,7 @@ impl Observed {
             | Step::RaiseRouteGeneration
             | Step::WriteInterface { .. }
             | Step::AttachTap { .. }
+            | Step::Port(_)
             | Step::ClearInterface { .. }
             | Step::DetachTap { .. }
             | Step::RemoveSeveredPin { .. }
@@ -162,6 +163,7 @@ impl ObservedDatapath {
             Step::RemoveSeveredPin { name } => {
                 self.severed.remove(name);
             }
+            Step::Port(step) => self.ports.follow(step),
             // What concerns links is followed by the caller; the others leave nothing to see.
             Step::RaiseRouteGeneration
             | Step::CollectFlows

@@ -60,6 +60,7 @@ impl fmt::Display for Step {
                 write!(f, "route guest {guest} to device {ifindex}")
             }
             Self::SetLinkDown { ifindex } => write!(f, "set device {ifindex} down"),
+            Self::Port(step) => write!(f, "{step}"),
             Self::ClearInterface { slot } => write!(f, "clear interface record {slot}"),
             Self::DetachTap { ifindex } => {
                 write!(f, "detach from_vm and to_vm from device {ifindex}")

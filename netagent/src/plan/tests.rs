@@ -57,6 +57,7 @@ fn wanted(interfaces: &[(u32, u32, bool)]) -> Wanted {
             .iter()
             .map(|(slot, uses, v6)| interface(*slot, *uses, *v6))
             .collect(),
+        ports: BTreeMap::new(),
         lent: Lent::new(),
     }
 }
@@ -614,3 +615,5 @@ fn the_same_input_gives_the_same_plan() {
         .collect();
     assert_eq!(owners.len(), 4);
 }
+
+mod publish;
