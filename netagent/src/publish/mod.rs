@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 
 use ipnet::IpNet;
-use netagent_common::publish::LedSocket;
+use netagent_common::publish::{Led, LedKey};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -28,11 +28,11 @@ const PLACES_ALL: usize = 4_096;
 
 /// Tells the programs that a socket of the agent may reach a guest.
 pub trait Leads: Send + Sync + fmt::Debug {
-    /// Notes where the socket with this cookie leads.
+    /// Notes what a socket asked for that leads to a guest.
     ///
     /// # Errors
     /// Where the kernel refuses.
-    fn lead(&self, cookie: u64, led: &LedSocket) -> io::Result<()>;
+    fn lead(&self, key: &LedKey, led: &Led) -> io::Result<()>;
 }
 
 /// Sockets on one port of the host: bound, not blocking, and nobody else's as long as they live.
@@ -250,24 +250,31 @@ impl Shared {
     }
 
     /// Lets a socket of the agent reach the guest, before its first packet.
-    fn lead(&self, socket: impl AsFd, aim: &Aim) -> io::Result<()> {
-        let mut address = [0; 16];
-        let octets = match self.at.address {
-            None => Vec::new(),
-            Some(IpAddr::V4(address)) => address.octets().to_vec(),
-            Some(IpAddr::V6(address)) => address.octets().to_vec(),
+    fn lead(&self, socket: impl AsFd, aim: &Aim, guest: SocketAddr) -> io::Result<()> {
+        let key = LedKey {
+            cookie: rustix::net::sockopt::socket_cookie(socket)?,
+            guest: sixteen(guest.ip()),
+            port: guest.port().to_be_bytes(),
+            protocol: self.at.protocol.number(),
+            reserved: [0; 5],
         };
-        address
-            .iter_mut()
-            .zip(octets)
-            .for_each(|(place, octet)| *place = octet);
-        let led = LedSocket {
+        let led = Led {
             generation: aim.generation,
             port: self.at.port.to_be_bytes(),
             reserved: [0; 2],
-            address,
+            address: self.at.address.map_or([0; 16], sixteen),
         };
-        self.leads
-            .lead(rustix::net::sockopt::socket_cookie(socket)?, &led)
+        self.leads.lead(&key, &led)
+    }
+}
+
+/// An address in sixteen bytes, an IPv4 one in the first four.
+fn sixteen(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+        IpAddr::V6(address) => address.octets(),
     }
 }
