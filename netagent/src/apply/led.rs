@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use aya::maps::{HashMap as BpfHash, Map, MapData, MapError};
 use netagent_common::names::map;
-use netagent_common::publish::LedSocket;
+use netagent_common::publish::{Led, LedKey};
 
 use crate::apply::pins::Pins;
 use crate::publish::Leads;
@@ -25,15 +25,15 @@ impl LedSockets {
         }
     }
 
-    fn insert(&self, cookie: u64, led: &LedSocket) -> Result<(), MapError> {
+    fn insert(&self, key: &LedKey, led: &Led) -> Result<(), MapError> {
         let map = Map::from_map_data(MapData::from_pin(&self.pin)?)?;
-        let mut sockets: BpfHash<_, u64, LedSocket> = BpfHash::try_from(map)?;
-        sockets.insert(cookie, led, 0)
+        let mut sockets: BpfHash<_, LedKey, Led> = BpfHash::try_from(map)?;
+        sockets.insert(key, led, 0)
     }
 }
 
 impl Leads for LedSockets {
-    fn lead(&self, cookie: u64, led: &LedSocket) -> io::Result<()> {
-        self.insert(cookie, led).map_err(io::Error::other)
+    fn lead(&self, key: &LedKey, led: &Led) -> io::Result<()> {
+        self.insert(key, led).map_err(io::Error::other)
     }
 }

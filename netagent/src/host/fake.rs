@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use netagent_common::drop::DropReason;
 use netagent_common::policy::RouteKind;
-use netagent_common::publish::LedSocket;
+use netagent_common::publish::{Led, LedKey};
 use netagent_common::vm::Traffic;
 use tokio::sync::Notify;
 
@@ -48,7 +48,7 @@ pub(crate) struct State {
 struct NoLeads;
 
 impl Leads for NoLeads {
-    fn lead(&self, _cookie: u64, _led: &LedSocket) -> io::Result<()> {
+    fn lead(&self, _key: &LedKey, _led: &Led) -> io::Result<()> {
         Ok(())
     }
 }

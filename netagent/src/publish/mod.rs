@@ -9,7 +9,8 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 
 use ipnet::IpNet;
-use netagent_common::publish::LedSocket;
+use netagent_common::net::protocol;
+use netagent_common::publish::{Led, LedKey};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -19,7 +20,7 @@ pub mod sockets;
 mod tcp;
 mod udp;
 
-use crate::spec::publish::{ExposedPort, HostPort};
+use crate::spec::publish::{ExposedPort, HostPort, PortProtocol};
 
 /// Connections, and as many UDP sessions, that are passed on for one instance at once.
 const PLACES: usize = 1_024;
@@ -28,11 +29,11 @@ const PLACES_ALL: usize = 4_096;
 
 /// Tells the programs that a socket of the agent may reach a guest.
 pub trait Leads: Send + Sync + fmt::Debug {
-    /// Notes where the socket with this cookie leads.
+    /// Notes where a socket leads, and by which port.
     ///
     /// # Errors
     /// Where the kernel refuses.
-    fn lead(&self, cookie: u64, led: &LedSocket) -> io::Result<()>;
+    fn lead(&self, key: &LedKey, led: &Led) -> io::Result<()>;
 }
 
 /// Sockets on one port of the host: bound, not blocking, and nobody else's as long as they live.
@@ -212,7 +213,8 @@ impl Aim {
     /// Where a client of this address is led, where it may pass.
     fn leads(&self, client: IpAddr) -> Option<SocketAddr> {
         let may = |networks: &BTreeSet<IpNet>| networks.iter().any(|one| one.contains(&client));
-        if !self.allow_from.as_ref().is_none_or(may) {
+        // A loopback address is a process of the host, and those are not bound by it elsewhere either.
+        if !client.is_loopback() && !self.allow_from.as_ref().is_none_or(may) {
             return None;
         }
         match client {
@@ -250,24 +252,35 @@ impl Shared {
     }
 
     /// Lets a socket of the agent reach the guest, before its first packet.
-    fn lead(&self, socket: impl AsFd, aim: &Aim) -> io::Result<()> {
-        let mut address = [0; 16];
-        let octets = match self.at.address {
-            None => Vec::new(),
-            Some(IpAddr::V4(address)) => address.octets().to_vec(),
-            Some(IpAddr::V6(address)) => address.octets().to_vec(),
+    fn lead(&self, socket: impl AsFd, aim: &Aim, guest: SocketAddr) -> io::Result<()> {
+        let key = LedKey {
+            cookie: rustix::net::sockopt::socket_cookie(socket)?,
+            guest: sixteen(Some(guest.ip())),
+            port: guest.port().to_be_bytes(),
+            protocol: match self.at.protocol {
+                PortProtocol::Tcp => protocol::TCP,
+                PortProtocol::Udp => protocol::UDP,
+            },
+            reserved: [0; 5],
         };
-        address
-            .iter_mut()
-            .zip(octets)
-            .for_each(|(place, octet)| *place = octet);
-        let led = LedSocket {
+        let led = Led {
             generation: aim.generation,
             port: self.at.port.to_be_bytes(),
             reserved: [0; 2],
-            address,
+            address: sixteen(self.at.address),
         };
-        self.leads
-            .lead(rustix::net::sockopt::socket_cookie(socket)?, &led)
+        self.leads.lead(&key, &led)
+    }
+}
+
+/// An address as the programs keep those of sockets: an IPv4 one in the first four bytes, none as zeroes.
+fn sixteen(address: Option<IpAddr>) -> [u8; 16] {
+    match address {
+        None => [0; 16],
+        Some(IpAddr::V4(address)) => {
+            let [a, b, c, d] = address.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+        Some(IpAddr::V6(address)) => address.octets(),
     }
 }

@@ -76,7 +76,7 @@ async fn connect(shared: &Shared, aim: &Aim, guest: SocketAddr) -> io::Result<Tc
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    shared.lead(&socket, aim)?;
+    shared.lead(&socket, aim, guest)?;
     let connected = timeout(CONNECT, socket.connect(guest)).await;
     connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -84,7 +84,7 @@ async fn open(shared: &Shared, admitted: &Admitted) -> io::Result<Session> {
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let guest = UdpSocket::bind((any, 0)).await?;
-    shared.lead(&guest, &admitted.aim)?;
+    shared.lead(&guest, &admitted.aim, admitted.guest)?;
     guest.connect(admitted.guest).await?;
     Ok(Session {
         guest: Arc::new(guest),
