@@ -33,6 +33,7 @@ mod changes;
 mod crash;
 mod life;
 mod mtu;
+mod published_ports;
 mod recovery;
 mod refusals;
 mod settings;

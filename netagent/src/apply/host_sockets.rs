@@ -69,8 +69,9 @@ pub fn attach(
             continue;
         }
         let refused = |error| HostSocketsError::Program(name, error);
+        // A link stands beside those of others whatever the mode says, and the kernel wants it to say nothing.
         let attached = program
-            .attach(&root, CgroupAttachMode::AllowMultiple)
+            .attach(&root, CgroupAttachMode::Single)
             .map_err(refused)?;
         let link = program.take_link(attached).map_err(refused)?;
         let link: FdLink = link

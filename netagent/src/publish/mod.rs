@@ -212,7 +212,8 @@ impl Aim {
     /// Where a client of this address is led, where it may pass.
     fn leads(&self, client: IpAddr) -> Option<SocketAddr> {
         let may = |networks: &BTreeSet<IpNet>| networks.iter().any(|one| one.contains(&client));
-        if !self.allow_from.as_ref().is_none_or(may) {
+        // A loopback address is a process of the host, and those are not bound by it elsewhere either.
+        if !client.is_loopback() && !self.allow_from.as_ref().is_none_or(may) {
             return None;
         }
         match client {
