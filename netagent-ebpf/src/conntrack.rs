@@ -94,7 +94,13 @@ fn revalidate<A: Family>(key: &FlowKey<A>, interface: &Interface, route_generati
         && if flow.uplink == 0 {
             is_host::<A>(interface, key.remote)
         } else {
-            follow_route(key, flow)
+            match uplink_route(key.remote) {
+                Ok(route) => follow_route(flow, route),
+                // The uplink may be down for a moment: the flow keeps its port, and its packets are dropped by
+                // `open`, which finds no route either.
+                Err(DropReason::NoRoute) => return false,
+                Err(_) => false,
+            }
         };
     if may_go_on {
         flow.policy_generation = interface.policy_generation;
@@ -105,18 +111,18 @@ fn revalidate<A: Family>(key: &FlowKey<A>, interface: &Interface, route_generati
     may_go_on
 }
 
-/// Sends a flow by the way of today's routes, where its address stays the same.
+/// Sends a flow by the way of today's routes, where its address stays the same: the one of this way, or one that
+/// new flows no longer get and the host still has, as long as the flow leaves by the same uplink.
 #[inline(always)]
-fn follow_route<A: Family>(key: &FlowKey<A>, flow: &mut Flow<A>) -> bool {
-    match uplink_route(key.remote) {
-        Ok(route) if route.source == flow.nat_address => {
-            flow.uplink = route.ifindex;
-            flow.mtu = route.mtu;
-            flow.next_hop = route.next_hop;
-            true
-        }
-        Ok(_) | Err(_) => false,
+fn follow_route<A: Family>(flow: &mut Flow<A>, route: &Route<A>) -> bool {
+    let keeps_address = route.source == flow.nat_address
+        || (route.ifindex == flow.uplink && is_the_hosts(flow.nat_address));
+    if keeps_address {
+        flow.uplink = route.ifindex;
+        flow.mtu = route.mtu;
+        flow.next_hop = route.next_hop;
     }
+    keeps_address
 }
 
 /// The way to an address, where guests may go there.
@@ -130,9 +136,13 @@ fn uplink_route<A: Family>(remote: A) -> Result<&'static Route<A>, DropReason> {
 /// An address of the host: one in the route map, or the gateway's.
 #[inline(always)]
 pub fn is_host<A: Family>(interface: &Interface, address: A) -> bool {
-    A::is_gateway(interface, address)
-        || maps::route(address)
-            .is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Host)
+    A::is_gateway(interface, address) || is_the_hosts(address)
+}
+
+/// Whether the route map says that an address is the host's.
+#[inline(always)]
+fn is_the_hosts<A: Family>(address: A) -> bool {
+    maps::route(address).is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Host)
 }
 
 /// Writes the flow whose port was claimed: a reverse entry without a flow is the only thing that a race or a full

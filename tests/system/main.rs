@@ -30,11 +30,14 @@ mod guest_formats;
 mod interfaces;
 
 mod changes;
+mod closed_ways;
 mod crash;
 mod life;
 mod mtu;
 mod recovery;
 mod refusals;
+mod second_uplink;
 mod settings;
 mod show;
 mod sources;
+mod uplink_life;
