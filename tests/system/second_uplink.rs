@@ -5,8 +5,9 @@ use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
 use netagent_tests::agent::Agent;
-use netagent_tests::deadline::{SOON, wait_until};
+use netagent_tests::deadline::{SOON, wait_for, wait_until};
 use netagent_tests::guest::Guest;
+use netagent_tests::http;
 use netagent_tests::ping::ping;
 use netagent_tests::second_uplink::{
     BEYOND, BEYOND_NETWORKS, BOTH, Beyond, SECOND, SECOND_ADDRESSES,
@@ -109,6 +110,7 @@ fn a_flow_whose_route_moves_to_another_uplink_ends_and_new_ones_take_that_way() 
     let beyond = Beyond::new(&world);
     let agent = start(&world, Some(BOTH), "");
     let stack = boot(&world, &agent);
+    let mut servers = Vec::new();
     for index in 0..2 {
         let (server, network) = (BEYOND[index], BEYOND_NETWORKS[index]);
         // The same address is behind the first uplink too.
@@ -125,6 +127,8 @@ fn a_flow_whose_route_moves_to_another_uplink_ends_and_new_ones_take_that_way() 
         Talk::open(&stack.netns, server).exchange();
         let peer = far.peers().pop().unwrap();
         assert_eq!(peer.ip(), FIRST_ADDRESSES[index]);
+        // What waits for the stream that ended ends with its own patience: both at once, later.
+        servers.push((near, far));
     }
 }
 
@@ -158,11 +162,16 @@ fn an_uplink_that_vanishes_is_named_and_used_again_when_it_is_back() {
 #[test]
 fn of_several_uplinks_one_may_be_missing_at_the_start_and_of_one_none() {
     let world = World::new();
-    let agent = start(&world, Some(BOTH), "");
+    let mut agent = Agent::prepare(&world.host, Some(BOTH), "");
+    agent.spawn();
+    let health = || http::request(&agent.socket(), "GET", "/healthz", "").ok();
+    let answer = wait_for("it serves", SOON, health);
+    assert_eq!(answer.status, 503);
+    assert!(answer.message().contains("uplink 'uplink1' is gone"));
     let stack = boot(&world, &agent);
-    assert!(host_problems(&agent).contains("uplink 'uplink1' is gone"));
     let beyond = Beyond::new(&world);
     wait_until("it is used", SOON, || answers(&stack, BEYOND[1]));
+    assert_eq!(health().map(|answer| answer.status), Some(200));
     check_both(&world, &beyond, &stack);
     let alone = World::new();
     let mut agent = Agent::prepare(&alone.host, Some("eth8,eth9"), "");
