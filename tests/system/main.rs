@@ -32,6 +32,7 @@ mod interfaces;
 mod changes;
 mod closed_ways;
 mod crash;
+mod doctor;
 mod life;
 mod mtu;
 mod recovery;

@@ -10,8 +10,8 @@ use nix::unistd::write;
 use crate::bench::figures::{Figures, print_target};
 use crate::bench::frames::Frames;
 use crate::bench::pair::{BUSY, Pair, beside, datagram};
+use crate::bench::path::Clock;
 use crate::bench::variant::drop_at_far_end;
-use crate::deadline::now;
 use crate::world::{SERVERS, server_v4};
 
 /// Flows that the table holds.
@@ -39,7 +39,9 @@ struct Table {
 
 /// Measures, interleaved, and prints the figures.
 pub fn run(rounds: u32) {
-    println!("\na table of {TABLE} flows, 64-byte frames, TAP to veth uplink, ns for each:");
+    println!(
+        "\na table of {TABLE} flows, 64-byte frames, TAP to veth uplink, ns of processor time for each:"
+    );
     let (mut full, mut free) = (Table::new(), Table::new());
     full.fill();
     let mut figures: [(&str, Figures); 6] = [
@@ -72,7 +74,11 @@ pub fn run(rounds: u32) {
     }
     let [refused, _, free, full, beside_open, beside_refusals] =
         figures.map(|(_, figures)| figures.median());
-    print_target("a refusal, ns, wall clock", refused, ('<', REFUSAL));
+    print_target(
+        "a refusal, ns of the processor's time",
+        refused,
+        ('<', REFUSAL),
+    );
     print_target("open flows, table full / free", full / free, ('<', SLOWER));
     let ratio = beside_refusals / beside_open;
     print_target(
@@ -133,7 +139,7 @@ impl Table {
             u64::from(FRAMES),
             "each is refused"
         );
-        cost.wall
+        cost.processor
     }
 
     /// What no program can be cheaper than.
@@ -142,7 +148,9 @@ impl Table {
         let mut bytes = datagram(&self.pair.busy, server, ports);
         bytes[11] ^= 1;
         let mut frames = Frames::from_iter([bytes]);
-        frames.write(self.pair.busy.tap.file(), (0, FRAMES)).wall
+        frames
+            .write(self.pair.busy.tap.file(), (0, FRAMES))
+            .processor
     }
 
     fn go_on(&mut self) -> f64 {
@@ -150,7 +158,7 @@ impl Table {
         let cost = self.quiet.write(self.pair.quiet.tap.file(), (0, FRAMES));
         let sent = self.pair.sent_on(crate::bench::pair::QUIET) - before;
         assert_eq!(sent, u64::from(FRAMES), "each is sent on");
-        cost.wall
+        cost.processor
     }
 
     /// The same while the other guest sends as well: what is refused, or what is not.
@@ -163,14 +171,14 @@ impl Table {
         };
         let before = self.refused();
         let work = |is_over: &std::sync::atomic::AtomicBool| {
-            let (started, mut count) = (now(), 0_u32);
+            let (clock, mut count) = (Clock::start(), 0);
             while !is_over.load(Ordering::Relaxed) {
                 for index in 0..OPEN as usize {
                     write(quiet.tap.file(), self.quiet.get(index)).expect("the TAP takes frames");
                 }
-                count += OPEN;
+                count += u64::from(OPEN);
             }
-            started.elapsed().as_secs_f64() * 1e9 / f64::from(count)
+            clock.cost_of_each(count).processor
         };
         let (cost, _) = beside((busy, frames), (FRAMES, PACE), work);
         let refused = self.refused() - before;

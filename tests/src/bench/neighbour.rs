@@ -11,6 +11,7 @@ use nix::unistd::write;
 use crate::bench::figures::{Figures, print_target};
 use crate::bench::frames::Frames;
 use crate::bench::pair::{BUSY, Pair, QUIET, beside, datagram};
+use crate::bench::path::{Clock, Cost};
 use crate::deadline::now;
 use crate::frame::Frame;
 use crate::world::{SERVERS, server_v4};
@@ -36,8 +37,10 @@ const fn silent(index: u8) -> Ipv4Addr {
 /// What the quiet guest has while the other one sends.
 #[derive(Default)]
 struct Had {
-    /// A frame, ns.
+    /// A frame, ns by the clock on the wall.
     frame: Figures,
+    /// A frame, ns of the processor's time.
+    processor: Figures,
     /// Half and all but a hundredth of the questions are answered in this time, us.
     p50: Figures,
     p99: Figures,
@@ -75,12 +78,14 @@ pub fn run(rounds: u32) {
     }
     for (name, had) in [("one open flow", &control), ("new flows", &attack)] {
         println!("  beside {name:14} frame, ns    {}", had.frame);
+        println!("  beside {name:14} processor    {}", had.processor);
         println!("  beside {name:14} p50, us      {}", had.p50);
         println!("  beside {name:14} p99, us      {}", had.p99);
         println!("  beside {name:14} sent, 1000/s {}", had.rate);
         println!(
-            "    raw, {name}: frame {}; p50 {}; p99 {}",
+            "    raw, {name}: frame {}; processor {}; p50 {}; p99 {}",
             had.frame.raw(),
+            had.processor.raw(),
             had.p50.raw(),
             had.p99.raw()
         );
@@ -88,7 +93,8 @@ pub fn run(rounds: u32) {
     println!("  of the busy guest: {:?}", pair.agent.guest_drops(BUSY));
     let ratio = |of: fn(&Had) -> &Figures| of(&attack).median() / of(&control).median();
     for (name, ratio) in [
-        ("time of a frame", ratio(|had| &had.frame)),
+        ("a frame, wall clock", ratio(|had| &had.frame)),
+        ("a frame, processor time", ratio(|had| &had.processor)),
         ("p50 of an answer", ratio(|had| &had.p50)),
         ("p99 of an answer", ratio(|had| &had.p99)),
     ] {
@@ -105,49 +111,47 @@ enum Part {
 
 fn measure(pair: &Pair, (echo, part): (&UdpSocket, Part), frames: &Frames, had: &mut Had) {
     let busy = (&pair.busy, frames);
-    let (found, took) = match part {
+    let took = match part {
         Part::Throughput => {
             let before = pair.sent_on(QUIET);
-            let (frames, took) = beside(busy, (FLOWS, PACE), |is_over| send(pair, is_over));
-            let (count, cost) = frames;
+            let ((count, cost), took) = beside(busy, (FLOWS, PACE), |is_over| send(pair, is_over));
             assert_eq!(pair.sent_on(QUIET) - before, count, "each is sent on");
-            (vec![cost], took)
+            had.frame.add(cost.wall);
+            had.processor.add(cost.processor);
+            took
         }
-        Part::Latency => beside(busy, (FLOWS, PACE), |is_over| ask(pair, echo, is_over)),
-    };
-    had.rate.add(f64::from(FLOWS) / took.as_secs_f64() / 1e3);
-    match part {
-        Part::Throughput => found.into_iter().for_each(|cost| had.frame.add(cost)),
         Part::Latency => {
-            let mut times = Figures::default();
-            found.into_iter().for_each(|time| times.add(time));
+            let (times, took) = beside(busy, (FLOWS, PACE), |is_over| ask(pair, echo, is_over));
             had.p50.add(times.quantile(0.5));
             had.p99.add(times.quantile(0.99));
+            took
         }
-    }
+    };
+    had.rate.add(f64::from(FLOWS) / took.as_secs_f64() / 1e3);
 }
 
-/// Sends frames of one open flow as fast as it can; how many, and ns for each.
-fn send(pair: &Pair, is_over: &AtomicBool) -> (u64, f64) {
+/// Sends frames of one open flow as fast as it can; how many, and what each took.
+fn send(pair: &Pair, is_over: &AtomicBool) -> (u64, Cost) {
     let frame = datagram(&pair.quiet, silent(98), (40_000, 9));
     let frames = Frames::from_iter([frame]);
-    let (started, mut count) = (now(), 0_u64);
+    let clock = Clock::start();
+    let mut count = 0;
     while !is_over.load(Ordering::Relaxed) {
         write(pair.quiet.tap.file(), frames.get(0)).expect("the TAP takes frames");
         count += 1;
     }
-    (count, started.elapsed().as_secs_f64() * 1e9 / count as f64)
+    (count, clock.cost_of_each(count))
 }
 
 /// Asks the echo server again and again; what each answer took, us. The server answers from this thread: nothing
 /// waits for a scheduler.
-fn ask(pair: &Pair, echo: &UdpSocket, is_over: &AtomicBool) -> Vec<f64> {
+fn ask(pair: &Pair, echo: &UdpSocket, is_over: &AtomicBool) -> Figures {
     let mut tap = pair.quiet.tap.file();
     let question = datagram(&pair.quiet, server_v4(SERVERS - 1), (40_001, ECHO));
     let question = Frame::plain(question);
     let mut sent = Vec::from(question.vnet.to_bytes());
     sent.extend(&question.bytes);
-    let mut times = Vec::new();
+    let mut times = Figures::default();
     let (mut buffer, mut received) = ([0; 64], [0; 256]);
     while !is_over.load(Ordering::Relaxed) {
         let started = now();
@@ -157,7 +161,7 @@ fn ask(pair: &Pair, echo: &UdpSocket, is_over: &AtomicBool) -> Vec<f64> {
             .expect("it just asked");
         // The agent's own advertisements fall in between.
         while spin(|| tap.read(&mut received)) != sent.len() {}
-        times.push(started.elapsed().as_secs_f64() * 1e6);
+        times.add(started.elapsed().as_secs_f64() * 1e6);
     }
     times
 }

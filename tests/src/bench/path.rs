@@ -1,7 +1,7 @@
 //! Frames written to a TAP as fast as one core can, over one flow or many.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
@@ -172,17 +172,41 @@ pub fn measure(variant: &Variant, flows: &mut Flows, count: u32) -> Cost {
 pub fn timed(core: usize, count: u32, mut work: impl FnMut(u32) + Send) -> Cost {
     let run = move || {
         pin_to(core);
-        let (started, processor) = (now(), processor_time());
+        let clock = Clock::start();
         (0..count).for_each(&mut work);
-        let (wall, processor) = (started.elapsed(), processor_time() - processor);
-        let per_frame = |time: Duration| time.as_secs_f64() * 1e9 / f64::from(count);
-        Cost {
-            wall: per_frame(wall),
-            processor: per_frame(processor),
-        }
+        clock.cost_of_each(count.into())
     };
     std::thread::scope(|scope| scope.spawn(run).join())
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Both clocks, from now on.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    wall: Instant,
+    processor: Duration,
+}
+
+impl Clock {
+    /// Starts both, of this thread.
+    #[must_use]
+    pub fn start() -> Self {
+        Self {
+            wall: now(),
+            processor: processor_time(),
+        }
+    }
+
+    /// What each of `count` frames took since the start.
+    #[must_use]
+    pub fn cost_of_each(&self, count: u64) -> Cost {
+        let (wall, processor) = (self.wall.elapsed(), processor_time() - self.processor);
+        let each = |time: Duration| time.as_secs_f64() * 1e9 / count as f64;
+        Cost {
+            wall: each(wall),
+            processor: each(processor),
+        }
+    }
 }
 
 fn processor_time() -> Duration {

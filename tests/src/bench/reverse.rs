@@ -74,7 +74,9 @@ fn measure(variant: &Variant, replies: &mut Replies) -> Cost {
 
 /// Opens the flows, and checks a reply of each at the guest.
 fn establish(variant: &Variant, count: u32) -> Replies {
-    let wire = Raw::open(&variant.world.outside, FAR_END);
+    let world = &variant.world;
+    let wire = Raw::open(&world.outside, FAR_END);
+    let macs = (world.router_mac(), world.uplink_mac());
     let mut frames = Frames::default();
     for first in (0..count).step_by(BATCH as usize) {
         let batch = first..count.min(first + BATCH);
@@ -93,7 +95,7 @@ fn establish(variant: &Variant, count: u32) -> Replies {
                 };
                 packet::udp(&ends, (asked.ports.1, asked.ports.0), &PAYLOAD)
             } else {
-                unasked(variant, &question)
+                unasked(macs, &question)
             };
             assert_eq!(reply.len(), 64, "the figures are about 64-byte frames");
             frames.push(reply);
@@ -120,12 +122,15 @@ const fn guest_port(number: u32) -> u16 {
 }
 
 /// The answer of a world that sees the guest's own address.
-fn unasked(variant: &Variant, question: &[u8]) -> Vec<u8> {
-    let mut question = Packet::parse(question).expect("made above");
-    question.ends.src_mac = variant.world.uplink_mac();
-    question.ends.dst_mac = variant.world.router_mac();
+fn unasked((src_mac, dst_mac): ([u8; 6], [u8; 6]), question: &[u8]) -> Vec<u8> {
+    let question = Packet::parse(question).expect("made above");
+    let ends = Ends {
+        src_mac,
+        dst_mac,
+        ..question.ends.reversed()
+    };
     let ports = (question.ports.1, question.ports.0);
-    packet::udp(&question.ends.reversed(), ports, &PAYLOAD)
+    packet::udp(&ends, ports, &PAYLOAD)
 }
 
 fn check_reply(variant: &Variant, number: u32) {

@@ -295,5 +295,5 @@ pub fn drop_at_far_end(world: &World) -> OwnedFd {
 
 /// `return TCX_DROP;`
 fn drop_all() -> OwnedFd {
-    sys::load_classifier(&[move_immediate(0, 2), EXIT]).expect("root may load programs")
+    sys::load_classifier(&sys::returns(2)).expect("root may load programs")
 }
