@@ -1,27 +1,28 @@
 //! Flows: found, opened, kept alive.
 
 use netagent_common::drop::DropReason;
-use netagent_common::flow::{Flow, FlowKey, FlowState, LAST_SEEN_STEP_NS, Origin, Sender};
+use netagent_common::flow::{Flow, FlowKey, FlowState, LAST_SEEN_STEP_NS, Origin, Place, Sender};
 use netagent_common::policy::{Route, RouteKind};
 use netagent_common::vm::Interface;
 
 use crate::family::Family;
 use crate::kernel::{self, Skb};
-use crate::maps::{self, InsertError};
-use crate::nat;
+use crate::maps::{self, InsertError, StateWord};
 use crate::parse::{self, Header, Kind, Transport};
+use crate::{nat, ports};
 
 /// Notes a packet: the flow's state follows it, and its life starts anew; true where that was written down, about
 /// once a second.
 #[inline(always)]
 pub fn touch<A>(flow: &mut Flow<A>, sender: Sender, kind: Kind) -> bool {
+    let flags = match kind {
+        Kind::Segment(flags) => Some(flags),
+        Kind::Datagram | Kind::EchoRequest | Kind::EchoReply => None,
+    };
     let state = FlowState::from_number(flow.state);
-    let next = match kind {
-        Kind::Segment(flags) => state.after_segment(sender, flags),
-        Kind::Datagram | Kind::EchoRequest | Kind::EchoReply => state.after_datagram(sender),
-    } as u8;
-    if next != flow.state {
-        flow.state = next;
+    let origin = Origin::from_number(flow.origin);
+    if state.after(origin, sender, flags) != state {
+        advance(flow, sender, flags.map_or(NO_FLAGS, u32::from));
     }
     let now = kernel::now_ns();
     let is_due = now.wrapping_sub(flow.last_seen_ns) > LAST_SEEN_STEP_NS;
@@ -29,6 +30,65 @@ pub fn touch<A>(flow: &mut Flow<A>, sender: Sender, kind: Kind) -> bool {
         flow.last_seen_ns = now;
     }
     is_due
+}
+
+/// Stands for the flags of what has none.
+const NO_FLAGS: u32 = 1 << 8;
+
+/// Moves a flow on by a packet, and from one count of its instance to another.
+///
+/// Every change of a state is an exchange of the word that it is in, so each is counted once, whatever two CPUs see at
+/// the same time. A count is wrong only where an element of the map became another flow's, with the same port and in
+/// the same state, between the reading of the word and its exchange; it is right again when the instance is started
+/// anew.
+#[inline(never)]
+fn advance<A>(flow: &mut Flow<A>, sender: Sender, flags: u32) {
+    let flags = (flags != NO_FLAGS).then_some(flags as u8);
+    let moved = exchange_state(flow, |word| {
+        word.state().after(word.origin(), sender, flags)
+    });
+    // One of an earlier life of the slot is in no count.
+    if let Some((from, to)) = moved
+        && from != to
+        && let Ok(interface) = maps::record(flow.slot)
+        && interface.generation == flow.generation
+    {
+        maps::count_moved(interface.instance, (from, to));
+    }
+}
+
+/// Tries to change a state that other CPUs change as well; each failure is a change by one of them.
+const STATE_TRIES: u32 = 4;
+
+/// Changes a flow's state, and says from which count to which; `None` where it stays.
+#[inline(always)]
+fn exchange_state<A>(
+    flow: &mut Flow<A>,
+    next: impl Fn(StateWord) -> FlowState,
+) -> Option<(Option<Place>, Option<Place>)> {
+    for _ in 0..STATE_TRIES {
+        let word = maps::state_word(flow);
+        let (state, next) = (word.state(), next(word));
+        if state == next {
+            return None;
+        }
+        if maps::exchange_state(flow, word, next) {
+            return Some((state.place(), next.place()));
+        }
+    }
+    None
+}
+
+/// Takes a flow out of the count that it is in; whoever does removes it. False where another CPU did, or the flow
+/// changes so fast that it must be tried again. No `instance` is given for a flow of an earlier life of its slot,
+/// which is in no count.
+#[inline(always)]
+pub fn retire<A>(flow: &mut Flow<A>, instance: Option<u32>) -> bool {
+    let moved = exchange_state(flow, |_| FlowState::Removed);
+    if let (Some(moved), Some(instance)) = (moved, instance) {
+        maps::count_moved(instance, moved);
+    }
+    moved.is_some()
 }
 
 /// The key of the flow to which a packet of the guest belongs.
@@ -77,11 +137,24 @@ pub fn open<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason
         return Err(DropReason::UnknownProtocol);
     }
     let route = uplink_route(key.remote)?;
-    if maps::open_flows(interface.instance) >= interface.flow_limit.into() {
+    check_limit(interface)?;
+    let nat_port = ports::claim(skb, key, &route.source)?;
+    write(interface, key, route, (route_generation, nat_port))
+}
+
+/// Closing flows are no open ones, but as many as an instance may have open are all that it may have of them: a guest
+/// makes them as fast as it can send resets, and the table is everybody's.
+#[inline(always)]
+fn check_limit(interface: &Interface) -> Result<(), DropReason> {
+    let (open, limit) = (
+        maps::open_flows(interface.instance),
+        u64::from(interface.flow_limit),
+    );
+    let closing = maps::closing_flows(interface.instance);
+    if open >= limit || open.saturating_add(closing) >= 2 * limit {
         return Err(DropReason::FlowLimit);
     }
-    let nat_port = nat::claim(skb, key, &route.source)?;
-    write(interface, key, route, (route_generation, nat_port))
+    Ok(())
 }
 
 /// Whether a flow that is there may go on; it goes the way of today's routes, or is removed.
@@ -188,9 +261,7 @@ pub fn open_from_host<A: Family>(
         }
         forget(key, flow, interface);
     }
-    if maps::open_flows(interface.instance) >= interface.flow_limit.into() {
-        return Err(DropReason::FlowLimit);
-    }
+    check_limit(interface)?;
     let flow = Flow {
         last_seen_ns: kernel::now_ns(),
         slot: interface.slot,
@@ -219,16 +290,21 @@ pub fn open_from_host<A: Family>(
 
 /// Removes a flow and its port. One of an earlier life of the slot is not in this one's count.
 #[inline(never)]
-pub fn forget<A: Family>(key: &FlowKey<A>, flow: &Flow<A>, interface: &Interface) {
+pub fn forget<A: Family>(key: &FlowKey<A>, flow: &mut Flow<A>, interface: &Interface) {
+    let is_counted = flow.generation == interface.generation;
+    if retire(flow, is_counted.then_some(interface.instance)) {
+        remove(key, flow);
+    }
+}
+
+/// Removes a flow that was retired, and its port.
+#[inline(always)]
+pub fn remove<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
     // Copied: the element goes with the removal.
     let flow = *flow;
-    if !maps::remove_flow(key) {
-        return;
-    }
-    if flow.generation == interface.generation {
-        maps::count_removed(interface.instance);
-    }
-    if flow.uplink != 0 {
+    let is_removed = maps::remove_flow(key);
+    if is_removed && flow.uplink != 0 {
         nat::release(key, &flow);
     }
+    is_removed
 }

@@ -7,7 +7,7 @@ use aya::Pod;
 use bytemuck::Zeroable;
 use netagent_common::flow::{Flow, FlowKey, FlowState, LAST_SEEN_STEP_NS};
 use netagent_common::names::{self, ABI_VERSION, map};
-use netagent_common::nat::{Reverse, ReverseKey};
+use netagent_common::nat::{Holdings, Reverse, ReverseKey};
 use netagent_common::net::{GATEWAY_MAC, GATEWAY_V6, protocol};
 use netagent_common::policy::RouteKind;
 use netagent_common::services::{SERVICES_HOST_MAC, Services};
@@ -148,11 +148,11 @@ impl Scene {
         self.change_flows(guest_port, |last_seen_ns, _| *last_seen_ns -= MOMENT_NS);
     }
 
-    /// Makes every flow of a port of the guest one that was reset and last heard of when the machine started:
-    /// nobody runs tests in the first two minutes of a boot.
+    /// Makes every flow of a port of the guest one that nobody answered, last heard of when the machine started:
+    /// nobody runs tests in the first four minutes of a boot.
     pub fn time_out_flows(&mut self, guest_port: u16) {
         self.change_flows(guest_port, |last_seen_ns, state| {
-            (*last_seen_ns, *state) = (0, FlowState::Reset as u8);
+            (*last_seen_ns, *state) = (0, FlowState::Opening as u8);
         });
     }
 
@@ -178,6 +178,17 @@ impl Scene {
         open.get(&SLOT, 0)
             .expect("the slot is in the array")
             .cast_signed()
+    }
+
+    /// How many closing flows the instance has, by its count.
+    ///
+    /// # Panics
+    /// Where the count is not there.
+    #[must_use]
+    pub fn closing_flows(&mut self) -> i64 {
+        let holdings = self.datapath.array::<Holdings>(map::HOLDINGS);
+        let holdings = holdings.get(&SLOT, 0).expect("the slot is in the array");
+        holdings.closing.cast_signed()
     }
 
     /// The ports of the guest that hold a port of the uplink's address, in either family.
