@@ -6,6 +6,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 
 use netagent_common::drop::DropReason;
+use netagent_common::timeouts::Timeouts;
 use netagent_common::vm::Traffic;
 use serde::Deserialize;
 use uuid::Uuid;
@@ -143,6 +144,8 @@ pub struct HostOptions {
     pub instances_max: u32,
     /// First port of the NAT range, and the number of ports.
     pub nat_ports: (u16, u16),
+    /// Times after which flows are removed.
+    pub timeouts: Timeouts,
     /// Mark of redirected frames; never 0.
     pub mark: u32,
 }

@@ -148,6 +148,17 @@ impl Scene {
         self.change_flows(guest_port, |last_seen_ns, _| *last_seen_ns -= MOMENT_NS);
     }
 
+    /// Makes every flow of a port of the guest so much older, s.
+    pub fn age_flows_by(&mut self, guest_port: u16, age_s: u64) {
+        let age_ns = age_s * 1_000_000_000;
+        self.change_flows(guest_port, |last_seen_ns, _| *last_seen_ns -= age_ns);
+    }
+
+    /// Makes every flow of a port of the guest one that was last heard of when the machine started.
+    pub fn age_flows_to_boot(&mut self, guest_port: u16) {
+        self.change_flows(guest_port, |last_seen_ns, _| *last_seen_ns = 0);
+    }
+
     /// Makes every flow of a port of the guest one that nobody answered, last heard of when the machine started:
     /// nobody runs tests in the first four minutes of a boot.
     pub fn time_out_flows(&mut self, guest_port: u16) {
@@ -156,8 +167,8 @@ impl Scene {
         });
     }
 
-    fn change_flows(&mut self, guest_port: u16, change: ChangeFlow) {
-        let of = (guest_port, change);
+    fn change_flows(&mut self, guest_port: u16, change: impl Fn(&mut u64, &mut u8)) {
+        let of = (guest_port, &change);
         change_flows::<[u8; 4]>(&mut self.datapath, map::FLOWS_V4, of);
         change_flows::<[u8; 16]>(&mut self.datapath, map::FLOWS_V6, of);
     }
@@ -282,10 +293,11 @@ pub fn set_services(datapath: &mut Datapath, ifindex: u32) {
         .expect("element 0");
 }
 
-type ChangeFlow = fn(&mut u64, &mut u8);
-
-fn change_flows<A>(datapath: &mut Datapath, name: &str, (guest_port, change): (u16, ChangeFlow))
-where
+fn change_flows<A>(
+    datapath: &mut Datapath,
+    name: &str,
+    (guest_port, change): (u16, &impl Fn(&mut u64, &mut u8)),
+) where
     FlowKey<A>: Pod,
     Flow<A>: Pod,
 {
