@@ -111,19 +111,25 @@ impl Window {
         from_start < self.len as u32 || held < (self.count / OWN_PART) as u64
     }
 
-    /// The port of one try: from a place that depends on `seed`, in strides that depend on it too (RFC 6056). The
-    /// first [`PORT_TRIES`] are different ports, as far as the window has so many.
+    /// The port of one try (RFC 6056). The window is cut into as many parts as there are tries, and from a part that
+    /// depends on `seed` each try takes some port of the next: the first [`PORT_TRIES`] are different ports, as far as
+    /// the window has so many, and never all in a neighbourhood that is in use.
     #[must_use]
     pub const fn candidate(&self, seed: u32, attempt: u32) -> u16 {
-        let most_stride = self.len / PORT_TRIES as u16;
-        let stride = 1 + part_of(seed.wrapping_mul(0x85eb_ca6b), most_stride) as u32;
-        let in_window = rest(
-            part_of(seed, self.len) as u32 + attempt * stride,
-            self.len as u32,
-        );
+        let part = self.len / PORT_TRIES as u16;
+        let stride = if part == 0 { 1 } else { part as u32 };
+        let in_part = part_of(mixed(seed.wrapping_add(attempt)), part) as u32;
+        let from_start = part_of(seed, self.len) as u32 + attempt * stride + in_part;
+        let in_window = rest(from_start, self.len as u32);
         let place = rest(self.start as u32 + in_window, self.count as u32);
         self.first + place as u16
     }
+}
+
+/// Numbers close to each other become numbers far apart.
+const fn mixed(number: u32) -> u32 {
+    let number = (number ^ (number >> 16)).wrapping_mul(0x85eb_ca6b);
+    (number ^ (number >> 13)).wrapping_mul(0xc2b2_ae35)
 }
 
 /// The rest of a division; by 0, which no window holds, 0: programs have nowhere to panic to.
