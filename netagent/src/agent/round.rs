@@ -255,6 +255,7 @@ impl<H: Host> Agent<H> {
             store_id: self.store_id,
             datapath: WantedDatapath {
                 uplinks: self.uplink.into_iter().collect(),
+                ports: self.config.nat.ports,
                 pools: self.guest_prefixes(),
                 always_denied: plan::routes::always_denied(),
             },

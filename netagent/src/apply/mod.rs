@@ -18,6 +18,7 @@ pub mod tap;
 
 pub mod ethtool;
 pub mod features;
+pub mod reserved;
 
 pub mod expedite;
 mod look;
@@ -33,6 +34,7 @@ use crate::apply::expedite::{Expedite, Guard};
 use crate::apply::features::UplinkFeatures;
 use crate::apply::maps::Maps;
 use crate::apply::pins::Pins;
+use crate::apply::reserved::Reserved;
 use crate::apply::services::HostEnd;
 use crate::host::{
     Changes, Cleaned, Counters, Host, HostError, HostOptions, Place, ServiceSockets,
@@ -61,6 +63,7 @@ pub struct KernelHost {
     /// Held from the first step that waits for RCU until the agent says that no step follows.
     guard: Option<Guard>,
     features: UplinkFeatures,
+    reserved: Reserved,
     /// `None` where it is not loaded.
     datapath: Option<Datapath>,
     /// The host's end of the way to the servers, as long as this agent lives.
@@ -86,6 +89,8 @@ impl KernelHost {
             Events::open().map_err(|error| HostError::failed("listen to netlink", error))?;
         let features = UplinkFeatures::new(&options.state_dir)
             .map_err(|error| HostError::failed("ask which boot this is", error))?;
+        let reserved = Reserved::new(&options.state_dir)
+            .map_err(|error| HostError::failed("ask which namespace this is", error))?;
         let attacher = Attacher::new(options.attach, netlink.clone(), idle_alias(&options));
         let datapath = Datapath::open(&pins, &options).unwrap_or_else(|error| {
             tracing::warn!(%error, "what is pinned cannot be used and is loaded anew");
@@ -101,6 +106,7 @@ impl KernelHost {
             expedite,
             guard: None,
             features,
+            reserved,
             datapath,
             services: None,
             sockets: None,
@@ -111,6 +117,7 @@ impl KernelHost {
     async fn apply_step(&mut self, step: &Step) -> Result<(), Cause> {
         let netlink = &self.netlink;
         match step {
+            Step::ReservePorts { ports } => self.reserved.reserve(*ports)?,
             Step::LoadDatapath => self.load().await?,
             Step::AttachUplink { ifindex, name } => {
                 let programs = &mut loaded(&mut self.datapath)?.programs;
@@ -211,6 +218,7 @@ impl KernelHost {
     async fn unload(&mut self) -> Result<usize, Cause> {
         let links = self.attacher.detach_all(&self.pins).await?;
         self.features.restore(None)?;
+        self.reserved.release()?;
         self.datapath = None;
         self.services = None;
         Ok(links + self.pins.remove_all()?)
@@ -359,6 +367,7 @@ const fn waits_for_rcu(step: &Step) -> bool {
         | Step::AddNeighbour { .. }
         | Step::AddGuestRoute { .. }
         | Step::ClearInterface { .. }
-        | Step::CollectFlows => false,
+        | Step::CollectFlows
+        | Step::ReservePorts { .. } => false,
     }
 }

@@ -294,7 +294,8 @@ fn port_range(nat: PortRange) -> Check {
         let ends: Vec<&str> = local.split_whitespace().collect();
         format!("NAT {nat}, the host's own {}", ends.join("-"))
     };
-    match ports::check(nat, &local, &read(ports::RESERVED)) {
+    let reserved = ports::read_list(ports::RESERVED).unwrap_or_default();
+    match ports::check(nat, &local, &reserved) {
         Ok(()) => Check::good("ports", found()),
         Err(clash) => Check {
             name: "ports",

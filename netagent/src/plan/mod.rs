@@ -7,6 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 use netagent_common::vm::Interface;
 use uuid::Uuid;
 
+use crate::config::PortRange;
 use crate::instance::Before;
 
 mod after;
@@ -19,7 +20,8 @@ pub mod routes;
 mod step;
 
 pub use observed::{
-    KernelRoute, KernelRouteKind, Neighbour, Observed, ObservedDatapath, ObservedLink, RouteTarget,
+    KernelRoute, KernelRouteKind, Neighbour, Observed, ObservedDatapath, ObservedLink,
+    ReservedPorts, RouteTarget,
 };
 pub use step::Step;
 
@@ -51,6 +53,8 @@ pub const SERVICES: &str = ":services";
 pub struct WantedDatapath {
     /// Interface indices that lead to the world.
     pub uplinks: BTreeSet<u32>,
+    /// Ports that stand for guests: the kernel gives them to nobody else.
+    pub ports: PortRange,
     /// Prefixes of the pools: other instances and their gateways.
     pub pools: Vec<IpNet>,
     /// Prefixes that are never reached (P-5).
