@@ -52,10 +52,13 @@ pub mod map {
     /// Array, one [`crate::flow::Collected`]: what the last collection pass did.
     pub const COLLECTED: &str = "COLLECTED";
 
+    /// Array by slot of [`crate::limit::Used`].
+    pub const USED: &str = "USED";
+
     /// All of them.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 17] = [
         STATE, ACTIVE, INTERFACES, ADOPTED, OPEN_FLOWS, ROUTES_V4, ROUTES_V6, FLOWS_V4, FLOWS_V6,
-        REVERSE_V4, REVERSE_V6, DROPS, TRAFFIC, SERVICES, ALLOWANCES, COLLECTED,
+        REVERSE_V4, REVERSE_V6, DROPS, TRAFFIC, SERVICES, ALLOWANCES, COLLECTED, USED,
     ];
 }
 

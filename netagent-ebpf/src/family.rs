@@ -6,6 +6,7 @@ pub mod ipv6;
 use netagent_common::drop::DropReason;
 use netagent_common::vm::{INTERFACES_MAX, Interface};
 
+use crate::icmp::Report;
 use crate::kernel::Skb;
 use crate::maps::FamilyMaps;
 use crate::parse::Header;
@@ -27,6 +28,9 @@ pub trait Family: FamilyMaps {
 
     /// Whether an ICMP type is an error message.
     fn is_error(icmp_type: u8) -> bool;
+    /// Whether an ICMP type is an error that reports what became of a packet, and is believed: no redirect, and
+    /// no source quench (RFC 6633).
+    fn is_report(icmp_type: u8) -> bool;
     /// The IP header.
     ///
     /// # Errors
@@ -43,6 +47,10 @@ pub trait Family: FamilyMaps {
     fn guest(interface: &Interface) -> Option<Self>;
     /// Whether this is the gateway's address: this interface's, or the one that the guest was told.
     fn is_gateway(interface: &Interface, address: Self) -> bool;
+    /// The gateway's address as the guest knows it, where it has one.
+    fn gateway(interface: &Interface) -> Option<Self>;
+    /// Whether an address is one of a single interface, as far as it shows.
+    fn is_unicast(address: Self) -> bool;
     /// What replacing one address by another does to a checksum.
     fn difference(old: Self, new: Self) -> u32;
     /// Replaces the source address and lowers the hop limit, header checksum included.
@@ -82,12 +90,32 @@ pub trait Family: FamilyMaps {
     fn turn_round(skb: Skb, header: &Header<Self>) -> Result<(), DropReason>;
     /// Sends the packet to a neighbour.
     fn redirect(ifindex: u32, next_hop: Self, skb: Skb) -> i32;
-    /// Source, destination and ports of a header that lies somewhere in the packet: in an ICMP error, or
-    /// behind a fragment header.
+    /// Writes an ICMP error over the packet that it is about, which it quotes up to the first eight bytes behind
+    /// the IP header. Whatever the frame was before, it is finished then.
     ///
     /// # Errors
-    /// [`DropReason::Malformed`] where it does not fit.
-    fn quoted(skb: Skb) -> Result<Quoted<Self>, DropReason>;
+    /// [`DropReason::TooBig`] where nobody may be told so; [`DropReason::HelperFailed`].
+    fn report(skb: Skb, report: &Report<Self>) -> Result<(), DropReason>;
+    /// The packet that an ICMP error quotes, which lies within `payload_len` bytes behind the IP header.
+    ///
+    /// # Errors
+    /// [`DropReason::IcmpError`] where its header has options, or its ports are not there.
+    fn quoted(skb: Skb, payload_len: u32) -> Result<Quoted<Self>, DropReason>;
+    /// Replaces an address of a quoted packet, header checksum included: its source or its destination. Returns
+    /// what that does to the sum over the quoted packet.
+    ///
+    /// # Errors
+    /// [`DropReason::Malformed`] where it is not there.
+    fn set_quoted(skb: Skb, end: End, address: Self, difference: u32) -> Result<u32, DropReason>;
+}
+
+/// One end of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Where it comes from.
+    Source,
+    /// Where it goes.
+    Destination,
 }
 
 /// A packet that an ICMP error quotes.
@@ -104,6 +132,6 @@ pub struct Quoted<A> {
 }
 
 /// Where the hop limit of an answer starts.
-const HOP_LIMIT: u8 = 64;
+pub const HOP_LIMIT: u8 = 64;
 
 const _: () = assert!(INTERFACES_MAX == 4, "`is_own` compares four addresses");

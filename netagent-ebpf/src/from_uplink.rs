@@ -10,8 +10,8 @@ use crate::family::Family;
 use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Transport};
-use crate::verdict::{Action, Dropped};
-use crate::{conntrack, maps, nat};
+use crate::verdict::{Action, Dropped, Packed};
+use crate::{conntrack, icmp, maps, nat, quote};
 
 /// Judges a frame from an uplink.
 ///
@@ -32,14 +32,40 @@ pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     match u16::from_be_bytes(ethernet.two::<12>()) {
         ethertype::IPV4 => {
             skb.reach::<{ 14 + 20 + 20 }>(Origin::Uplink);
-            packet::<[u8; 4]>(skb)
+            explained::<[u8; 4]>(skb, packet::<[u8; 4]>(skb))
         }
         ethertype::IPV6 => {
             skb.reach::<{ 14 + 40 + 20 }>(Origin::Uplink);
-            packet::<[u8; 16]>(skb)
+            explained::<[u8; 16]>(skb, ipv6(skb).action())
         }
         _ => Ok(Action::Next),
     }
+}
+
+/// What needs a deep stack: translating an ICMP error, and making one where a packet cannot go on.
+#[inline(always)]
+fn explained<A: Family>(skb: Skb, judged: Result<Action, Dropped>) -> Result<Action, Dropped> {
+    match judged {
+        Err(Dropped {
+            reason: DropReason::IcmpError,
+            ..
+        }) => quote::from_uplink::<A>(skb).action(),
+        Err(Dropped {
+            slot,
+            reason: DropReason::TooBig,
+        }) => icmp::tell_world::<A>(skb, slot, DropReason::TooBig).action(),
+        Err(Dropped {
+            slot,
+            reason: DropReason::TtlExpired,
+        }) => icmp::tell_world::<A>(skb, slot, DropReason::TtlExpired).action(),
+        judged => judged,
+    }
+}
+
+/// A function of its own for the sake of the stack: what [`explained`] calls does not lie on top of it.
+#[inline(never)]
+fn ipv6(skb: Skb) -> Packed {
+    Packed::with_slot(packet::<[u8; 16]>(skb))
 }
 
 #[inline(always)]
@@ -52,7 +78,7 @@ fn packet<A: Family>(skb: Skb) -> Result<Action, Dropped> {
             Some(reverse) => reply(skb, (&header, &transport), reverse),
             None => not_a_reply(header.destination),
         },
-        Err(DropReason::IcmpError) => icmp_error(skb, &header),
+        Err(DropReason::IcmpError) => Err(Dropped::nowhere(DropReason::IcmpError)),
         Err(_) => not_a_reply(header.destination),
     }
 }
@@ -69,8 +95,11 @@ fn reverse_key<A: Copy>(header: &Header<A>, transport: &Transport) -> ReverseKey
 }
 
 /// The host's, unless it is addressed to an instance: with `ip_forward=1` the host would forward it.
+///
+/// # Errors
+/// [`DropReason::NotRedirected`].
 #[inline(always)]
-fn not_a_reply<A: Family>(destination: A) -> Result<Action, Dropped> {
+pub fn not_a_reply<A: Family>(destination: A) -> Result<Action, Dropped> {
     let is_instance = maps::route(destination)
         .is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Instance);
     if is_instance {
@@ -132,33 +161,4 @@ fn reply<A: Family>(
         .set_macs(interface.guest_mac, GATEWAY_MAC);
     skb.set_mark(maps::mark());
     Ok(Action::Redirect(skb.redirect(interface.ifindex)))
-}
-
-/// An ICMP error about a guest's flow is not translated and must not reach the host, whose flow it is not.
-#[inline(always)]
-fn icmp_error<A: Family>(skb: Skb, header: &Header<A>) -> Result<Action, Dropped> {
-    skb.reach::<{ 14 + 40 + 8 + 40 + 8 }>(Origin::Uplink);
-    let Ok(quoted) = A::quoted(skb) else {
-        return not_a_reply(header.destination);
-    };
-    let [first, second, third, _] = quoted.transport;
-    let (nat_port, remote_port) = if quoted.protocol == A::ICMP {
-        (third, [0; 2])
-    } else {
-        (first, second)
-    };
-    let key = ReverseKey {
-        remote: quoted.destination,
-        nat_address: quoted.source,
-        remote_port,
-        nat_port,
-        protocol: quoted.protocol.into(),
-    };
-    match maps::reverse(&key) {
-        Some(reverse) => Err(Dropped {
-            slot: reverse.instance,
-            reason: DropReason::IcmpError,
-        }),
-        None => not_a_reply(header.destination),
-    }
 }

@@ -11,7 +11,7 @@ use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
 use crate::services::Steered;
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{arp, conntrack, echo, maps, nat, neighbour, services, spoof};
+use crate::{arp, conntrack, echo, icmp, maps, nat, neighbour, quote, services, spoof};
 
 /// Judges a frame from a TAP.
 ///
@@ -20,10 +20,13 @@ use crate::{arp, conntrack, echo, maps, nat, neighbour, services, spoof};
 #[inline(always)]
 pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     let interface = maps::interface(skb.ifindex())?;
-    frame(skb, interface).map_err(|reason| Dropped {
-        slot: interface.slot,
-        reason,
-    })
+    match frame(skb, interface) {
+        Err(reason) if icmp::is_told(reason) => icmp::tell_guest(skb, interface, reason).action(),
+        judged => judged.map_err(|reason| Dropped {
+            slot: interface.slot,
+            reason,
+        }),
+    }
 }
 
 #[inline(always)]
@@ -64,7 +67,12 @@ fn opening<A: Steered>(
     interface: &Interface,
     judge: impl Fn() -> Packed,
 ) -> Result<Action, DropReason> {
-    match judge().answer()? {
+    let judged = judge();
+    if judged.is_refused_for(DropReason::IcmpError) {
+        let answer = quote::from_vm::<A>(skb, interface).answer()?;
+        return answer.done(DropReason::IcmpError);
+    }
+    match judged.answer()? {
         Judged::Done(action) => return Ok(action),
         Judged::Dns => {
             return services::dns::<A>(skb, interface)

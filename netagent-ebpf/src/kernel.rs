@@ -168,6 +168,22 @@ impl Skb {
         refused(code)
     }
 
+    /// Corrects a checksum whose pseudo header stays as it is, for bytes that were written directly: together they
+    /// leave the sum over the packet, and so the device's own, as it was.
+    #[inline(always)]
+    pub fn correct_l4_checksum_for_payload(
+        self,
+        field: ChecksumField,
+        difference: u32,
+    ) -> Result<(), DropReason> {
+        let (raw, difference) = (self.raw.cast(), u64::from(difference));
+        // SAFETY: `raw` is the program's context; the helper checks the offset.
+        let code = unsafe {
+            helpers::bpf_l4_csum_replace(raw, field.offset, 0, difference, field.flags())
+        };
+        refused(code)
+    }
+
     /// Writes bytes and keeps the device's own checksum of the whole packet right.
     #[inline(always)]
     pub fn store<const N: usize>(self, offset: u32, bytes: &[u8; N]) -> Result<(), DropReason> {

@@ -16,9 +16,11 @@ pub mod collect;
 pub mod conntrack;
 pub mod echo;
 pub mod family;
+pub mod icmp;
 pub mod nat;
 pub mod neighbour;
 pub mod parse;
+pub mod quote;
 pub mod services;
 pub mod spoof;
 

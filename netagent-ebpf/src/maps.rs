@@ -13,7 +13,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use netagent_common::drop::{DropKey, DropReason};
 use netagent_common::flow::{Collected, Flow, FlowKey};
-use netagent_common::limit::{DROPS_MAX, FLOWS_MAX, ROUTES_MAX};
+use netagent_common::limit::{DROPS_MAX, FLOWS_MAX, ROUTES_MAX, Used};
 use netagent_common::names::ABI_VERSION;
 use netagent_common::nat::{Reverse, ReverseKey};
 use netagent_common::policy::Route;
@@ -59,6 +59,8 @@ static TRAFFIC: PerCpuArray<Traffic, { SLOTS_MAX as usize }> = PerCpuArray::new(
 static SERVICES: Array<Services, 1> = Array::new();
 #[btf_map]
 static ALLOWANCES: Array<Allowance, { SLOTS_MAX as usize }> = Array::new();
+#[btf_map]
+static USED: Array<Used, { SLOTS_MAX as usize }> = Array::new();
 #[btf_map]
 static COLLECTED: Array<Collected, 1> = Array::new();
 
@@ -135,6 +137,14 @@ pub fn allowance(slot: u32) -> Option<&'static mut Allowance> {
     // SAFETY: an array element lives as long as the map. Two CPUs may change it at once: each writes whole words,
     // and what one of them overwrites is an allowance of one packet.
     Some(unsafe { &mut *allowance })
+}
+
+/// What a slot has used up.
+#[inline(always)]
+pub fn used(slot: u32) -> Option<&'static mut Used> {
+    let used = USED.get_ptr_mut(slot)?;
+    // SAFETY: as in `allowance`.
+    Some(unsafe { &mut *used })
 }
 
 /// The interface with this index.

@@ -93,6 +93,47 @@ impl Packed {
         Self::new(answer.map(Judged::Done))
     }
 
+    /// Packs an answer that says itself who counts a drop.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_slot(answer: Result<Action, Dropped>) -> Self {
+        match answer {
+            Ok(action) => Self::new(Ok(Judged::Done(action))),
+            Err(Dropped { slot, reason }) => {
+                Self((slot as u64) << 32 | (reason as u32 as u64) << 8)
+            }
+        }
+    }
+
+    /// What was packed by [`Packed::with_slot`].
+    ///
+    /// # Errors
+    /// Who counts the drop, and why it is one.
+    #[inline(always)]
+    pub fn action(self) -> Result<Action, Dropped> {
+        let dropped = |reason| Dropped {
+            slot: (self.0 >> 32) as u32,
+            reason,
+        };
+        let without_slot = Self(self.0 & 0xffff_ffff);
+        match self.0 & 0xff {
+            Self::NEXT | Self::REDIRECT => self
+                .answer()
+                .and_then(|judged| judged.done(DropReason::Malformed))
+                .map_err(dropped),
+            _ => Err(dropped(
+                without_slot.answer().err().unwrap_or(DropReason::Malformed),
+            )),
+        }
+    }
+
+    /// Whether a drop for this reason was packed, by [`Packed::new`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_refused_for(self, reason: DropReason) -> bool {
+        self.0 == (reason as u32 as u64) << 8
+    }
+
     /// What was packed.
     #[inline(always)]
     pub fn answer(self) -> Result<Judged, DropReason> {

@@ -5,11 +5,14 @@ use netagent_common::drop::DropReason;
 use netagent_common::net::{ETHERNET_LEN, protocol};
 use netagent_common::vm::{EXACT_ADDRESS, Interface, WHOLE_NETWORK};
 
-use crate::family::{Family, HOP_LIMIT, Quoted};
+use crate::family::{End, Family, HOP_LIMIT, Quoted};
+use crate::icmp::{Message, Report};
 use crate::kernel::Skb;
 use crate::parse::Header;
 
 const V6_NEXT_HEADER: u32 = ETHERNET_LEN + 6;
+/// Of a packet that an ICMP error quotes.
+const QUOTED: u32 = ETHERNET_LEN + 40 + 8;
 
 impl Family for [u8; 16] {
     const HEADER_LEN: u32 = 40;
@@ -23,6 +26,12 @@ impl Family for [u8; 16] {
     #[inline(always)]
     fn is_error(icmp_type: u8) -> bool {
         icmp_type < 128
+    }
+
+    /// RFC 4443, sections 3.1 to 3.4.
+    #[inline(always)]
+    fn is_report(icmp_type: u8) -> bool {
+        matches!(icmp_type, 1..=4)
     }
 
     #[inline(always)]
@@ -77,6 +86,16 @@ impl Family for [u8; 16] {
     #[inline(always)]
     fn is_gateway(interface: &Interface, address: Self) -> bool {
         interface.has_v6 != 0 && address == interface.gateway_v6
+    }
+
+    #[inline(always)]
+    fn gateway(interface: &Interface) -> Option<Self> {
+        (interface.has_v6 != 0).then_some(interface.gateway_v6)
+    }
+
+    #[inline(always)]
+    fn is_unicast([first, ..]: Self) -> bool {
+        first != 0xff
     }
 
     #[inline(always)]
@@ -139,11 +158,49 @@ impl Family for [u8; 16] {
         skb.redirect_neighbour_v6(ifindex, next_hop)
     }
 
+    /// RFC 4443, sections 3.1 to 3.3.
     #[inline(always)]
-    fn quoted(skb: Skb) -> Result<Quoted<Self>, DropReason> {
-        let inner = skb.window::<48>(ETHERNET_LEN + Self::HEADER_LEN + 8)?;
-        if inner.byte::<0>() >> 4 != 6 {
-            return Err(DropReason::Malformed);
+    fn report(skb: Skb, report: &Report<Self>) -> Result<(), DropReason> {
+        const PAYLOAD: u8 = 8 + 48;
+        let quoted = skb.window::<48>(ETHERNET_LEN)?.words::<0, 12>();
+        let (kind, code, mtu) = match report.message {
+            Message::TooBig(mtu) => (2, 0, mtu),
+            Message::TimeExceeded => (3, 0, 0),
+            Message::Prohibited => (1, 1, 0),
+            Message::NoRoute => (1, 0, 0),
+        };
+        let [high, low] = mtu.to_be_bytes();
+        let message = [[kind, code, 0, 0], [0, 0, high, low]].map(u32::from_ne_bytes);
+        let pseudo = [0, 0, 0, PAYLOAD, 0, 0, 0, protocol::ICMPV6];
+        let sum = u64::from(checksum::sum(&report.from))
+            + u64::from(checksum::sum(&report.to))
+            + u64::from(checksum::sum(&pseudo))
+            + checksum::sum_wide(&message)
+            + checksum::sum_wide(&quoted);
+        let message_checksum = !checksum::fold_wide(sum);
+
+        let macs = skb.window::<12>(0)?.swapped_macs();
+        skb.become_plain(110)?;
+        let frame = skb.window::<110>(0)?;
+        frame.set_words::<0, 3>(&macs);
+        frame.set_four::<12>([0x86, 0xdd, 0x60, 0]);
+        frame.set_four::<16>([0, 0, 0, PAYLOAD]);
+        frame.set_two::<20>([protocol::ICMPV6, HOP_LIMIT]);
+        frame.set_sixteen::<22>(report.from);
+        frame.set_sixteen::<38>(report.to);
+        frame.set_words::<54, 2>(&message);
+        frame.set_two::<56>(message_checksum.to_ne_bytes());
+        frame.set_words::<62, 12>(&quoted);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn quoted(skb: Skb, payload_len: u32) -> Result<Quoted<Self>, DropReason> {
+        let Ok(inner) = skb.window::<48>(QUOTED) else {
+            return Err(DropReason::IcmpError);
+        };
+        if payload_len < 8 + 48 || inner.byte::<0>() >> 4 != 6 {
+            return Err(DropReason::IcmpError);
         }
         Ok(Quoted {
             source: inner.sixteen::<8>(),
@@ -156,6 +213,16 @@ impl Family for [u8; 16] {
                 inner.two::<46>(),
             ],
         })
+    }
+
+    #[inline(always)]
+    fn set_quoted(skb: Skb, end: End, address: Self, difference: u32) -> Result<u32, DropReason> {
+        let header = skb.window::<40>(QUOTED)?;
+        match end {
+            End::Source => header.set_sixteen::<8>(address),
+            End::Destination => header.set_sixteen::<24>(address),
+        }
+        Ok(difference)
     }
 }
 
