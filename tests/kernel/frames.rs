@@ -10,13 +10,13 @@ use netagent_tests::scene::{GUEST_MAC, REMOTE_V4, REMOTE_V6, to};
 
 use crate::drops::{Case, Maps, REMOTES, udp_to};
 
-fn changed(mut bytes: Vec<u8>, offset: usize, value: &[u8]) -> Vec<u8> {
+pub(crate) fn changed(mut bytes: Vec<u8>, offset: usize, value: &[u8]) -> Vec<u8> {
     bytes[offset..offset + value.len()].copy_from_slice(value);
     bytes
 }
 
 /// The same IPv4 packet with a header checksum that fits.
-fn summed(bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn summed(bytes: Vec<u8>) -> Vec<u8> {
     let bytes = changed(bytes, 24, &[0, 0]);
     let header = 14 + usize::from(bytes[14] & 15) * 4;
     let checksum = !packet::fold(packet::sum(&bytes[14..header]));

@@ -8,6 +8,7 @@
 mod addresses;
 mod answers;
 mod drops;
+mod errors;
 mod frames;
 mod garbage;
 mod lent;
@@ -16,6 +17,7 @@ mod local;
 mod nat;
 mod paths;
 mod ports;
+mod quotes;
 mod requests;
 mod segments;
 mod services;
