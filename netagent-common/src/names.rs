@@ -54,11 +54,32 @@ pub mod map {
 
     /// Array by slot of [`crate::limit::Used`].
     pub const USED: &str = "USED";
+    /// LRU hash from [`crate::fragment::FragmentKey`] to [`crate::fragment::First`].
+    pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
+    /// As [`FRAGMENTS_V4`], for IPv6.
+    pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
 
     /// All of them.
-    pub const ALL: [&str; 17] = [
-        STATE, ACTIVE, INTERFACES, ADOPTED, OPEN_FLOWS, ROUTES_V4, ROUTES_V6, FLOWS_V4, FLOWS_V6,
-        REVERSE_V4, REVERSE_V6, DROPS, TRAFFIC, SERVICES, ALLOWANCES, COLLECTED, USED,
+    pub const ALL: [&str; 19] = [
+        STATE,
+        ACTIVE,
+        INTERFACES,
+        ADOPTED,
+        OPEN_FLOWS,
+        ROUTES_V4,
+        ROUTES_V6,
+        FLOWS_V4,
+        FLOWS_V6,
+        REVERSE_V4,
+        REVERSE_V6,
+        DROPS,
+        TRAFFIC,
+        SERVICES,
+        ALLOWANCES,
+        COLLECTED,
+        USED,
+        FRAGMENTS_V4,
+        FRAGMENTS_V6,
     ];
 }
 

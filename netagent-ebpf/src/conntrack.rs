@@ -66,14 +66,28 @@ pub fn is_current<A>(flow: &Flow<A>, interface: &Interface) -> bool {
 pub fn open<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
     let header = A::header(skb)?;
     let transport = parse::transport(skb, &header)?;
-    let key = &key_from_vm(interface, &header, &transport);
+    let key = key_from_vm(interface, &header, &transport);
+    open_flow(skb, interface, &key, transport.kind)
+}
+
+/// Opens the flow with this key, for a packet of this kind.
+///
+/// # Errors
+/// As of [`open`].
+#[inline(always)]
+pub fn open_flow<A: Family>(
+    skb: Skb,
+    interface: &Interface,
+    key: &FlowKey<A>,
+    kind: Kind,
+) -> Result<(), DropReason> {
     // Read before the routes: if they change meanwhile, the flow is looked at again.
     let route_generation = maps::route_generation();
     if revalidate(key, interface, route_generation) {
         return Ok(());
     }
     // A reply to nothing that the host asked opens nothing.
-    if transport.kind == Kind::EchoReply {
+    if kind == Kind::EchoReply {
         return Err(DropReason::UnknownProtocol);
     }
     let route = uplink_route(key.remote)?;

@@ -6,6 +6,7 @@ pub mod ipv6;
 use netagent_common::drop::DropReason;
 use netagent_common::vm::{INTERFACES_MAX, Interface};
 
+use crate::fragment::Fragment;
 use crate::icmp::Report;
 use crate::kernel::Skb;
 use crate::maps::FamilyMaps;
@@ -23,6 +24,10 @@ pub trait Family: FamilyMaps {
     const ECHO_REPLY: u8;
     /// Whether the address of a packet is part of its ICMP checksum.
     const ICMP_HAS_PSEUDO_HEADER: bool;
+    /// Length of the header that fragments have besides, bytes.
+    const FRAGMENT_HEADER_LEN: u32;
+    /// Bytes that the fragments of one packet may have together, behind their headers.
+    const FRAGMENTED_MAX: u32;
     /// No address.
     const ZERO: Self;
 
@@ -36,6 +41,11 @@ pub trait Family: FamilyMaps {
     /// # Errors
     /// The reason why it is refused.
     fn header(skb: Skb) -> Result<Header<Self>, DropReason>;
+    /// The headers of a fragment. An atomic one, of IPv6, is one too: the first, with none to follow (RFC 6946).
+    ///
+    /// # Errors
+    /// The reason why it is refused.
+    fn fragment(skb: Skb) -> Result<Fragment<Self>, DropReason>;
     /// The destination, of a header that need not be one that is understood.
     ///
     /// # Errors

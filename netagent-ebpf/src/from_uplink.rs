@@ -1,17 +1,18 @@
 //! What the world sends: replies to guests are taken, everything else is the host's.
 
 use netagent_common::drop::DropReason;
-use netagent_common::flow::{FlowKey, Sender};
+use netagent_common::flow::{Flow, FlowKey, Sender};
 use netagent_common::nat::{Reverse, ReverseKey};
 use netagent_common::net::{GATEWAY_MAC, ethertype};
 use netagent_common::policy::RouteKind;
+use netagent_common::vm::Interface;
 
 use crate::family::Family;
 use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Transport};
 use crate::verdict::{Action, Dropped, Packed};
-use crate::{conntrack, icmp, maps, nat, quote};
+use crate::{conntrack, fragment, icmp, maps, nat, quote};
 
 /// Judges a frame from an uplink.
 ///
@@ -36,28 +37,32 @@ pub fn judge(skb: Skb) -> Result<Action, Dropped> {
         }
         ethertype::IPV6 => {
             skb.reach::<{ 14 + 40 + 20 }>(Origin::Uplink);
-            explained::<[u8; 16]>(skb, ipv6(skb).action())
+            explained::<[u8; 16]>(skb, ipv6(skb).action_with_slot())
         }
         _ => Ok(Action::Next),
     }
 }
 
-/// What needs a deep stack: translating an ICMP error, and making one where a packet cannot go on.
+/// What needs a deep stack: fragments, translating an ICMP error, and making one where a packet cannot go on.
 #[inline(always)]
 fn explained<A: Family>(skb: Skb, judged: Result<Action, Dropped>) -> Result<Action, Dropped> {
     match judged {
         Err(Dropped {
+            reason: DropReason::Fragment,
+            ..
+        }) => fragment::from_uplink::<A>(skb).action_with_slot(),
+        Err(Dropped {
             reason: DropReason::IcmpError,
             ..
-        }) => quote::from_uplink::<A>(skb).action(),
+        }) => quote::from_uplink::<A>(skb).action_with_slot(),
         Err(Dropped {
             slot,
             reason: DropReason::TooBig,
-        }) => icmp::tell_world::<A>(skb, slot, DropReason::TooBig).action(),
+        }) => icmp::tell_world::<A>(skb, slot, DropReason::TooBig).action_with_slot(),
         Err(Dropped {
             slot,
             reason: DropReason::TtlExpired,
-        }) => icmp::tell_world::<A>(skb, slot, DropReason::TtlExpired).action(),
+        }) => icmp::tell_world::<A>(skb, slot, DropReason::TtlExpired).action_with_slot(),
         judged => judged,
     }
 }
@@ -70,8 +75,10 @@ fn ipv6(skb: Skb) -> Packed {
 
 #[inline(always)]
 fn packet<A: Family>(skb: Skb) -> Result<Action, Dropped> {
-    let Ok(header) = A::header(skb) else {
-        return unparsed::<A>(skb);
+    let header = match A::header(skb) {
+        Ok(header) if !header.first_fragment => header,
+        Ok(_) | Err(DropReason::Fragment) => return Err(Dropped::nowhere(DropReason::Fragment)),
+        Err(_) => return unparsed::<A>(skb),
     };
     match parse::transport(skb, &header) {
         Ok(transport) => match maps::reverse(&reverse_key(&header, &transport)) {
@@ -109,9 +116,12 @@ pub fn not_a_reply<A: Family>(destination: A) -> Result<Action, Dropped> {
     }
 }
 
-/// Options, extension headers, fragments and garbage are the host's to refuse, unless addressed to an instance.
+/// Options, extension headers and garbage are the host's to refuse, unless addressed to an instance.
+///
+/// # Errors
+/// As of [`not_a_reply`].
 #[inline(always)]
-fn unparsed<A: Family>(skb: Skb) -> Result<Action, Dropped> {
+pub fn unparsed<A: Family>(skb: Skb) -> Result<Action, Dropped> {
     match A::destination(skb) {
         Ok(destination) => not_a_reply(destination),
         Err(_) => Ok(Action::Next),
@@ -125,28 +135,9 @@ fn reply<A: Family>(
     (header, transport): (&Header<A>, &Transport),
     reverse: &Reverse<A>,
 ) -> Result<Action, Dropped> {
-    let key = FlowKey {
-        instance: reverse.instance,
-        guest: reverse.guest,
-        remote: header.source,
-        guest_port: reverse.guest_port,
-        remote_port: transport.source,
-        protocol: header.protocol.into(),
-    };
-    // Its flow is gone, or belongs to an earlier life of the slot.
-    let flow = maps::flow(&key).ok_or(Dropped::nowhere(DropReason::Unsolicited))?;
-    let slot = flow.slot;
+    let (flow, interface) = flow_of(&reverse_key(header, transport), reverse)?;
+    let slot = interface.slot;
     let dropped = |reason| Dropped { slot, reason };
-    let interface = maps::record(slot).map_err(dropped)?;
-    if flow.generation != interface.generation
-        || flow.nat_port != transport.destination
-        || flow.nat_address != header.destination
-    {
-        return Err(dropped(DropReason::Unsolicited));
-    }
-    if header.first_fragment {
-        return Err(dropped(DropReason::Fragment));
-    }
     // What refreshes a flow is what the guest sends as well; its port is looked after there.
     conntrack::touch(flow, Sender::World, transport.kind);
     parse::fits::<A>(skb, transport, interface.mtu).map_err(dropped)?;
@@ -161,4 +152,34 @@ fn reply<A: Family>(
         .set_macs(interface.guest_mac, GATEWAY_MAC);
     skb.set_mark(maps::mark());
     Ok(Action::Redirect(skb.redirect(interface.ifindex)))
+}
+
+/// The flow to which a packet of the world belongs, and the interface that it goes to.
+///
+/// # Errors
+/// [`DropReason::Unsolicited`] where it is gone, or belongs to an earlier life of the slot.
+#[inline(always)]
+pub fn flow_of<A: Family>(
+    key: &ReverseKey<A>,
+    reverse: &Reverse<A>,
+) -> Result<(&'static mut Flow<A>, &'static Interface), Dropped> {
+    let flow_key = FlowKey {
+        instance: reverse.instance,
+        guest: reverse.guest,
+        remote: key.remote,
+        guest_port: reverse.guest_port,
+        remote_port: key.remote_port,
+        protocol: key.protocol,
+    };
+    let flow = maps::flow(&flow_key).ok_or(Dropped::nowhere(DropReason::Unsolicited))?;
+    let slot = flow.slot;
+    let dropped = |reason| Dropped { slot, reason };
+    let interface = maps::record(slot).map_err(dropped)?;
+    if flow.generation != interface.generation
+        || flow.nat_port != key.nat_port
+        || flow.nat_address != key.nat_address
+    {
+        return Err(dropped(DropReason::Unsolicited));
+    }
+    Ok((flow, interface))
 }

@@ -11,7 +11,7 @@ use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
 use crate::services::Steered;
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{arp, conntrack, echo, icmp, maps, nat, neighbour, quote, services, spoof};
+use crate::{arp, conntrack, echo, fragment, icmp, maps, nat, neighbour, quote, services, spoof};
 
 /// Judges a frame from a TAP.
 ///
@@ -20,17 +20,20 @@ use crate::{arp, conntrack, echo, icmp, maps, nat, neighbour, quote, services, s
 #[inline(always)]
 pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     let interface = maps::interface(skb.ifindex())?;
-    match frame(skb, interface) {
-        Err(reason) if icmp::is_told(reason) => icmp::tell_guest(skb, interface, reason).action(),
-        judged => judged.map_err(|reason| Dropped {
-            slot: interface.slot,
-            reason,
-        }),
+    let mut judged = frame(skb, interface).unwrap_or_else(Packed::refused);
+    if let Some(reason) = judged.refusal()
+        && icmp::is_told(reason)
+    {
+        judged = icmp::tell_guest(skb, interface, reason);
     }
+    judged.action().map_err(|reason| Dropped {
+        slot: interface.slot,
+        reason,
+    })
 }
 
 #[inline(always)]
-fn frame(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
+fn frame(skb: Skb, interface: &Interface) -> Result<Packed, DropReason> {
     // Whatever the VMM set: our own mark opens the way into a TAP.
     skb.set_mark(0);
     if skb.vlan_present() {
@@ -41,54 +44,44 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
         return Err(DropReason::SpoofedMac);
     }
     let to_gateway = ethernet.is_mac::<0, 4>(GATEWAY_MAC);
-    match u16::from_be_bytes(ethernet.two::<12>()) {
+    Ok(match u16::from_be_bytes(ethernet.two::<12>()) {
         ethertype::IPV4 => opening::<[u8; 4]>(skb, interface, || ipv4(skb, interface, to_gateway)),
         ethertype::IPV6 => {
             skb.reach::<{ 14 + 40 + 32 }>(Origin::Vm);
-            if let Some(kind) = neighbour::kind(skb) {
-                let answer = neighbour::from_vm(skb, interface, kind).answer()?;
-                return answer.done(DropReason::NeighbourUnanswered);
+            match neighbour::kind(skb) {
+                Some(kind) => neighbour::from_vm(skb, interface, kind),
+                None => opening::<[u8; 16]>(skb, interface, || ipv6(skb, interface, to_gateway)),
             }
-            opening::<[u8; 16]>(skb, interface, || ipv6(skb, interface, to_gateway))
         }
-        ethertype::ARP => {
-            let answer = arp::from_vm(skb, interface).answer()?;
-            answer.done(DropReason::ArpUnanswered)
-        }
-        _ => Err(DropReason::UnknownEthertype),
-    }
+        ethertype::ARP => arp::from_vm(skb, interface),
+        _ => Packed::refused(DropReason::UnknownEthertype),
+    })
 }
 
-/// Opens a flow where the packet belongs to none. Opening parses the packet again: within the 512 bytes that
-/// nested functions share as stack, it cannot lie below the function that found nothing.
+/// Does what takes a deep stack: within the 512 bytes that nested functions share, it cannot lie below the function
+/// that found nothing. So opening a flow parses the packet again.
 #[inline(always)]
-fn opening<A: Steered>(
-    skb: Skb,
-    interface: &Interface,
-    judge: impl Fn() -> Packed,
-) -> Result<Action, DropReason> {
+fn opening<A: Steered>(skb: Skb, interface: &Interface, judge: impl Fn() -> Packed) -> Packed {
     let judged = judge();
-    if judged.is_refused_for(DropReason::IcmpError) {
-        let answer = quote::from_vm::<A>(skb, interface).answer()?;
-        return answer.done(DropReason::IcmpError);
-    }
-    match judged.answer()? {
-        Judged::Done(action) => return Ok(action),
-        Judged::Dns => {
-            return services::dns::<A>(skb, interface)
-                .answer()?
-                .done(DropReason::NoRoute);
+    if judged.is_done() {
+        judged
+    } else if judged.is_no_flow() {
+        match conntrack::open::<A>(skb, interface) {
+            // Nothing is found again only where the agent changed the routes in this very moment.
+            Ok(()) => judge().or_refused_for(DropReason::NoRoute),
+            Err(reason) => Packed::refused(reason),
         }
-        Judged::Dhcp => {
-            return services::dhcp(skb, interface)
-                .answer()?
-                .done(DropReason::NoRoute);
-        }
-        Judged::NoFlow => {}
+    } else if judged.is_for_dns() {
+        services::dns::<A>(skb, interface)
+    } else if judged.is_for_dhcp() {
+        services::dhcp(skb, interface)
+    } else if judged.is_refused_for(DropReason::IcmpError) {
+        quote::from_vm::<A>(skb, interface)
+    } else if judged.is_refused_for(DropReason::Fragment) {
+        fragment::judge::<A>(skb, interface)
+    } else {
+        judged
     }
-    conntrack::open::<A>(skb, interface)?;
-    // Nothing is found again only where the agent changed the routes in this very moment.
-    judge().answer()?.done(DropReason::NoRoute)
 }
 
 #[inline(never)]

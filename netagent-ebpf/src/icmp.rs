@@ -71,7 +71,8 @@ const fn message(reason: DropReason, mtu: u32) -> Message {
     }
 }
 
-/// Counts a drop and sends the guest the error, where there is one to be sent.
+/// Sends the guest the error, where there is one to be sent. The drop is counted here then, else by whoever ends the
+/// frame.
 #[inline(never)]
 pub fn tell_guest(skb: Skb, interface: &Interface, reason: DropReason) -> Packed {
     let kind = skb
@@ -82,7 +83,12 @@ pub fn tell_guest(skb: Skb, interface: &Interface, reason: DropReason) -> Packed
         Ok(ethertype::IPV6) => guest::<[u8; 16]>(skb, interface, reason),
         Ok(_) | Err(_) => None,
     };
-    counted(told, interface.slot, reason)
+    if let Some(action) = told {
+        let slot = interface.slot;
+        maps::count_drop(Dropped { slot, reason });
+        return Packed::of(Ok(action));
+    }
+    Packed::refused(reason)
 }
 
 #[inline(always)]
@@ -112,7 +118,12 @@ fn guest<A: Family>(skb: Skb, interface: &Interface, reason: DropReason) -> Opti
 /// that handed it over.
 #[inline(never)]
 pub fn tell_world<A: Family>(skb: Skb, slot: u32, reason: DropReason) -> Packed {
-    counted(world::<A>(skb, slot, reason), slot, reason)
+    let dropped = Dropped { slot, reason };
+    let told = world::<A>(skb, slot, reason);
+    if told.is_some() {
+        maps::count_drop(dropped);
+    }
+    Packed::with_slot(told.ok_or(dropped))
 }
 
 #[inline(always)]
@@ -147,14 +158,4 @@ fn asked<A: Family>(skb: Skb) -> Option<(Header<A>, Transport)> {
 fn pay(interface: &Interface) -> Option<()> {
     let used = maps::used(interface.slot)?;
     services::pay(&mut used.icmp_errors_ns, 1, ICMP_ERRORS_PER_SECOND).ok()
-}
-
-/// A drop is counted here where the frame lives on as an error, else by whoever ends it.
-#[inline(always)]
-fn counted(told: Option<Action>, slot: u32, reason: DropReason) -> Packed {
-    let dropped = Dropped { slot, reason };
-    if told.is_some() {
-        maps::count_drop(dropped);
-    }
-    Packed::with_slot(told.ok_or(dropped))
 }

@@ -9,11 +9,12 @@ mod families;
 pub use families::*;
 
 use aya_ebpf::Global;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use netagent_common::drop::{DropKey, DropReason};
 use netagent_common::flow::{Collected, Flow, FlowKey};
-use netagent_common::limit::{DROPS_MAX, FLOWS_MAX, ROUTES_MAX, Used};
+use netagent_common::fragment::{First, FragmentKey};
+use netagent_common::limit::{DROPS_MAX, FLOWS_MAX, FRAGMENTS_MAX, ROUTES_MAX, Used};
 use netagent_common::names::ABI_VERSION;
 use netagent_common::nat::{Reverse, ReverseKey};
 use netagent_common::policy::Route;
@@ -26,6 +27,7 @@ use crate::verdict::Dropped;
 pub(crate) type Flows<A> = HashMap<FlowKey<A>, Flow<A>, { FLOWS_MAX as usize }>;
 pub(crate) type Reverses<A> = HashMap<ReverseKey<A>, Reverse<A>, { FLOWS_MAX as usize }>;
 pub(crate) type Routes<A> = LpmTrie<A, Route<A>, { ROUTES_MAX as usize }>;
+pub(crate) type Fragments<A> = LruHashMap<FragmentKey<A>, First, { FRAGMENTS_MAX as usize }>;
 
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 
@@ -61,6 +63,10 @@ static SERVICES: Array<Services, 1> = Array::new();
 static ALLOWANCES: Array<Allowance, { SLOTS_MAX as usize }> = Array::new();
 #[btf_map]
 static USED: Array<Used, { SLOTS_MAX as usize }> = Array::new();
+#[btf_map]
+static FRAGMENTS_V4: Fragments<[u8; 4]> = Fragments::new();
+#[btf_map]
+static FRAGMENTS_V6: Fragments<[u8; 16]> = Fragments::new();
 #[btf_map]
 static COLLECTED: Array<Collected, 1> = Array::new();
 

@@ -46,20 +46,6 @@ pub enum Judged {
     Dns,
 }
 
-impl Judged {
-    /// The action, where there is one.
-    ///
-    /// # Errors
-    /// `otherwise`, where there is none.
-    #[inline(always)]
-    pub fn done(self, otherwise: DropReason) -> Result<Action, DropReason> {
-        match self {
-            Self::Done(action) => Ok(action),
-            Self::NoFlow | Self::Dhcp | Self::Dns => Err(otherwise),
-        }
-    }
-}
-
 /// The answer of a function that is not inlined, in one register. The compiler's own packing leaves bits of no
 /// meaning in it, which the verifier may take for a pointer.
 #[derive(Clone, Copy)]
@@ -93,15 +79,76 @@ impl Packed {
         Self::new(answer.map(Judged::Done))
     }
 
+    /// Packs a drop.
+    #[inline(always)]
+    #[must_use]
+    pub const fn refused(reason: DropReason) -> Self {
+        Self::new(Err(reason))
+    }
+
+    /// Whether an action was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_done(self) -> bool {
+        matches!(self.0 & 0xff, Self::NEXT | Self::REDIRECT)
+    }
+
+    /// Whether [`Judged::NoFlow`] was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_no_flow(self) -> bool {
+        self.0 == Self::NO_FLOW
+    }
+
+    /// Whether [`Judged::Dns`] was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_for_dns(self) -> bool {
+        self.0 == Self::DNS
+    }
+
+    /// Whether [`Judged::Dhcp`] was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_for_dhcp(self) -> bool {
+        self.0 == Self::DHCP
+    }
+
+    /// Whether a drop for this reason was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_refused_for(self, reason: DropReason) -> bool {
+        self.0 == Self::refused(reason).0
+    }
+
+    /// Why it is dropped, where it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn refusal(self) -> Option<DropReason> {
+        if self.is_done() {
+            return None;
+        }
+        DropReason::from_number((self.0 >> 8) as u32 & 0xff_ffff)
+    }
+
+    /// The same, but for [`Judged::NoFlow`], which becomes a drop for this reason.
+    #[inline(always)]
+    #[must_use]
+    pub const fn or_refused_for(self, reason: DropReason) -> Self {
+        if self.is_no_flow() {
+            Self::refused(reason)
+        } else {
+            self
+        }
+    }
+
     /// Packs an answer that says itself who counts a drop.
     #[inline(always)]
     #[must_use]
     pub const fn with_slot(answer: Result<Action, Dropped>) -> Self {
         match answer {
             Ok(action) => Self::new(Ok(Judged::Done(action))),
-            Err(Dropped { slot, reason }) => {
-                Self((slot as u64) << 32 | (reason as u32 as u64) << 8)
-            }
+            Err(Dropped { slot, reason }) => Self((slot as u64) << 32 | Self::refused(reason).0),
         }
     }
 
@@ -110,42 +157,21 @@ impl Packed {
     /// # Errors
     /// Who counts the drop, and why it is one.
     #[inline(always)]
-    pub fn action(self) -> Result<Action, Dropped> {
-        let dropped = |reason| Dropped {
-            slot: (self.0 >> 32) as u32,
-            reason,
-        };
-        let without_slot = Self(self.0 & 0xffff_ffff);
-        match self.0 & 0xff {
-            Self::NEXT | Self::REDIRECT => self
-                .answer()
-                .and_then(|judged| judged.done(DropReason::Malformed))
-                .map_err(dropped),
-            _ => Err(dropped(
-                without_slot.answer().err().unwrap_or(DropReason::Malformed),
-            )),
-        }
+    pub fn action_with_slot(self) -> Result<Action, Dropped> {
+        let slot = (self.0 >> 32) as u32;
+        self.action().map_err(|reason| Dropped { slot, reason })
     }
 
-    /// Whether a drop for this reason was packed, by [`Packed::new`].
+    /// The action that was packed.
+    ///
+    /// # Errors
+    /// Why there is none.
     #[inline(always)]
-    #[must_use]
-    pub const fn is_refused_for(self, reason: DropReason) -> bool {
-        self.0 == (reason as u32 as u64) << 8
-    }
-
-    /// What was packed.
-    #[inline(always)]
-    pub fn answer(self) -> Result<Judged, DropReason> {
+    pub fn action(self) -> Result<Action, DropReason> {
         match self.0 & 0xff {
-            Self::NEXT => Ok(Judged::Done(Action::Next)),
-            Self::REDIRECT => Ok(Judged::Done(Action::Redirect((self.0 >> 32) as i32))),
-            Self::DHCP => Ok(Judged::Dhcp),
-            Self::DNS => Ok(Judged::Dns),
-            _ if self.0 == Self::NO_FLOW => Ok(Judged::NoFlow),
-            _ => {
-                Err(DropReason::from_number((self.0 >> 8) as u32).unwrap_or(DropReason::Malformed))
-            }
+            Self::NEXT => Ok(Action::Next),
+            Self::REDIRECT => Ok(Action::Redirect((self.0 >> 32) as i32)),
+            _ => Err(self.refusal().unwrap_or(DropReason::Malformed)),
         }
     }
 }

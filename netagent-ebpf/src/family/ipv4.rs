@@ -6,8 +6,10 @@ use netagent_common::net::{ETHERNET_LEN, ethertype, protocol};
 use netagent_common::vm::Interface;
 
 use crate::family::{End, Family, HOP_LIMIT, Quoted};
+use crate::fragment::Fragment;
 use crate::icmp::{Message, Report};
 use crate::kernel::Skb;
+use crate::packet::Window;
 use crate::parse::Header;
 
 const V4_SOURCE: u32 = ETHERNET_LEN + 12;
@@ -16,6 +18,7 @@ const V4_CHECKSUM: u32 = ETHERNET_LEN + 10;
 const QUOTED: u32 = ETHERNET_LEN + 20 + 8;
 
 const FRAGMENT_OFFSET: u16 = 0x1fff;
+const MORE_FRAGMENTS: u16 = 0x2000;
 
 impl Family for [u8; 4] {
     const HEADER_LEN: u32 = 20;
@@ -23,6 +26,8 @@ impl Family for [u8; 4] {
     const ECHO_REQUEST: u8 = 8;
     const ECHO_REPLY: u8 = 0;
     const ICMP_HAS_PSEUDO_HEADER: bool = false;
+    const FRAGMENT_HEADER_LEN: u32 = 0;
+    const FRAGMENTED_MAX: u32 = 0xffff - Self::HEADER_LEN;
     const ZERO: Self = [0; 4];
 
     /// Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 792).
@@ -38,7 +43,6 @@ impl Family for [u8; 4] {
 
     #[inline(always)]
     fn header(skb: Skb) -> Result<Header<Self>, DropReason> {
-        const MORE_FRAGMENTS: u16 = 0x2000;
         let ip = skb.window::<20>(ETHERNET_LEN)?;
         match ip.byte::<0>() {
             0x45 => {}
@@ -50,22 +54,15 @@ impl Family for [u8; 4] {
         }
         let total = u32::from(u16::from_be_bytes(ip.two::<2>()));
         if total < Self::HEADER_LEN + 8 || total > skb.len() - ETHERNET_LEN {
-            return Err(DropReason::Malformed);
+            // The last fragment may be a short one.
+            let fragment = u16::from_be_bytes(ip.two::<6>());
+            return Err(if fragment & FRAGMENT_OFFSET == 0 {
+                DropReason::Malformed
+            } else {
+                DropReason::Fragment
+            });
         }
-        let words = [
-            ip.four::<0>(),
-            ip.four::<4>(),
-            ip.four::<8>(),
-            ip.four::<12>(),
-            ip.four::<16>(),
-        ];
-        let mut sum = 0;
-        for word in words {
-            sum += u64::from(u32::from_ne_bytes(word));
-        }
-        if checksum::fold_wide(sum) != 0xffff {
-            return Err(DropReason::BadChecksum);
-        }
+        check_sum(ip)?;
         let fragment = u16::from_be_bytes(ip.two::<6>());
         if fragment & FRAGMENT_OFFSET != 0 {
             return Err(DropReason::Fragment);
@@ -77,6 +74,32 @@ impl Family for [u8; 4] {
             hop_limit: ip.byte::<8>(),
             first_fragment: fragment & MORE_FRAGMENTS != 0,
             payload_len: total - Self::HEADER_LEN,
+        })
+    }
+
+    #[inline(always)]
+    fn fragment(skb: Skb) -> Result<Fragment<Self>, DropReason> {
+        let ip = skb.window::<20>(ETHERNET_LEN)?;
+        let total = u32::from(u16::from_be_bytes(ip.two::<2>()));
+        if ip.byte::<0>() != 0x45 || total <= Self::HEADER_LEN || total > skb.len() - ETHERNET_LEN {
+            return Err(DropReason::Malformed);
+        }
+        check_sum(ip)?;
+        let fragment = u16::from_be_bytes(ip.two::<6>());
+        let [high, low] = ip.two::<4>();
+        Ok(Fragment {
+            header: Header {
+                source: ip.four::<12>(),
+                destination: ip.four::<16>(),
+                protocol: ip.byte::<9>(),
+                hop_limit: ip.byte::<8>(),
+                first_fragment: fragment & FRAGMENT_OFFSET == 0,
+                payload_len: total - Self::HEADER_LEN,
+            },
+            protocol: ip.byte::<9>(),
+            id: [high, low, 0, 0],
+            offset: u32::from(fragment & FRAGMENT_OFFSET) * 8,
+            has_more: fragment & MORE_FRAGMENTS != 0,
         })
     }
 
@@ -258,6 +281,16 @@ impl Family for [u8; 4] {
             difference,
             checksum::word_difference(old, new),
         ))
+    }
+}
+
+/// Whether a header's own checksum is right.
+#[inline(always)]
+fn check_sum(ip: Window<20>) -> Result<(), DropReason> {
+    if checksum::fold_wide(checksum::sum_wide(&ip.words::<0, 5>())) == 0xffff {
+        Ok(())
+    } else {
+        Err(DropReason::BadChecksum)
     }
 }
 

@@ -6,11 +6,14 @@ use netagent_common::net::{ETHERNET_LEN, protocol};
 use netagent_common::vm::{EXACT_ADDRESS, Interface, WHOLE_NETWORK};
 
 use crate::family::{End, Family, HOP_LIMIT, Quoted};
+use crate::fragment::Fragment;
 use crate::icmp::{Message, Report};
 use crate::kernel::Skb;
 use crate::parse::Header;
 
 const V6_NEXT_HEADER: u32 = ETHERNET_LEN + 6;
+/// Next header: a fragment.
+const FRAGMENT: u8 = 44;
 /// Of a packet that an ICMP error quotes.
 const QUOTED: u32 = ETHERNET_LEN + 40 + 8;
 
@@ -20,6 +23,8 @@ impl Family for [u8; 16] {
     const ECHO_REQUEST: u8 = 128;
     const ECHO_REPLY: u8 = 129;
     const ICMP_HAS_PSEUDO_HEADER: bool = true;
+    const FRAGMENT_HEADER_LEN: u32 = 8;
+    const FRAGMENTED_MAX: u32 = 0xffff;
     const ZERO: Self = [0; 16];
 
     /// Types below 128 (RFC 4443, section 2.1).
@@ -48,7 +53,7 @@ impl Family for [u8; 16] {
             // Hop-by-hop, routing, ESP, AH, destination options, mobility, HIP, shim6 (IANA).
             0 if is_multicast_report(skb) => return Err(DropReason::MulticastReport),
             0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 => return Err(DropReason::IpOptions),
-            44 => return Err(DropReason::Fragment),
+            FRAGMENT => return Err(DropReason::Fragment),
             _ => {}
         }
         Ok(Header {
@@ -58,6 +63,35 @@ impl Family for [u8; 16] {
             hop_limit: ip.byte::<7>(),
             first_fragment: false,
             payload_len,
+        })
+    }
+
+    /// RFC 8200, section 4.5: the fragment header comes first, since no other is let through.
+    #[inline(always)]
+    fn fragment(skb: Skb) -> Result<Fragment<Self>, DropReason> {
+        let ip = skb.window::<48>(ETHERNET_LEN)?;
+        let payload_len = u32::from(u16::from_be_bytes(ip.two::<4>()));
+        if ip.byte::<0>() >> 4 != 6
+            || ip.byte::<6>() != FRAGMENT
+            || payload_len <= Self::FRAGMENT_HEADER_LEN
+            || payload_len + Self::HEADER_LEN > skb.len() - ETHERNET_LEN
+        {
+            return Err(DropReason::Malformed);
+        }
+        let fragment = u16::from_be_bytes(ip.two::<42>());
+        Ok(Fragment {
+            header: Header {
+                source: ip.sixteen::<8>(),
+                destination: ip.sixteen::<24>(),
+                protocol: FRAGMENT,
+                hop_limit: ip.byte::<7>(),
+                first_fragment: fragment & !7 == 0,
+                payload_len: payload_len - Self::FRAGMENT_HEADER_LEN,
+            },
+            protocol: ip.byte::<40>(),
+            id: ip.four::<44>(),
+            offset: u32::from(fragment & !7),
+            has_more: fragment & 1 != 0,
         })
     }
 
