@@ -100,8 +100,8 @@ pub trait Family: FamilyMaps {
     fn turn_round(skb: Skb, header: &Header<Self>) -> Result<(), DropReason>;
     /// Sends the packet to a neighbour.
     fn redirect(ifindex: u32, next_hop: Self, skb: Skb) -> i32;
-    /// Writes an ICMP error over the packet that it is about, which it quotes up to the first eight bytes behind
-    /// the IP header. Whatever the frame was before, it is finished then.
+    /// Writes an ICMP error over the packet that it is about, which it quotes up to the first eight bytes of
+    /// the transport header. Whatever the frame was before, it is finished then.
     ///
     /// # Errors
     /// [`DropReason::TooBig`] where nobody may be told so; [`DropReason::HelperFailed`].
@@ -137,7 +137,9 @@ pub struct Quoted<A> {
     pub destination: A,
     /// Protocol number.
     pub protocol: u8,
-    /// The eight bytes behind the IP header.
+    /// How far behind the IP header its transport header lies, bytes: a first fragment of IPv6 has another between.
+    pub shift: u32,
+    /// The first eight bytes of the transport header.
     pub transport: [[u8; 2]; 4],
 }
 

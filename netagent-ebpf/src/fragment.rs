@@ -267,10 +267,16 @@ fn ports<A: Family>(
 }
 
 /// The transport header of a first fragment, which must hold all of it (RFC 1858, RFC 7112).
+///
+/// # Errors
+/// [`DropReason::Fragment`] where it does not, or this is a later one; [`DropReason::UnknownProtocol`].
 #[inline(always)]
-fn transport<A: Family>(skb: Skb, fragment: &Fragment<A>) -> Result<Transport, DropReason> {
+pub fn transport<A: Family>(skb: Skb, fragment: &Fragment<A>) -> Result<Transport, DropReason> {
     let at = offset::<A>();
     let len = fragment.header.payload_len;
+    if !fragment.header.first_fragment {
+        return Err(DropReason::Fragment);
+    }
     match fragment.protocol {
         protocol::TCP => parse::tcp_at(skb, at, len),
         protocol::UDP if len >= 8 => {

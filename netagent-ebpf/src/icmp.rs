@@ -10,7 +10,7 @@ use crate::family::Family;
 use crate::kernel::Skb;
 use crate::parse::{self, Header, Kind, Transport};
 use crate::verdict::{Action, Dropped, Packed};
-use crate::{conntrack, maps, services};
+use crate::{conntrack, fragment, maps, services};
 
 /// What an error says.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -144,8 +144,22 @@ fn world<A: Family>(skb: Skb, slot: u32, reason: DropReason) -> Option<Action> {
 /// fragment, no error itself, and no reset, which is an end already.
 #[inline(always)]
 fn asked<A: Family>(skb: Skb) -> Option<(Header<A>, Transport)> {
-    let header = A::header(skb).ok()?;
-    let transport = parse::transport(skb, &header).ok()?;
+    let (header, transport) = match A::header(skb) {
+        Ok(header) if !header.first_fragment => (header, parse::transport(skb, &header).ok()?),
+        Ok(_) | Err(DropReason::Fragment) => {
+            let fragment = A::fragment(skb).ok()?;
+            let transport = fragment::transport(skb, &fragment).ok()?;
+            let protocol = fragment.protocol;
+            (
+                Header {
+                    protocol,
+                    ..fragment.header
+                },
+                transport,
+            )
+        }
+        Err(_) => return None,
+    };
     match transport.kind {
         Kind::Segment(flags) if flags & tcp_flag::RST != 0 => None,
         Kind::Segment(_) | Kind::Datagram | Kind::EchoRequest | Kind::EchoReply => {

@@ -16,8 +16,8 @@ use crate::parse::{Header, Kind, checksum_field, transport_offset};
 use crate::verdict::{Action, Dropped, Packed};
 use crate::{conntrack, maps, spoof};
 
-/// Ethernet, IP, ICMP, the quoted IP header, and of a quoted TCP header as much as to the checksum.
-const REACH: usize = 14 + 40 + 8 + 40 + 18;
+/// Ethernet, IP, ICMP, the quoted IP and fragment headers, and of a quoted TCP header as much as to the checksum.
+const REACH: usize = 14 + 40 + 8 + 40 + 8 + 18;
 
 /// An error on the uplink. The host's, where it is about none of a guest's packets.
 #[inline(never)]
@@ -78,7 +78,13 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Action, Dropped> {
         difference,
         ports,
     };
-    translate(skb, &header, (quoted.protocol, difference), &change).map_err(dropped)?;
+    translate(
+        skb,
+        &header,
+        ((quoted.protocol, quoted.shift), difference),
+        &change,
+    )
+    .map_err(dropped)?;
     maps::count_to_vm(slot, (1, skb.len()));
     A::rewrite_destination(skb, &header, guest).map_err(dropped)?;
     skb.window::<12>(0)
@@ -130,7 +136,12 @@ fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Action, D
         difference: A::difference(quoted.destination, address),
         ports: (guest_port, nat_port),
     };
-    translate(skb, &header, (quoted.protocol, difference), &change)?;
+    translate(
+        skb,
+        &header,
+        ((quoted.protocol, quoted.shift), difference),
+        &change,
+    )?;
     A::rewrite_source(skb, &header, address, difference)?;
     maps::count_from_vm(interface.slot, (1, skb.len()));
     let next_hop = if next_hop == A::ZERO {
@@ -172,9 +183,6 @@ fn check<A: Family>(skb: Skb, header: &Header<A>, mtu: u32) -> Result<(), DropRe
     if !A::is_report(kind) || skb.gso_size() != 0 {
         return Err(DropReason::IcmpError);
     }
-    if header.first_fragment {
-        return Err(DropReason::Fragment);
-    }
     // The kernel would write it over what is translated here.
     spoof::check_no_partial_checksum(skb)?;
     if skb.len() - ETHERNET_LEN > mtu {
@@ -198,16 +206,16 @@ struct Change<A> {
 }
 
 /// Changes the quoted packet with its checksums, and the checksum of the error, one of whose own addresses changes
-/// by `outer`.
+/// by `outer`; `transport` is protocol and [`Quoted::shift`].
 #[inline(always)]
 fn translate<A: Family>(
     skb: Skb,
     header: &Header<A>,
-    (number, outer): (u8, u32),
+    (transport, outer): ((u8, u32), u32),
     change: &Change<A>,
 ) -> Result<(), DropReason> {
     let of_address = A::set_quoted(skb, change.end, change.address, change.difference)?;
-    let of_transport = translate_transport(skb, header, number, change)?;
+    let of_transport = translate_transport(skb, header, transport, change)?;
     let field = checksum_field::<A>(Kind::EchoRequest);
     let difference = checksum::add(of_address, of_transport);
     skb.correct_l4_checksum_for_payload(field, difference)?;
@@ -222,12 +230,12 @@ fn translate<A: Family>(
 fn translate_transport<A: Family>(
     skb: Skb,
     header: &Header<A>,
-    number: u8,
+    (number, shift): (u8, u32),
     change: &Change<A>,
 ) -> Result<u32, DropReason> {
     /// How much of the error and of a TCP header is needed for its checksum.
     const TO_TCP_CHECKSUM: u32 = 8 + 18;
-    let start = transport_offset::<A>() + 8 + A::HEADER_LEN;
+    let start = transport_offset::<A>() + 8 + A::HEADER_LEN + shift;
     let transport = skb.window::<8>(start)?;
     let (old, new) = change.ports;
     let of_port = checksum::word_difference(old, new);
@@ -260,7 +268,7 @@ fn translate_transport<A: Family>(
         transport.set_two::<6>(new);
         return Ok(checksum::add(of_port, checksum::word_difference(old, new)));
     }
-    if header.payload_len < A::HEADER_LEN + TO_TCP_CHECKSUM {
+    if header.payload_len < A::HEADER_LEN + shift + TO_TCP_CHECKSUM {
         return Ok(of_port);
     }
     let field = skb.window::<2>(start + 16)?;

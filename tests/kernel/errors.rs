@@ -9,13 +9,14 @@ use netagent_common::net::{GATEWAY_MAC, tcp_flag};
 use netagent_common::policy::RouteKind;
 use netagent_common::vm;
 use netagent_tests::deadline;
+use netagent_tests::fragment::fragments;
 use netagent_tests::packet::{self, Ends, Packet, Segment, hex};
 use netagent_tests::prog_run::{Context, MARK, Outcome, Sizes, verdict};
 use netagent_tests::route::RouteTo;
 use netagent_tests::scene::{self, GUEST_MAC, REMOTE_V4, REMOTE_V6, SLOT, Scene, back, to};
 
 use crate::drops::REMOTES;
-use crate::frames::{changed, summed};
+use crate::frames::changed;
 use crate::nat::{self, Build, PROTOCOLS};
 use crate::quotes::error;
 
@@ -48,7 +49,7 @@ fn of_router(mut bytes: Vec<u8>) -> Vec<u8> {
     if bytes[12..14] == [8, 0] {
         bytes[15] = 0xc0;
         bytes[18..22].copy_from_slice(&[0, 0, 0x40, 0]);
-        return summed(bytes);
+        return packet::with_header_checksum(bytes);
     }
     bytes
 }
@@ -283,7 +284,7 @@ fn the_mtu_of_the_flows_way_is_told() {
 #[test]
 fn a_datagram_that_may_be_fragmented_is_dropped_in_silence() {
     let mut scene = Scene::usual();
-    let may = |bytes: Vec<u8>| summed(changed(bytes, 20, &[0, 0]));
+    let may = |bytes: Vec<u8>| packet::with_header_checksum(changed(bytes, 20, &[0, 0]));
     let sent = may(packet::udp(&to(REMOTE_V4), (4_000, 53), &[7; 1_500]));
     check_silent(&mut scene, "from the guest", &sent, |scene, sent| {
         scene.from_vm(sent)
@@ -299,6 +300,44 @@ fn a_datagram_that_may_be_fragmented_is_dropped_in_silence() {
         .get(&(SLOT, DropReason::TooBig))
         .copied();
     assert_eq!(counted, Some(2));
+}
+
+#[test]
+fn a_guest_is_told_about_its_first_fragments_and_no_later_ones() {
+    let mut scene = Scene::usual();
+    for remote in REMOTES {
+        let (is_v4, mtu) = (remote.is_ipv4(), 1_300);
+        let narrow = RouteTo {
+            mtu,
+            ..scene::route(RouteKind::Uplink, is_v4, true)
+        };
+        scene.change_route(remote, &narrow);
+        let whole = packet::udp(&to(remote), (4_000, 53), &[7; 4_000]);
+        let mut pieces = fragments(&whole, 1_400, 9);
+        if is_v4 {
+            // One that may not be cut further.
+            for piece in &mut pieces {
+                piece[20] |= 0x40;
+                *piece = packet::with_header_checksum(std::mem::take(piece));
+            }
+        }
+        let outcome = scene.from_vm(&pieces[0]);
+        assert_eq!(
+            outcome.verdict,
+            verdict::REDIRECT,
+            "{:?}",
+            scene.datapath.drops()
+        );
+        packet::assert_checksums(&outcome.bytes);
+        let quoted = outcome.bytes[if is_v4 { 42 } else { 62 }..].to_vec();
+        let length = if is_v4 { 28 } else { 56 };
+        assert_eq!(hex(&quoted), hex(&pieces[0][14..14 + length]));
+        let (report, _) = too_big(is_v4, 1_300);
+        let start = if is_v4 { 34 } else { 54 };
+        assert_eq!(outcome.bytes[start..start + 2], [report.0, report.1]);
+        assert_eq!(outcome.bytes[start + 6..start + 8], [5, 20], "the MTU");
+        assert_eq!(scene.from_vm(&pieces[1]).verdict, verdict::DROP);
+    }
 }
 
 #[test]
@@ -351,7 +390,7 @@ fn nobody_is_told_about_errors_resets_fragments_or_what_goes_to_many() {
     check_silent(
         &mut scene,
         "a later fragment",
-        &summed(changed(later, 20, &[0, 9])),
+        &packet::with_header_checksum(changed(later, 20, &[0, 9])),
         from_vm,
     );
     let spoofed = packet::udp(

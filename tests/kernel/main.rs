@@ -9,6 +9,7 @@ mod addresses;
 mod answers;
 mod drops;
 mod errors;
+mod fragments;
 mod frames;
 mod garbage;
 mod lent;

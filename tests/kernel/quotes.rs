@@ -7,11 +7,12 @@ use netagent_common::flow::{Flow, FlowKey};
 use netagent_common::names::{FROM_UPLINK, FROM_VM, map};
 use netagent_common::net::GATEWAY_MAC;
 use netagent_common::vm;
+use netagent_tests::fragment::fragment;
 use netagent_tests::packet::{self, Ends, Packet, hex};
 use netagent_tests::prog_run::{Context, Outcome, verdict};
 use netagent_tests::scene::{self, GUEST_MAC, SLOT, Scene, back, to};
 
-use crate::frames::{changed, summed};
+use crate::frames::changed;
 use crate::nat::{self, Build, PROTOCOLS, REMOTES};
 
 /// Types and codes that are passed on, and the four bytes behind the checksum.
@@ -268,7 +269,39 @@ fn spoilt(good: &[u8], is_v4: bool) -> Vec<(&'static str, Vec<u8>)> {
         for header in [0, 43, 44, 60] {
             rows.push(("an extension header", changed(good.to_vec(), 20, &[header])));
         }
+        let later = fragment(good, (8, 8), 7);
+        rows.push(("a later fragment", [later.as_slice(), &[0; 64]].concat()));
         rows
+    }
+}
+
+#[test]
+fn a_first_fragment_is_quoted_as_it_was_sent() {
+    let mut scene = Scene::usual();
+    for remote in [REMOTES[0], REMOTES[1]] {
+        let is_v4 = remote.is_ipv4();
+        let first = |ends: &Ends, ports| {
+            let whole = packet::udp(ends, ports, &[7; 2_000]);
+            fragment(&whole, (0, 1_000), 99)
+        };
+        let left = scene.from_vm(&first(&to(remote), (4_000, 53))).bytes;
+        let report = (if is_v4 { (3, 4) } else { (2, 0) }, [0, 0, 5, 20]);
+        for length in lengths(remote).map(|length| if is_v4 { length } else { length + 8 }) {
+            let outcome = scene.from_uplink(&error(&back(router(remote)), report, (&left, length)));
+            assert_eq!(
+                outcome.verdict,
+                verdict::REDIRECT,
+                "{:?}",
+                scene.datapath.drops()
+            );
+            let seen = first(&late(to(remote)), (4_000, 53));
+            let expected = error(&delivered(router(remote), remote), report, (&seen, length));
+            assert_eq!(hex(&outcome.bytes), hex(&expected), "{length}");
+        }
+        // Not all of the ports.
+        let short = if is_v4 { 27 } else { 55 };
+        let bytes = error(&back(router(remote)), report, (&left, short));
+        assert_eq!(scene.from_uplink(&bytes).verdict, verdict::NEXT);
     }
 }
 
@@ -458,13 +491,20 @@ fn an_error_of_the_world_about_no_packet_of_a_guest_is_left_to_the_host() {
             verdict::NEXT,
             "cut short"
         );
+        let good = error(&back(remote), report, (&left, 1_000));
+        let first = fragment(&good, (0, 48), 7);
+        assert_eq!(
+            scene.from_uplink(&first).verdict,
+            verdict::NEXT,
+            "a fragment"
+        );
     }
     assert!(scene.datapath.drops().is_empty());
 }
 
 #[test]
 fn an_error_of_the_world_that_cannot_be_passed_on_reaches_nobody() {
-    use DropReason::{Fragment, IcmpError, TooBig, TtlExpired};
+    use DropReason::{IcmpError, TooBig, TtlExpired};
     let mut scene = Scene::usual();
     for remote in REMOTES {
         let is_v4 = remote.is_ipv4();
@@ -505,11 +545,5 @@ fn an_error_of_the_world_that_cannot_be_passed_on_reaches_nobody() {
         check_dropped(&mut scene, TooBig, "too large", |scene| {
             scene.from_uplink(&large)
         });
-        if is_v4 {
-            let first = summed(changed(good, 20, &[0x20, 0]));
-            check_dropped(&mut scene, Fragment, "a first fragment", |scene| {
-                scene.from_uplink(&first)
-            });
-        }
     }
 }

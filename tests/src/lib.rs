@@ -18,6 +18,7 @@ pub mod ping;
 pub mod server;
 pub mod world;
 
+pub mod fragment;
 pub mod frame;
 pub mod neighbour;
 pub mod packet;

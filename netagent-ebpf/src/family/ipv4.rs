@@ -258,6 +258,7 @@ impl Family for [u8; 4] {
             source: inner.four::<12>(),
             destination: inner.four::<16>(),
             protocol: inner.byte::<9>(),
+            shift: 0,
             transport: [
                 inner.two::<20>(),
                 inner.two::<22>(),

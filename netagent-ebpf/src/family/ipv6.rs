@@ -192,40 +192,14 @@ impl Family for [u8; 16] {
         skb.redirect_neighbour_v6(ifindex, next_hop)
     }
 
-    /// RFC 4443, sections 3.1 to 3.3.
     #[inline(always)]
     fn report(skb: Skb, report: &Report<Self>) -> Result<(), DropReason> {
-        const PAYLOAD: u8 = 8 + 48;
-        let quoted = skb.window::<48>(ETHERNET_LEN)?.words::<0, 12>();
-        let (kind, code, mtu) = match report.message {
-            Message::TooBig(mtu) => (2, 0, mtu),
-            Message::TimeExceeded => (3, 0, 0),
-            Message::Prohibited => (1, 1, 0),
-            Message::NoRoute => (1, 0, 0),
-        };
-        let [high, low] = mtu.to_be_bytes();
-        let message = [[kind, code, 0, 0], [0, 0, high, low]].map(u32::from_ne_bytes);
-        let pseudo = [0, 0, 0, PAYLOAD, 0, 0, 0, protocol::ICMPV6];
-        let sum = u64::from(checksum::sum(&report.from))
-            + u64::from(checksum::sum(&report.to))
-            + u64::from(checksum::sum(&pseudo))
-            + checksum::sum_wide(&message)
-            + checksum::sum_wide(&quoted);
-        let message_checksum = !checksum::fold_wide(sum);
-
-        let macs = skb.window::<12>(0)?.swapped_macs();
-        skb.become_plain(110)?;
-        let frame = skb.window::<110>(0)?;
-        frame.set_words::<0, 3>(&macs);
-        frame.set_four::<12>([0x86, 0xdd, 0x60, 0]);
-        frame.set_four::<16>([0, 0, 0, PAYLOAD]);
-        frame.set_two::<20>([protocol::ICMPV6, HOP_LIMIT]);
-        frame.set_sixteen::<22>(report.from);
-        frame.set_sixteen::<38>(report.to);
-        frame.set_words::<54, 2>(&message);
-        frame.set_two::<56>(message_checksum.to_ne_bytes());
-        frame.set_words::<62, 12>(&quoted);
-        Ok(())
+        let next_header = skb.window::<1>(V6_NEXT_HEADER)?.byte::<0>();
+        if next_header == FRAGMENT {
+            write_report::<56, 14, 118>(skb, report)
+        } else {
+            write_report::<48, 12, 110>(skb, report)
+        }
     }
 
     #[inline(always)]
@@ -233,18 +207,30 @@ impl Family for [u8; 16] {
         let Ok(inner) = skb.window::<48>(QUOTED) else {
             return Err(DropReason::IcmpError);
         };
-        if payload_len < 8 + 48 || inner.byte::<0>() >> 4 != 6 {
+        let (mut protocol, mut shift) = (inner.byte::<6>(), 0);
+        if protocol == FRAGMENT {
+            // A later fragment has no ports.
+            if u16::from_be_bytes(inner.two::<42>()) & !7 != 0 {
+                return Err(DropReason::IcmpError);
+            }
+            (protocol, shift) = (inner.byte::<40>(), Self::FRAGMENT_HEADER_LEN);
+        }
+        let Ok(transport) = skb.window::<8>(QUOTED + Self::HEADER_LEN + shift) else {
+            return Err(DropReason::IcmpError);
+        };
+        if payload_len < 8 + 48 + shift || inner.byte::<0>() >> 4 != 6 {
             return Err(DropReason::IcmpError);
         }
         Ok(Quoted {
             source: inner.sixteen::<8>(),
             destination: inner.sixteen::<24>(),
-            protocol: inner.byte::<6>(),
+            protocol,
+            shift,
             transport: [
-                inner.two::<40>(),
-                inner.two::<42>(),
-                inner.two::<44>(),
-                inner.two::<46>(),
+                transport.two::<0>(),
+                transport.two::<2>(),
+                transport.two::<4>(),
+                transport.two::<6>(),
             ],
         })
     }
@@ -258,6 +244,46 @@ impl Family for [u8; 16] {
         }
         Ok(difference)
     }
+}
+
+/// An error (RFC 4443, sections 3.1 to 3.3) in a frame of `LEN` bytes, quoting so many bytes, which are so many words.
+#[inline(always)]
+fn write_report<const QUOTED: usize, const WORDS: usize, const LEN: usize>(
+    skb: Skb,
+    report: &Report<[u8; 16]>,
+) -> Result<(), DropReason> {
+    const { assert!(QUOTED == 4 * WORDS && LEN == 14 + 40 + 8 + QUOTED) };
+    let payload_len = const { 8 + QUOTED as u8 };
+    let quoted = skb.window::<QUOTED>(ETHERNET_LEN)?.words::<0, WORDS>();
+    let (kind, code, mtu) = match report.message {
+        Message::TooBig(mtu) => (2, 0, mtu),
+        Message::TimeExceeded => (3, 0, 0),
+        Message::Prohibited => (1, 1, 0),
+        Message::NoRoute => (1, 0, 0),
+    };
+    let [high, low] = mtu.to_be_bytes();
+    let message = [[kind, code, 0, 0], [0, 0, high, low]].map(u32::from_ne_bytes);
+    let pseudo = [0, 0, 0, payload_len, 0, 0, 0, protocol::ICMPV6];
+    let sum = u64::from(checksum::sum(&report.from))
+        + u64::from(checksum::sum(&report.to))
+        + u64::from(checksum::sum(&pseudo))
+        + checksum::sum_wide(&message)
+        + checksum::sum_wide(&quoted);
+    let message_checksum = !checksum::fold_wide(sum);
+
+    let macs = skb.window::<12>(0)?.swapped_macs();
+    skb.become_plain(LEN as u32)?;
+    let frame = skb.window::<LEN>(0)?;
+    frame.set_words::<0, 3>(&macs);
+    frame.set_four::<12>([0x86, 0xdd, 0x60, 0]);
+    frame.set_four::<16>([0, 0, 0, payload_len]);
+    frame.set_two::<20>([protocol::ICMPV6, HOP_LIMIT]);
+    frame.set_sixteen::<22>(report.from);
+    frame.set_sixteen::<38>(report.to);
+    frame.set_words::<54, 2>(&message);
+    frame.set_two::<56>(message_checksum.to_ne_bytes());
+    frame.set_words::<62, WORDS>(&quoted);
+    Ok(())
 }
 
 /// Which of the instance's entries an address belongs to.
