@@ -12,7 +12,7 @@ use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Transport};
 use crate::verdict::{Action, Dropped, Packed};
-use crate::{conntrack, fragment, icmp, maps, nat, quote};
+use crate::{conntrack, fragment, icmp, maps, mss, nat, quote};
 
 /// Judges a frame from an uplink.
 ///
@@ -145,6 +145,9 @@ fn reply<A: Family>(
         return Err(dropped(DropReason::TtlExpired));
     }
     maps::count_to_vm(slot, parse::on_the_wire::<A>(skb, transport));
+    if transport.kind.opens() {
+        mss::clamp::<A>(skb, transport.len, flow.mtu.min(interface.mtu));
+    }
     let guest = (reverse.guest, reverse.guest_port);
     nat::rewrite_destination(skb, header, transport, guest).map_err(dropped)?;
     skb.window::<12>(0)

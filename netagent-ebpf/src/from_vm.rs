@@ -11,7 +11,9 @@ use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
 use crate::services::Steered;
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{arp, conntrack, echo, fragment, icmp, maps, nat, neighbour, quote, services, spoof};
+use crate::{
+    arp, conntrack, echo, fragment, icmp, maps, mss, nat, neighbour, quote, services, spoof,
+};
 
 /// Judges a frame from a TAP.
 ///
@@ -209,6 +211,9 @@ fn packet<A: Steered>(
     parse::check_segments(skb, transport)?;
     if header.hop_limit <= 1 {
         return Err(DropReason::TtlExpired);
+    }
+    if transport.kind.opens() {
+        mss::clamp::<A>(skb, transport.len, flow.mtu.min(interface.mtu));
     }
     nat::rewrite_source(skb, (header, transport), flow, checksum)?;
     maps::count_from_vm(interface.slot, parse::on_the_wire::<A>(skb, transport));

@@ -195,6 +195,26 @@ impl Skb {
         refused(code)
     }
 
+    /// Writes bytes whose change a checksum within the packet makes up for: the device's own stays right.
+    #[inline(always)]
+    pub fn overwrite<const N: usize>(self, offset: u32, bytes: &[u8; N]) -> Result<(), DropReason> {
+        let from = bytes.as_ptr().cast();
+        // SAFETY: `from` is readable for `N` bytes; the helper checks the offset.
+        let code =
+            unsafe { helpers::bpf_skb_store_bytes(self.raw.cast(), offset, from, N as u32, 0) };
+        refused(code)
+    }
+
+    /// Reads bytes at an offset that is not known before.
+    #[inline(always)]
+    pub fn load<const N: usize>(self, offset: u32) -> Result<[u8; N], DropReason> {
+        let mut bytes = [0; N];
+        let to = bytes.as_mut_ptr().cast();
+        // SAFETY: `to` is writable for `N` bytes; the helper checks the offset.
+        let code = unsafe { helpers::bpf_skb_load_bytes(self.raw.cast(), offset, to, N as u32) };
+        refused(code).map(|()| bytes)
+    }
+
     /// Makes the frame one of `len` bytes with finished checksums, to be written anew from its start. Whatever
     /// it was before, a super-frame or one with a partial checksum, it is none afterwards: pulling eighty bytes
     /// off behind the Ethernet header passes the start of every transport header, where partial checksums start.

@@ -18,6 +18,7 @@ pub mod echo;
 pub mod family;
 pub mod fragment;
 pub mod icmp;
+pub mod mss;
 pub mod nat;
 pub mod neighbour;
 pub mod parse;

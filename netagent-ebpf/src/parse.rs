@@ -2,7 +2,7 @@
 
 use netagent_common::drop::DropReason;
 use netagent_common::limit::SEGMENTS_MAX;
-use netagent_common::net::{ETHERNET_LEN, protocol};
+use netagent_common::net::{ETHERNET_LEN, protocol, tcp_flag};
 
 use crate::family::Family;
 use crate::kernel::{ChecksumField, Skb};
@@ -63,6 +63,16 @@ impl Kind {
             Self::Segment(_) => 16,
             Self::Datagram => 6,
             Self::EchoRequest | Self::EchoReply => ICMP_CHECKSUM_OFFSET,
+        }
+    }
+
+    /// Whether it is a segment that opens a connection or answers one that does, and may announce an MSS.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opens(self) -> bool {
+        match self {
+            Self::Segment(flags) => flags & tcp_flag::SYN != 0,
+            Self::Datagram | Self::EchoRequest | Self::EchoReply => false,
         }
     }
 }

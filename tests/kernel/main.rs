@@ -15,6 +15,7 @@ mod garbage;
 mod lent;
 mod limits;
 mod local;
+mod mss;
 mod nat;
 mod paths;
 mod ports;
