@@ -91,8 +91,15 @@ pub mod map {
     /// Array, one [`crate::flow::Collected`]: what the last collection pass did.
     pub const COLLECTED: &str = "COLLECTED";
 
+    /// Array by slot of [`crate::limit::Used`].
+    pub const USED: &str = "USED";
+    /// LRU hash from [`crate::fragment::FragmentKey`] to [`crate::fragment::First`].
+    pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
+    /// As [`FRAGMENTS_V4`], for IPv6.
+    pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
+
     /// All of them.
-    pub const ALL: [&str; 23] = [
+    pub const ALL: [&str; 26] = [
         STATE,
         ACTIVE,
         INTERFACES,
@@ -116,6 +123,9 @@ pub mod map {
         SENDERS_V6,
         EXPOSED,
         LED_SOCKETS,
+        USED,
+        FRAGMENTS_V4,
+        FRAGMENTS_V6,
     ];
 }
 

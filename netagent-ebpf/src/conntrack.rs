@@ -9,7 +9,6 @@ use crate::family::Family;
 use crate::kernel::{self, Skb};
 use crate::maps::{self, InsertError, StateWord};
 use crate::parse::{self, Header, Kind, Transport};
-use crate::verdict::{Judged, Packed};
 use crate::{nat, ports, publish};
 
 /// Notes a packet: the flow's state follows it, and its life starts anew; true where that was written down, about
@@ -118,35 +117,55 @@ pub fn is_current<A>(flow: &Flow<A>, interface: &Interface) -> bool {
         && flow.route_generation == maps::route_generation()
 }
 
-/// Judges the flow of a packet of the guest anew, that was opened under another policy or other routes.
-/// [`Judged::NoFlow`] where there is none, or none any more.
-#[inline(never)]
-pub fn judge_anew<A: Family>(skb: Skb, interface: &Interface) -> Packed {
-    Packed::new(parsed::<A>(skb, interface).map(|(key, _)| {
-        if revalidate(&key, interface, maps::route_generation()) {
-            Judged::Opened
-        } else {
-            Judged::NoFlow
-        }
-    }))
+/// How the flow of a packet of the guest is found: [`Whole`] packets and first fragments have their ports in different
+/// places.
+pub trait Parsed<A> {
+    /// The key of its flow, and its kind.
+    ///
+    /// # Errors
+    /// The reason why it belongs to no flow.
+    fn parse(skb: Skb, interface: &Interface) -> Result<(FlowKey<A>, Kind), DropReason>;
 }
 
-#[inline(always)]
-fn parsed<A: Family>(skb: Skb, interface: &Interface) -> Result<(FlowKey<A>, Kind), DropReason> {
-    let header = A::header(skb)?;
-    let transport = parse::transport(skb, &header)?;
-    let key = key_from_vm(interface, &header, &transport);
-    Ok((key, transport.kind))
+/// A packet that is no fragment.
+pub struct Whole;
+
+impl<A: Family> Parsed<A> for Whole {
+    #[inline(always)]
+    fn parse(skb: Skb, interface: &Interface) -> Result<(FlowKey<A>, Kind), DropReason> {
+        let header = A::header(skb)?;
+        let transport = parse::transport(skb, &header)?;
+        let key = key_from_vm(interface, &header, &transport);
+        Ok((key, transport.kind))
+    }
 }
 
-/// Opens the flow of a packet of the guest that [`crate::from_vm`] found well-formed and not spoofed.
+/// Makes sure that a flow stands for a packet of the guest that [`crate::from_vm`] found well-formed and not spoofed:
+/// judges the one that is there anew, or opens one.
 ///
 /// # Errors
 /// The reason why the guest may not have it.
+#[inline(always)]
+pub fn provide<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
+    if judge_anew::<A, P>(skb, interface) {
+        return Ok(());
+    }
+    open::<A, P>(skb, interface)
+}
+
+/// Whether the flow of a packet of the guest, opened under another policy or other routes, may go on.
 #[inline(never)]
-pub fn open<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
+fn judge_anew<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> bool {
+    let Ok((key, _)) = P::parse(skb, interface) else {
+        return false;
+    };
+    revalidate(&key, interface, maps::route_generation())
+}
+
+#[inline(never)]
+fn open<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
     let mut opening = Opening::<A>::new();
-    prepare(skb, interface, &mut opening)?;
+    prepare::<A, P>(skb, interface, &mut opening)?;
     let Opening { key, way, .. } = &opening;
     let nat_port = ports::claim(skb, key, &way.nat_address)?;
     let opener = Opener::from_number(opening.opener as u8);
@@ -193,14 +212,14 @@ impl<A: Family> Opening<A> {
 
 /// Parses and asks the policy: a function of its own so that what it needs of the stack is free again afterwards.
 #[inline(never)]
-fn prepare<A: Family>(
+fn prepare<A: Family, P: Parsed<A>>(
     skb: Skb,
     interface: &Interface,
     opening: &mut Opening<A>,
 ) -> Result<(), DropReason> {
     // Read before the routes: if they change meanwhile, the flow is looked at again.
     opening.route_generation = maps::route_generation();
-    let (key, kind) = parsed::<A>(skb, interface)?;
+    let (key, kind) = P::parse(skb, interface)?;
     // A reply to nothing that the host asked opens nothing.
     if kind == Kind::EchoReply {
         return Err(DropReason::UnknownProtocol);

@@ -63,6 +63,9 @@ impl Default for Sizes {
     }
 }
 
+/// Fragmented packets that are remembered of each family: few, so that loading takes no time.
+const FRAGMENTS_MAX: u32 = 8_192;
+
 /// Where a packet is seen.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Context {
@@ -122,6 +125,9 @@ impl Datapath {
             map::REVERSE_V6,
         ] {
             loader.map_max_entries(name, sizes.flows_max);
+        }
+        for name in [map::FRAGMENTS_V4, map::FRAGMENTS_V6] {
+            loader.map_max_entries(name, FRAGMENTS_MAX);
         }
         let loaded = loader.load_file(&path);
         let mut ebpf =

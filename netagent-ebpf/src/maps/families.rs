@@ -9,13 +9,15 @@ use core::mem::offset_of;
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use netagent_common::flow::{Flow, FlowKey, FlowState, Opener};
+use netagent_common::fragment::{First, FragmentKey};
 use netagent_common::nat::{Reverse, ReverseKey};
 use netagent_common::policy::Route;
 
 use crate::kernel::compare_exchange;
 use crate::maps::{
-    FLOWS_V4, FLOWS_V6, Flows, PUBLISHED_V4, PUBLISHED_V6, PublishedPorts, REVERSE_V4, REVERSE_V6,
-    ROUTES_V4, ROUTES_V6, Reverses, Routes, SENDERS_V4, SENDERS_V6, Senders,
+    FLOWS_V4, FLOWS_V6, FRAGMENTS_V4, FRAGMENTS_V6, Flows, Fragments, PUBLISHED_V4, PUBLISHED_V6,
+    PublishedPorts, REVERSE_V4, REVERSE_V6, ROUTES_V4, ROUTES_V6, Reverses, Routes, SENDERS_V4,
+    SENDERS_V6, Senders,
 };
 
 /// The maps of one address family.
@@ -30,6 +32,8 @@ pub trait FamilyMaps: Copy + Eq + 'static {
     fn published_map() -> &'static PublishedPorts<Self>;
     #[doc(hidden)]
     fn senders_map() -> &'static Senders<Self>;
+    #[doc(hidden)]
+    fn fragment_map() -> &'static Fragments<Self>;
     /// Length of an address, bits.
     const BITS: u32 = size_of::<Self>() as u32 * 8;
 }
@@ -55,6 +59,10 @@ impl FamilyMaps for [u8; 4] {
     fn senders_map() -> &'static Senders<Self> {
         &SENDERS_V4
     }
+    #[inline(always)]
+    fn fragment_map() -> &'static Fragments<Self> {
+        &FRAGMENTS_V4
+    }
 }
 
 impl FamilyMaps for [u8; 16] {
@@ -77,6 +85,10 @@ impl FamilyMaps for [u8; 16] {
     #[inline(always)]
     fn senders_map() -> &'static Senders<Self> {
         &SENDERS_V6
+    }
+    #[inline(always)]
+    fn fragment_map() -> &'static Fragments<Self> {
+        &FRAGMENTS_V6
     }
 }
 
@@ -194,6 +206,21 @@ pub fn remove_reverse<A: FamilyMaps>(key: &ReverseKey<A>) -> bool {
 #[inline(always)]
 pub fn route<A: FamilyMaps>(address: A) -> Option<&'static Route<A>> {
     A::route_map().get(&Key::new(A::BITS, address))
+}
+
+/// What the first fragment of a packet said.
+#[inline(always)]
+pub fn first_fragment<A: FamilyMaps>(key: &FragmentKey<A>) -> Option<First> {
+    let first = A::fragment_map().get_ptr(key)?;
+    // SAFETY: the element stays readable until the program ends. It may become another packet's meanwhile: what is
+    // read then leads to a flow between the same two addresses, or to none.
+    Some(unsafe { first.read_volatile() })
+}
+
+/// Remembers a first fragment; false where there is no room.
+#[inline(always)]
+pub fn remember_fragment<A: FamilyMaps>(key: &FragmentKey<A>, first: &First) -> bool {
+    A::fragment_map().insert(key, first, 0).is_ok()
 }
 
 #[inline(always)]
