@@ -22,10 +22,20 @@ mod udp;
 
 use crate::spec::publish::{ExposedPort, HostPort, PortProtocol};
 
-/// Connections, and as many UDP sessions, that are passed on for one instance at once.
-const PLACES: usize = 1_024;
-/// For all instances together: each takes two descriptors and two buffers.
-const PLACES_ALL: usize = 4_096;
+/// How many connections and UDP sessions are passed on at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// For one instance.
+    pub own: usize,
+    /// For all together: each takes two descriptors and two buffers.
+    pub all: usize,
+}
+
+/// Those of the agent.
+pub const BOUNDS: Bounds = Bounds {
+    own: 1_024,
+    all: 4_096,
+};
 
 /// Tells the programs that a socket of the agent may reach a guest.
 pub trait Leads: Send + Sync + fmt::Debug {
@@ -84,6 +94,7 @@ pub struct Aim {
 pub struct Listeners {
     leads: Arc<dyn Leads>,
     held: BTreeMap<HostPort, Listening>,
+    bounds: Bounds,
     all: Arc<Semaphore>,
     /// By instance; they go with the last port that uses them.
     places: BTreeMap<u32, Weak<Semaphore>>,
@@ -129,11 +140,12 @@ struct Admitted {
 impl Listeners {
     /// None yet.
     #[must_use]
-    pub fn new(leads: Arc<dyn Leads>) -> Self {
+    pub fn new(leads: Arc<dyn Leads>, bounds: Bounds) -> Self {
         Self {
             leads,
             held: BTreeMap::new(),
-            all: Arc::new(Semaphore::new(PLACES_ALL)),
+            bounds,
+            all: Arc::new(Semaphore::new(bounds.all)),
             places: BTreeMap::new(),
         }
     }
@@ -196,7 +208,7 @@ impl Listeners {
         places.retain(|_, one| one.strong_count() > 0);
         let target = aim.map(|aim| {
             let known = places.get(&aim.instance).and_then(Weak::upgrade);
-            let own = known.unwrap_or_else(|| Arc::new(Semaphore::new(PLACES)));
+            let own = known.unwrap_or_else(|| Arc::new(Semaphore::new(self.bounds.own)));
             places.insert(aim.instance, Arc::downgrade(&own));
             Target { aim, places: own }
         });
@@ -284,3 +296,6 @@ fn sixteen(address: Option<IpAddr>) -> [u8; 16] {
         Some(IpAddr::V6(address)) => address.octets(),
     }
 }
+
+#[cfg(test)]
+mod tests;

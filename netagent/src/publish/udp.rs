@@ -72,7 +72,9 @@ pub(super) async fn serve(socket: UdpSocket, shared: Shared) {
         }
         if let Some(session) = sessions.get(&client) {
             // Where the guest's queue is full the datagram is lost, as it is on every network.
-            drop(session.guest.try_send(payload));
+            if let Err(error) = datagram::send_on(&session.guest, payload) {
+                tracing::debug!(%error, port = %shared.at, "a datagram is lost");
+            }
             session.alive.notify_one();
         }
     }
@@ -120,7 +122,7 @@ async fn run(
             Ok(None) => {}
             Ok(Some(len)) => {
                 let payload = buffer.get(..len).unwrap_or_default();
-                if let Err(error) = datagram::send(&socket, payload, (to, from)) {
+                if let Err(error) = datagram::send_from(&socket, payload, (to, from)) {
                     tracing::debug!(%error, port = %shared.at, "an answer is lost");
                 }
             }
