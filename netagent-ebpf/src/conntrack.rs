@@ -154,12 +154,21 @@ pub fn revalidate<A: Family>(
             _ if flow.uplink == 0 => {
                 is_host::<A>(interface, key.remote) && publish::may_host_go_on(interface, key, flow)
             }
-            Opener::Guest | Opener::Host => follow_route(key, flow),
             Opener::GuestToHost => {
                 flow.nat_address == key.remote && publish::judge_guest(key).is_ok()
             }
             Opener::GuestAtHost => publish::may_go_on(interface, key, flow),
-            Opener::World => publish::may_go_on(interface, key, flow) && follow_way(key, flow),
+            opener => match uplink_route(key.remote) {
+                Ok(route) if Opener::is_inbound(opener as u8) => {
+                    set_way(flow, route);
+                    publish::may_go_on(interface, key, flow)
+                }
+                Ok(route) => follow_route(flow, route),
+                // The uplink may be down for a moment: the flow keeps its port, and its packets are dropped by
+                // `open`, which finds no route either.
+                Err(DropReason::NoRoute) => return false,
+                Err(_) => false,
+            },
         };
     if may_go_on {
         flow.policy_generation = interface.policy_generation;
@@ -170,28 +179,16 @@ pub fn revalidate<A: Family>(
     may_go_on
 }
 
-/// Sends a flow by the way of today's routes, where its address stays the same.
+/// Sends a flow by the way of today's routes, where its address stays the same: the one of this way, or one that
+/// new flows no longer get and the host still has, as long as the flow leaves by the same uplink.
 #[inline(always)]
-fn follow_route<A: Family>(key: &FlowKey<A>, flow: &mut Flow<A>) -> bool {
-    match uplink_route(key.remote) {
-        Ok(route) if route.source == flow.nat_address => {
-            set_way(flow, route);
-            true
-        }
-        Ok(_) | Err(_) => false,
+fn follow_route<A: Family>(flow: &mut Flow<A>, route: &Route<A>) -> bool {
+    let keeps_address = route.source == flow.nat_address
+        || (route.ifindex == flow.uplink && is_the_hosts(flow.nat_address));
+    if keeps_address {
+        set_way(flow, route);
     }
-}
-
-/// Sends a flow that the world opened by the way of today's routes: its address is the one that was asked.
-#[inline(always)]
-fn follow_way<A: Family>(key: &FlowKey<A>, flow: &mut Flow<A>) -> bool {
-    match uplink_route(key.remote) {
-        Ok(route) => {
-            set_way(flow, route);
-            true
-        }
-        Err(_) => false,
-    }
+    keeps_address
 }
 
 #[inline(always)]
@@ -212,9 +209,13 @@ pub fn uplink_route<A: Family>(remote: A) -> Result<&'static Route<A>, DropReaso
 /// An address of the host: one in the route map, or the gateway's.
 #[inline(always)]
 pub fn is_host<A: Family>(interface: &Interface, address: A) -> bool {
-    A::is_gateway(interface, address)
-        || maps::route(address)
-            .is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Host)
+    A::is_gateway(interface, address) || is_the_hosts(address)
+}
+
+/// Whether the route map says that an address is the host's.
+#[inline(always)]
+fn is_the_hosts<A: Family>(address: A) -> bool {
+    maps::route(address).is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Host)
 }
 
 /// Writes the flow whose port was claimed: a reverse entry without a flow is the only thing that a race or a full

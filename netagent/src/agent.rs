@@ -33,6 +33,7 @@ pub use start::{StartError, host_options, open_store, start, take_down};
 use crate::access::TokenRecord;
 use crate::agent::handle::{Asked, SharedTokens};
 use crate::agent::registry::Registry;
+use crate::agent::uplink::Uplinks;
 use crate::config::Config;
 use crate::dns::upstream::Upstreams;
 use crate::host::{Changes, Host, one_line};
@@ -65,8 +66,8 @@ pub struct Agent<H> {
     registry: Registry,
     /// The last observation, kept true by following every step.
     observed: Observed,
-    uplink: Option<u32>,
-    /// MTU of the uplink, and so of every TAP for which no other was asked.
+    uplinks: Uplinks,
+    /// The lowest MTU of the uplinks, and so of every TAP for which no other was asked.
     mtu: u32,
     next_generation: u32,
     next_publication: u32,

@@ -19,6 +19,7 @@ pub mod accounts;
 mod check;
 pub mod dns;
 pub mod ports;
+mod uplink;
 
 use crate::access::AccountName;
 use crate::config::accounts::{Account, Custom, Modes};
@@ -36,7 +37,8 @@ pub const DEFAULT_SOCKET: &str = "/run/netagent/netagent.sock";
 pub struct Config {
     pub state_dir: PathBuf,
     pub bpf_dir: PathBuf,
-    pub uplink: Option<String>,
+    #[serde(deserialize_with = "uplink::read_names")]
+    pub uplink: Vec<String>,
     pub api: Api,
     pub pool: Pool,
     pub limits: Limits,
@@ -142,9 +144,14 @@ pub struct Overrides {
     /// Unix socket of the API
     #[arg(long, env = "NETAGENT_SOCKET", value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// Interface that leads to the world [default: the default route's]
-    #[arg(long, env = "NETAGENT_UPLINK", value_name = "NAME")]
-    pub uplink: Option<String>,
+    /// Interfaces that lead to the world, separated by commas [default: the default route's]
+    #[arg(
+        long,
+        env = "NETAGENT_UPLINK",
+        value_name = "NAMES",
+        value_delimiter = ','
+    )]
+    pub uplink: Vec<String>,
 }
 
 /// Why the configuration cannot be used.
@@ -183,7 +190,7 @@ impl Default for Config {
         Self {
             state_dir: "/var/lib/netagent".into(),
             bpf_dir: "/sys/fs/bpf/netagent".into(),
-            uplink: None,
+            uplink: Vec::new(),
             api: Api::default(),
             pool: Pool::default(),
             limits: Limits::default(),
@@ -344,7 +351,7 @@ impl Config {
         set(&mut self.state_dir, &overrides.state_dir);
         set(&mut self.bpf_dir, &overrides.bpf_dir);
         set(&mut self.api.socket, &overrides.socket);
-        if overrides.uplink.is_some() {
+        if !overrides.uplink.is_empty() {
             self.uplink.clone_from(&overrides.uplink);
         }
     }

@@ -15,6 +15,7 @@ pub mod sys;
 pub mod client;
 pub mod netns;
 pub mod ping;
+pub mod second_uplink;
 pub mod server;
 pub mod world;
 
@@ -35,6 +36,7 @@ pub mod database;
 pub mod guest;
 pub mod http;
 pub mod stack;
+pub mod talk;
 
 pub mod dhcp_client;
 pub mod name_server;

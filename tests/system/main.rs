@@ -30,11 +30,16 @@ mod guest_formats;
 mod interfaces;
 
 mod changes;
+mod closed_ways;
 mod crash;
+mod doctor;
 mod life;
 mod mtu;
+mod published_ports;
 mod recovery;
 mod refusals;
+mod second_uplink;
 mod settings;
 mod show;
 mod sources;
+mod uplink_life;

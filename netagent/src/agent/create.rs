@@ -125,7 +125,7 @@ impl<H: Host> Agent<H> {
             let alias = link.alias.as_ref();
             alias.is_some_and(|alias| alias.starts_with(&prefix))
         };
-        let uplinks: BTreeSet<u32> = self.uplink.into_iter().collect();
+        let uplinks = self.uplinks.indices();
         let resolvers = self.resolvers();
         custom::available(network, &self.observed, &uplinks, &own, &resolvers)
     }

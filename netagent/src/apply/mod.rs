@@ -20,6 +20,7 @@ pub mod tap;
 
 pub mod ethtool;
 pub mod features;
+pub mod host_sockets;
 
 pub mod expedite;
 mod look;
@@ -74,6 +75,8 @@ pub struct KernelHost {
     /// What [`Host::take_sockets`] has not taken yet.
     sockets: Option<ServiceSockets>,
     rounds: u32,
+    /// The kernel refused to lead sockets; it is not asked again.
+    leads_no_sockets: bool,
 }
 
 impl KernelHost {
@@ -111,6 +114,7 @@ impl KernelHost {
             services: None,
             sockets: None,
             rounds: 0,
+            leads_no_sockets: false,
         })
     }
 
@@ -126,6 +130,7 @@ impl KernelHost {
                     .await?;
             }
             Step::ServeGuests => self.serve_guests().await?,
+            Step::LeadSockets => self.lead_sockets()?,
             Step::SetRoute {
                 destination,
                 target,
@@ -212,6 +217,20 @@ impl KernelHost {
         self.maps()?.set_services(end.ifindex)?;
         self.services = Some(end);
         self.sockets = Some(sockets);
+        Ok(())
+    }
+
+    /// Where it cannot be, published ports are reached by the agent's listeners, and the host works on.
+    fn lead_sockets(&mut self) -> Result<(), Cause> {
+        let programs = &mut loaded(&mut self.datapath)?.programs;
+        if let Err(error) = host_sockets::attach(&self.pins, &mut programs.sockets) {
+            let reason = crate::host::one_line(&error);
+            tracing::warn!(
+                reason,
+                "processes of the host reach published ports through the agent alone"
+            );
+            self.leads_no_sockets = true;
+        }
         Ok(())
     }
 
@@ -370,6 +389,7 @@ const fn waits_for_rcu(step: &Step) -> bool {
     match step {
         Step::LoadDatapath
         | Step::ServeGuests
+        | Step::LeadSockets
         | Step::AttachUplink { .. }
         | Step::DetachUplink { .. }
         | Step::CreateTap { .. }

@@ -46,6 +46,7 @@ impl Observed {
             Step::RemoveLink { ifindex, .. } => self.remove_link(*ifindex),
             Step::AttachUplink { .. }
             | Step::ServeGuests
+            | Step::LeadSockets
             | Step::DetachUplink { .. }
             | Step::SetRoute { .. }
             | Step::RemoveRoute { .. }
@@ -145,6 +146,7 @@ impl ObservedDatapath {
                 self.attached.remove(ifindex);
             }
             Step::ServeGuests => self.serving = true,
+            Step::LeadSockets => self.leading = true,
             Step::SetRoute {
                 destination,
                 target,

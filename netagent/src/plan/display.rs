@@ -13,6 +13,7 @@ impl fmt::Display for Step {
             Self::AttachUplink { name, ifindex } => {
                 write!(f, "attach from_uplink to {name} ({ifindex})")
             }
+            Self::LeadSockets => write!(f, "lead processes of the host to published ports"),
             Self::ServeGuests => write!(f, "open the way to the servers of DHCP and DNS"),
             Self::DetachUplink { ifindex } => write!(f, "detach from_uplink from device {ifindex}"),
             Self::SetRoute {

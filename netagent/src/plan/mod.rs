@@ -55,6 +55,8 @@ pub const SERVICES: &str = ":services";
 pub struct WantedDatapath {
     /// Interface indices that lead to the world.
     pub uplinks: BTreeSet<u32>,
+    /// Names of uplinks that are not there.
+    pub missing_uplinks: BTreeSet<String>,
     /// Prefixes of the pools: other instances and their gateways.
     pub pools: Vec<IpNet>,
     /// Prefixes that are never reached (P-5).
@@ -171,10 +173,10 @@ pub enum Problem {
         name: String,
     },
     /// An uplink went away.
-    #[error("uplink {ifindex} is gone: bring it back, or name another with --uplink")]
+    #[error("uplink '{name}' is gone: bring it back, or name another with --uplink")]
     UplinkGone {
-        /// Its interface index.
-        ifindex: u32,
+        /// Its name.
+        name: String,
     },
     /// The route map is too small.
     #[error(

@@ -115,6 +115,8 @@ pub struct ObservedDatapath {
     pub ports: Ports,
     /// Whether the way to the agent's own servers is open: their namespace, and the programs that lead there.
     pub serving: bool,
+    /// Whether the programs on sockets of the host are attached, or cannot be.
+    pub leading: bool,
 }
 
 /// An entry of the route map.

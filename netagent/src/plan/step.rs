@@ -22,6 +22,8 @@ pub enum Step {
     AttachUplink { ifindex: u32, name: String },
     /// Make the servers' namespace and open the way to it; an earlier one ends.
     ServeGuests,
+    /// Attach the programs on sockets of the host's processes.
+    LeadSockets,
     /// Take `from_uplink` off.
     DetachUplink { ifindex: u32 },
     /// Write an entry of the route map.

@@ -9,7 +9,6 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 
 use ipnet::IpNet;
-use netagent_common::net::protocol;
 use netagent_common::publish::{Led, LedKey};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -20,7 +19,7 @@ pub mod sockets;
 mod tcp;
 mod udp;
 
-use crate::spec::publish::{ExposedPort, HostPort, PortProtocol};
+use crate::spec::publish::{ExposedPort, HostPort};
 
 /// How many connections and UDP sessions are passed on at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +38,7 @@ pub const BOUNDS: Bounds = Bounds {
 
 /// Tells the programs that a socket of the agent may reach a guest.
 pub trait Leads: Send + Sync + fmt::Debug {
-    /// Notes where a socket leads, and by which port.
+    /// Notes what a socket asked for that leads to a guest.
     ///
     /// # Errors
     /// Where the kernel refuses.
@@ -267,33 +266,29 @@ impl Shared {
     fn lead(&self, socket: impl AsFd, aim: &Aim, guest: SocketAddr) -> io::Result<()> {
         let key = LedKey {
             cookie: rustix::net::sockopt::socket_cookie(socket)?,
-            guest: sixteen(Some(guest.ip())),
+            guest: sixteen(guest.ip()),
             port: guest.port().to_be_bytes(),
-            protocol: match self.at.protocol {
-                PortProtocol::Tcp => protocol::TCP,
-                PortProtocol::Udp => protocol::UDP,
-            },
+            protocol: self.at.protocol.number(),
             reserved: [0; 5],
         };
         let led = Led {
             generation: aim.generation,
             port: self.at.port.to_be_bytes(),
             reserved: [0; 2],
-            address: sixteen(self.at.address),
+            address: self.at.address.map_or([0; 16], sixteen),
         };
         self.leads.lead(&key, &led)
     }
 }
 
-/// An address as the programs keep those of sockets: an IPv4 one in the first four bytes, none as zeroes.
-fn sixteen(address: Option<IpAddr>) -> [u8; 16] {
+/// An address in sixteen bytes, an IPv4 one in the first four.
+fn sixteen(address: IpAddr) -> [u8; 16] {
     match address {
-        None => [0; 16],
-        Some(IpAddr::V4(address)) => {
+        IpAddr::V4(address) => {
             let [a, b, c, d] = address.octets();
             [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
         }
-        Some(IpAddr::V6(address)) => address.octets(),
+        IpAddr::V6(address) => address.octets(),
     }
 }
 

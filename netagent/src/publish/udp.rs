@@ -88,6 +88,8 @@ async fn open(shared: &Shared, admitted: &Admitted) -> io::Result<Session> {
     let guest = UdpSocket::bind((any, 0)).await?;
     shared.lead(&guest, &admitted.aim, admitted.guest)?;
     guest.connect(admitted.guest).await?;
+    // Until it was asked once, nothing can be sent without waiting.
+    guest.writable().await?;
     Ok(Session {
         guest: Arc::new(guest),
         alive: Arc::default(),

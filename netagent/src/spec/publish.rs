@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netagent_common::net::protocol;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -67,6 +68,17 @@ pub struct ExposedPort {
 pub enum PortProtocol {
     Tcp,
     Udp,
+}
+
+impl PortProtocol {
+    /// Its number in IP headers.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => protocol::TCP,
+            Self::Udp => protocol::UDP,
+        }
+    }
 }
 
 /// What is wrong with an entry of `publish` or `exposed_ports`. The texts of networks are those of P-10.

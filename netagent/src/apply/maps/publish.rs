@@ -185,7 +185,7 @@ const fn publish_key<A>(address: A, at: &PublishedAt) -> PublishKey<A> {
     PublishKey {
         address,
         port: at.port.to_be_bytes(),
-        protocol: number(at.protocol),
+        protocol: at.protocol.number(),
         reserved: 0,
     }
 }
@@ -217,15 +217,8 @@ const fn exposed_key(exposure: &Exposure) -> ExposedKey {
     ExposedKey {
         instance: exposure.instance,
         port: exposure.port.port.to_be_bytes(),
-        protocol: number(exposure.port.protocol),
+        protocol: exposure.port.protocol.number(),
         reserved: 0,
-    }
-}
-
-const fn number(of: PortProtocol) -> u8 {
-    match of {
-        PortProtocol::Tcp => protocol::TCP,
-        PortProtocol::Udp => protocol::UDP,
     }
 }
 

@@ -14,6 +14,7 @@ fn wanted() -> Wanted {
         store_id: Uuid::from_u128(7),
         datapath: WantedDatapath {
             uplinks: [UPLINK].into(),
+            missing_uplinks: BTreeSet::new(),
             pools: vec![
                 "172.16.0.0/16".parse().unwrap(),
                 "fd12:3456:789a::/48".parse().unwrap(),
