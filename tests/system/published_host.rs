@@ -61,6 +61,13 @@ fn connect(netns: &NetNs, to: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// The port takes the connection and ends it at once: the client may learn of it sooner or later.
+fn check_reset(netns: &NetNs, to: SocketAddr) {
+    let read = connect(netns, to).and_then(|mut stream| stream.read(&mut [0]));
+    let read = read.map_err(|error| error.kind());
+    assert_eq!(read, Err(ErrorKind::ConnectionReset), "{to}");
+}
+
 /// Sends so many bytes over a connection, hangs up, and gets them back.
 fn echo(mut stream: TcpStream, length: usize) {
     let sent = Random::new(9).bytes(length);
@@ -149,9 +156,7 @@ fn n3_a_port_of_a_host_process_is_refused_with_its_name_and_one_that_is_publishe
     // A stopped instance keeps them, and leads nobody anywhere.
     agent.change("web", "stop");
     is_taken("0.0.0.0:8080");
-    let mut refused = connect(&world.host, (Ipv4Addr::LOCALHOST, 8080).into()).unwrap();
-    let read = refused.read(&mut [0]).map_err(|error| error.kind());
-    assert_eq!(read, Err(ErrorKind::ConnectionReset));
+    check_reset(&world.host, (Ipv4Addr::LOCALHOST, 8080).into());
     let shown = agent.inspect("web");
     assert_eq!(shown["publish"][0]["reason"], "the instance does not run");
     agent.delete("web");
@@ -362,11 +367,7 @@ fn allow_from_holds_for_what_is_passed_on_and_a_change_ends_what_it_forbids() {
     let _tcp = Server::tcp(&stack.netns, Ipv4Addr::UNSPECIFIED);
     let _udp = Server::udp(&stack.netns, Ipv4Addr::UNSPECIFIED);
     let limited = SocketAddr::from((BRIDGE_V4, 8080));
-    let reset = |to: SocketAddr| {
-        let mut stream = connect(&container, to).unwrap();
-        let read = stream.read(&mut [0]).map_err(|error| error.kind());
-        assert_eq!(read, Err(ErrorKind::ConnectionReset));
-    };
+    let reset = |to| check_reset(&container, to);
     reset(limited);
     assert_eq!(ask(&container, "0.0.0.0:0", limited), None);
     let mut other = connect(&container, (BRIDGE_V4, 9090).into()).unwrap();
