@@ -36,6 +36,7 @@ mod doctor;
 mod life;
 mod mtu;
 mod published_host;
+mod published_kills;
 mod published_ports;
 mod recovery;
 mod refusals;

@@ -97,12 +97,14 @@ pub struct Listeners {
     all: Arc<Semaphore>,
     /// By instance; they go with the last port that uses them.
     places: BTreeMap<u32, Weak<Semaphore>>,
+    /// What served ports that were given back, and may still have their sockets open.
+    ending: Vec<JoinSet<()>>,
 }
 
 #[derive(Debug)]
 struct Listening {
     target: watch::Sender<Option<Target>>,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 /// An aim, and the places of the instance behind it.
@@ -146,6 +148,7 @@ impl Listeners {
             bounds,
             all: Arc::new(Semaphore::new(bounds.all)),
             places: BTreeMap::new(),
+            ending: Vec::new(),
         }
     }
 
@@ -182,10 +185,7 @@ impl Listeners {
             let socket = tokio::net::UdpSocket::from_std(socket)?;
             tasks.spawn(udp::serve(socket, shared.clone()));
         }
-        let listening = Listening {
-            target,
-            _tasks: tasks,
-        };
+        let listening = Listening { target, tasks };
         self.held.insert(at, listening);
         Ok(())
     }
@@ -214,9 +214,19 @@ impl Listeners {
         listening.target.send_replace(target);
     }
 
-    /// Gives back every port that is not wanted any more; what passes through them ends.
+    /// Gives back every port that is not wanted any more; what passes through them ends. They are free when this is
+    /// [settled](Self::settle).
     pub fn retain(&mut self, wanted: impl Fn(&HostPort) -> bool) {
-        self.held.retain(|at, _| wanted(at));
+        let unwanted = self.held.extract_if(.., |at, _| !wanted(at));
+        self.ending
+            .extend(unwanted.map(|(_, listening)| listening.tasks));
+    }
+
+    /// Waits until ports that were given back are free.
+    pub async fn settle(&mut self) {
+        for mut tasks in std::mem::take(&mut self.ending) {
+            tasks.shutdown().await;
+        }
     }
 }
 

@@ -195,7 +195,29 @@ async fn what_may_go_on_goes_on_and_what_may_not_ends() {
         client = bench.connect().await;
         accepted = accept(&server).await;
     }
+    bench.listeners.settle().await;
     assert!(TcpStream::connect(bench.address()).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_was_given_back_is_free_at_once() {
+    let guest = Socket::bind("127.0.0.1:0").await.unwrap();
+    for protocol in [PortProtocol::Tcp, PortProtocol::Udp] {
+        for _ in 0..50 {
+            let mut bench = bench(protocol, guest.local_addr().unwrap(), BOUNDS).await;
+            let socket = bench.socket().await;
+            socket.send(b"x").await.unwrap();
+            if protocol == PortProtocol::Udp {
+                timeout(SOON, guest.recv_from(&mut [0; 16]))
+                    .await
+                    .unwrap()
+                    .unwrap();
+            }
+            bench.listeners.retain(|_| false);
+            bench.listeners.settle().await;
+            sockets::reserve(&bench.at).unwrap();
+        }
+    }
 }
 
 #[tokio::test]
