@@ -102,6 +102,9 @@ fn p9_a_change_of_ports_that_a_kill_cut_short_happened_or_did_not() {
         "{seen:?}: a debug build has boundaries, is NETAGENT_BIN one?"
     );
     assert_eq!(shown(&agent), known[0]);
+    // This one would die at its next boundary.
+    agent.kill9();
+    agent.run();
     agent.delete("web");
     let plan = agent.api("GET", "/v1/plan", "").body;
     assert_eq!(plan, json!({"steps": [], "problems": []}));

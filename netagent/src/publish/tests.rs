@@ -7,6 +7,7 @@ use tokio::net::{TcpListener as Listener, TcpStream, UdpSocket as Socket};
 use tokio::time::timeout;
 
 use super::*;
+use crate::spec::publish::PortProtocol;
 
 /// Longest wait for what comes at once.
 const SOON: Duration = Duration::from_secs(10);
