@@ -14,6 +14,7 @@ pub mod nat;
 pub mod policy;
 pub mod publish;
 pub mod services;
+pub mod timeouts;
 pub mod vm;
 
 pub mod checksum;

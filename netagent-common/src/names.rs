@@ -54,6 +54,8 @@ pub mod map {
     pub const ADOPTED: &str = "ADOPTED";
     /// Array by instance number: open flows, counted by the programs.
     pub const OPEN_FLOWS: &str = "OPEN_FLOWS";
+    /// Array by instance number of [`crate::nat::Holdings`].
+    pub const HOLDINGS: &str = "HOLDINGS";
     /// LPM trie from destination to [`crate::policy::Route`].
     pub const ROUTES_V4: &str = "ROUTES_V4";
     /// As [`ROUTES_V4`], for IPv6.
@@ -90,12 +92,13 @@ pub mod map {
     pub const COLLECTED: &str = "COLLECTED";
 
     /// All of them.
-    pub const ALL: [&str; 22] = [
+    pub const ALL: [&str; 23] = [
         STATE,
         ACTIVE,
         INTERFACES,
         ADOPTED,
         OPEN_FLOWS,
+        HOLDINGS,
         ROUTES_V4,
         ROUTES_V6,
         FLOWS_V4,
@@ -126,6 +129,18 @@ pub mod global {
     pub const NAT_PORT_COUNT: &str = "NAT_PORT_COUNT";
     /// `u64`: cookie of the agent's network namespace; sockets of other namespaces are left alone.
     pub const NETNS_COOKIE: &str = "NETNS_COOKIE";
+    /// `u16`, as the five that follow: [`crate::timeouts::Timeouts::tcp_established`], s.
+    pub const TIMEOUT_TCP_ESTABLISHED: &str = "TIMEOUT_TCP_ESTABLISHED";
+    /// [`crate::timeouts::Timeouts::tcp_transitory`].
+    pub const TIMEOUT_TCP_TRANSITORY: &str = "TIMEOUT_TCP_TRANSITORY";
+    /// [`crate::timeouts::Timeouts::tcp_closing`].
+    pub const TIMEOUT_TCP_CLOSING: &str = "TIMEOUT_TCP_CLOSING";
+    /// [`crate::timeouts::Timeouts::udp`].
+    pub const TIMEOUT_UDP: &str = "TIMEOUT_UDP";
+    /// [`crate::timeouts::Timeouts::udp_unreplied`].
+    pub const TIMEOUT_UDP_UNREPLIED: &str = "TIMEOUT_UDP_UNREPLIED";
+    /// [`crate::timeouts::Timeouts::icmp`].
+    pub const TIMEOUT_ICMP: &str = "TIMEOUT_ICMP";
     /// `u16`: offset of `ip_summed` in the kernel's `struct sk_buff`, bits; 0 where partial checksums are not
     /// checked, which only tests do.
     pub const SKB_IP_SUMMED_BIT: &str = "SKB_IP_SUMMED_BIT";

@@ -3,11 +3,13 @@
 
 use core::ffi::c_void;
 
-use netagent_common::flow::{Collected, Flow, FlowKey, FlowState, REMOVED_MAX, timeout_ns};
+use netagent_common::flow::{Collected, Flow, FlowKey, FlowState, Opener, Place, REMOVED_MAX};
 use netagent_common::nat::{ORPHAN_AGE_S, Reverse, ReverseKey};
+use netagent_common::timeouts::CROWDED_S;
+use netagent_common::vm::Interface;
 
 use crate::family::Family;
-use crate::{kernel, maps, nat};
+use crate::{conntrack, kernel, maps};
 
 /// What a pass carries from element to element.
 #[repr(C)]
@@ -80,28 +82,37 @@ unsafe extern "C" fn expire<A: Family>(
     // SAFETY: the kernel passes the context that `flows` gave, a `Pass` that outlives the call.
     let pass = unsafe { &mut *context.cast::<Pass>() };
     // SAFETY: the kernel passes a value of the map, which holds flows of this family.
-    let flow = unsafe { &*value.cast::<Flow<A>>() };
+    let flow = unsafe { &mut *value.cast::<Flow<A>>() };
     pass.collected.seen += 1;
     // SAFETY: as for the value. The key is part of the element, which goes with the removal: copy it.
     let key = unsafe { key.cast::<FlowKey<A>>().read() };
-    let lives = maps::record(flow.slot).is_ok_and(|record| record.generation == flow.generation);
-    let timeout = timeout_ns(key.protocol as u8, FlowState::from_number(flow.state));
+    let interface = maps::record(flow.slot)
+        .ok()
+        .filter(|interface| interface.generation == flow.generation);
     // The clock of another CPU may be a tick ahead.
-    let idle = pass.now_ns.saturating_sub(flow.last_seen_ns);
-    if lives && idle < timeout {
+    let idle_ns = pass.now_ns.saturating_sub(flow.last_seen_ns);
+    if interface.is_some_and(|interface| idle_ns < timeout_ns(&key, flow, interface)) {
         return GO_ON;
     }
-    let flow = *flow;
-    if !maps::remove_flow(&key) {
-        return pass.removed(false);
+    let is_retired = conntrack::retire(flow, interface.map(|_| key.instance));
+    // Another CPU is about to remove it; one that was not removed then goes now.
+    let is_mine = is_retired || FlowState::from_number(flow.state) == FlowState::Removed;
+    pass.removed(is_mine && conntrack::remove(&key, flow))
+}
+
+/// Time after which a flow is removed, ns. Who has very many closing flows keeps them for a shorter time.
+#[inline(always)]
+fn timeout_ns<A>(key: &FlowKey<A>, flow: &Flow<A>, interface: &Interface) -> u64 {
+    let state = FlowState::from_number(flow.state);
+    let opener = Opener::from_number(flow.opener);
+    let timeout_ns = maps::timeouts().of_flow_ns(key.protocol as u8, state, opener);
+    let is_crowded = state.place() == Some(Place::Closing)
+        && maps::closing_flows(key.instance) > u64::from(interface.flow_limit / 2);
+    if is_crowded {
+        timeout_ns.min(u64::from(CROWDED_S) * 1_000_000_000)
+    } else {
+        timeout_ns
     }
-    if lives {
-        maps::count_removed(key.instance);
-    }
-    if flow.uplink != 0 {
-        nat::release(&key, &flow);
-    }
-    pass.removed(true)
 }
 
 unsafe extern "C" fn expire_reverse<A: Family>(

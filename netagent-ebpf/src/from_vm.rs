@@ -67,7 +67,10 @@ fn opening<A: Steered>(
 ) -> Result<Action, DropReason> {
     let judged = match judge().answer()? {
         Judged::NoFlow => {
-            conntrack::open::<A>(skb, interface)?;
+            match conntrack::judge_anew::<A>(skb, interface).answer()? {
+                Judged::Opened => {}
+                _ => conntrack::open::<A>(skb, interface)?,
+            }
             // Nothing is found again only where the agent changed the routes in this very moment.
             judge().answer()?
         }

@@ -395,6 +395,32 @@ pub(crate) unsafe fn atomic_add(counter: *mut u64, value: u64) {
     }
 }
 
+/// Replaces a word that other CPUs change as well, where it is `old`, and returns what it was.
+///
+/// # Safety
+/// `word` is valid and aligned.
+#[inline(always)]
+pub(crate) unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let found: u64;
+        // SAFETY: one atomic exchange of a valid, aligned word, by the contract above. The instruction compares with
+        // r0, and leaves there what it found.
+        unsafe {
+            core::arch::asm!("r0 = cmpxchg_64({word} + 0, r0, {new})", word = in(reg) word, new = in(reg) new, inout("r0") old => found);
+        }
+        found
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+        // SAFETY: by the contract above.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        word.compare_exchange(old, new, Relaxed, Relaxed)
+            .unwrap_or_else(|found| found)
+    }
+}
+
 #[inline(always)]
 fn redirect_neighbour(ifindex: u32, family: u32, next_hop: [u32; 4]) -> i32 {
     let mut params = bpf_redir_neigh {

@@ -20,6 +20,7 @@ pub mod family;
 pub mod nat;
 pub mod neighbour;
 pub mod parse;
+pub mod ports;
 pub mod publish;
 pub mod services;
 pub mod spoof;

@@ -14,16 +14,17 @@ use aya_ebpf::Global;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use netagent_common::drop::{DropKey, DropReason};
-use netagent_common::flow::{Collected, Flow, FlowKey};
+use netagent_common::flow::{Collected, Flow, FlowKey, Place};
 use netagent_common::limit::{DROPS_MAX, FLOWS_MAX, ROUTES_MAX};
 use netagent_common::names::ABI_VERSION;
-use netagent_common::nat::{Reverse, ReverseKey};
+use netagent_common::nat::{Holdings, Reverse, ReverseKey};
 use netagent_common::policy::Route;
 use netagent_common::publish::{
     EXPOSED_MAX, ExposedKey, LED_SOCKETS_MAX, Led, LedKey, PUBLISHED_MAX, PublishKey, Published,
     SENDERS_MAX, SenderKey,
 };
 use netagent_common::services::{Allowance, Services};
+use netagent_common::timeouts::Timeouts;
 use netagent_common::vm::{self, ACTIVE_CHUNKS, Active, Interface, SLOTS_MAX, State, Traffic};
 
 use crate::kernel::atomic_add;
@@ -48,6 +49,8 @@ static INTERFACES: Array<Interface, { 2 * SLOTS_MAX as usize }> = Array::new();
 static ADOPTED: HashMap<u32, u32, { SLOTS_MAX as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static OPEN_FLOWS: Array<u64, { SLOTS_MAX as usize }> = Array::new();
+#[btf_map]
+static HOLDINGS: Array<Holdings, { SLOTS_MAX as usize }> = Array::new();
 #[btf_map]
 static ROUTES_V4: Routes<[u8; 4]> = Routes::new();
 #[btf_map]
@@ -92,6 +95,18 @@ static NAT_PORT_COUNT: Global<u16> = Global::new(0);
 
 #[unsafe(no_mangle)]
 static NETNS_COOKIE: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TIMEOUT_TCP_ESTABLISHED: Global<u16> = Global::new(Timeouts::DEFAULT.tcp_established);
+#[unsafe(no_mangle)]
+static TIMEOUT_TCP_TRANSITORY: Global<u16> = Global::new(Timeouts::DEFAULT.tcp_transitory);
+#[unsafe(no_mangle)]
+static TIMEOUT_TCP_CLOSING: Global<u16> = Global::new(Timeouts::DEFAULT.tcp_closing);
+#[unsafe(no_mangle)]
+static TIMEOUT_UDP: Global<u16> = Global::new(Timeouts::DEFAULT.udp);
+#[unsafe(no_mangle)]
+static TIMEOUT_UDP_UNREPLIED: Global<u16> = Global::new(Timeouts::DEFAULT.udp_unreplied);
+#[unsafe(no_mangle)]
+static TIMEOUT_ICMP: Global<u16> = Global::new(Timeouts::DEFAULT.icmp);
 
 #[unsafe(no_mangle)]
 static SKB_IP_SUMMED_BIT: Global<u16> = Global::new(0);
@@ -138,6 +153,19 @@ pub fn netns_cookie() -> u64 {
 #[inline(always)]
 pub fn nat_ports() -> (u16, u16) {
     (NAT_PORT_FIRST.load(), NAT_PORT_COUNT.load())
+}
+
+/// Times after which flows are removed.
+#[inline(always)]
+pub fn timeouts() -> Timeouts {
+    Timeouts {
+        tcp_established: TIMEOUT_TCP_ESTABLISHED.load(),
+        tcp_transitory: TIMEOUT_TCP_TRANSITORY.load(),
+        tcp_closing: TIMEOUT_TCP_CLOSING.load(),
+        udp: TIMEOUT_UDP.load(),
+        udp_unreplied: TIMEOUT_UDP_UNREPLIED.load(),
+        icmp: TIMEOUT_ICMP.load(),
+    }
 }
 
 /// Generation of the routes.
@@ -228,32 +256,57 @@ pub fn record(slot: u32) -> Result<&'static Interface, DropReason> {
     Ok(record)
 }
 
-/// Flows that the instance has open. The agent may have set the count to 0 while flows were open: what they
-/// take away again is below 0, and counts as none.
+/// Flows that the instance has open.
 #[inline(always)]
 pub fn open_flows(instance: u32) -> u64 {
     OPEN_FLOWS.get_ptr_mut(instance).map_or(u64::MAX, |count| {
         // SAFETY: an array element lives as long as the map, and an aligned word is read whole.
-        let count = unsafe { count.read_volatile() };
-        if count.cast_signed() < 0 { 0 } else { count }
+        counted(unsafe { count.read_volatile() })
     })
+}
+
+/// What the instance holds beside its open flows, to be read and changed.
+#[inline(always)]
+pub fn holdings(instance: u32) -> Option<&'static mut Holdings> {
+    let holdings = HOLDINGS.get_ptr_mut(instance)?;
+    // SAFETY: an array element lives as long as the map. Counts are changed by atomic additions alone, and the time is
+    // an aligned word, read and written whole.
+    Some(unsafe { &mut *holdings })
+}
+
+/// Closing flows of the instance.
+#[inline(always)]
+pub fn closing_flows(instance: u32) -> u64 {
+    holdings(instance).map_or(u64::MAX, |holdings| counted(holdings.closing))
+}
+
+/// The agent may have set a count to 0 while what it counts was there: what that takes away again is below 0, and
+/// counts as none.
+#[inline(always)]
+const fn counted(count: u64) -> u64 {
+    if count.cast_signed() < 0 { 0 } else { count }
 }
 
 /// Counts a flow that was opened.
 #[inline(always)]
 pub fn count_opened(instance: u32) {
-    if let Some(count) = OPEN_FLOWS.get_ptr_mut(instance) {
-        // SAFETY: an array element lives as long as the map; it is only ever changed by atomic additions.
-        unsafe { atomic_add(count, 1) };
-    }
+    count_moved(instance, (None, Some(Place::Open)));
 }
 
-/// Counts a flow that was removed.
+/// Counts a flow that went from one count of its instance to another, or out of all.
 #[inline(always)]
-pub fn count_removed(instance: u32) {
-    if let Some(count) = OPEN_FLOWS.get_ptr_mut(instance) {
-        // SAFETY: as in `count_opened`. Adding all ones takes one away.
-        unsafe { atomic_add(count, u64::MAX) };
+pub fn count_moved(instance: u32, (from, to): (Option<Place>, Option<Place>)) {
+    // Adding all ones takes one away.
+    for (place, change) in [(from, u64::MAX), (to, 1)] {
+        let count = match place {
+            Some(Place::Open) => OPEN_FLOWS.get_ptr_mut(instance),
+            Some(Place::Closing) => holdings(instance).map(|holdings| &raw mut holdings.closing),
+            None => None,
+        };
+        if let Some(count) = count {
+            // SAFETY: an array element lives as long as the map; it is only ever changed by atomic additions.
+            unsafe { atomic_add(count, change) };
+        }
     }
 }
 

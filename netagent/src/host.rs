@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use netagent_common::drop::DropReason;
+use netagent_common::timeouts::Timeouts;
 use netagent_common::vm::Traffic;
 use serde::Deserialize;
 use uuid::Uuid;
@@ -158,6 +159,8 @@ pub struct HostOptions {
     pub instances_max: u32,
     /// First port of the NAT range, and the number of ports.
     pub nat_ports: (u16, u16),
+    /// Times after which flows are removed.
+    pub timeouts: Timeouts,
     /// Mark of redirected frames; never 0.
     pub mark: u32,
 }

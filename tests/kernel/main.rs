@@ -8,6 +8,7 @@
 mod addresses;
 mod answers;
 mod drops;
+mod exhaustion;
 mod frames;
 mod garbage;
 mod lent;

@@ -5,12 +5,14 @@
 )]
 
 use core::ffi::c_void;
+use core::mem::offset_of;
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use netagent_common::flow::{Flow, FlowKey};
+use netagent_common::flow::{Flow, FlowKey, FlowState, Opener};
 use netagent_common::nat::{Reverse, ReverseKey};
 use netagent_common::policy::Route;
 
+use crate::kernel::compare_exchange;
 use crate::maps::{
     FLOWS_V4, FLOWS_V6, Flows, PUBLISHED_V4, PUBLISHED_V6, PublishedPorts, REVERSE_V4, REVERSE_V6,
     ROUTES_V4, ROUTES_V6, Reverses, Routes, SENDERS_V4, SENDERS_V6, Senders,
@@ -94,6 +96,59 @@ pub fn flow<A: FamilyMaps>(key: &FlowKey<A>) -> Option<&'static mut Flow<A>> {
     // SAFETY: the element stays readable and writable until the program ends (RCU). Two CPUs may change it at
     // once; every field is written whole, and the fields do not depend on each other.
     Some(unsafe { &mut *flow })
+}
+
+/// A flow's state, and beside it what tells the flow from another that took its element meanwhile: the port.
+#[derive(Clone, Copy)]
+pub struct StateWord([u8; 8]);
+
+impl StateWord {
+    /// The state.
+    #[inline(always)]
+    pub const fn state(self) -> FlowState {
+        let [_, _, _, _, state, ..] = self.0;
+        FlowState::from_number(state)
+    }
+
+    /// Who opened the flow.
+    #[inline(always)]
+    pub const fn opener(self) -> Opener {
+        let [_, _, _, _, _, opener, ..] = self.0;
+        Opener::from_number(opener)
+    }
+
+    #[inline(always)]
+    const fn with(self, state: FlowState) -> Self {
+        let [a, b, c, d, _, opener, e, f] = self.0;
+        Self([a, b, c, d, state as u8, opener, e, f])
+    }
+}
+
+/// Reads a flow's state.
+#[inline(always)]
+pub fn state_word<A>(flow: &mut Flow<A>) -> StateWord {
+    let word = state_place(flow);
+    // SAFETY: `state_place` points into the flow, which can be read, and an aligned word is read whole.
+    StateWord(unsafe { word.read_volatile() }.to_ne_bytes())
+}
+
+/// Changes a flow's state where it is still what was read: of several CPUs that try, exactly one succeeds.
+#[inline(always)]
+pub fn exchange_state<A>(flow: &mut Flow<A>, read: StateWord, state: FlowState) -> bool {
+    let [old, new] = [read, read.with(state)].map(|word| u64::from_ne_bytes(word.0));
+    // SAFETY: `state_place` points into the flow, and is aligned.
+    unsafe { compare_exchange(state_place(flow), old, new) == old }
+}
+
+#[inline(always)]
+fn state_place<A>(flow: &mut Flow<A>) -> *mut u64 {
+    const {
+        assert!(offset_of!(Flow<A>, address_difference) % 8 == 0);
+        assert!(offset_of!(Flow<A>, state) == offset_of!(Flow<A>, address_difference) + 4);
+    }
+    core::ptr::from_mut(flow)
+        .wrapping_byte_add(offset_of!(Flow<A>, address_difference))
+        .cast()
 }
 
 /// Inserts a new flow.

@@ -266,6 +266,7 @@ impl<H: Host> Agent<H> {
             datapath: WantedDatapath {
                 uplinks: self.uplinks.indices(),
                 missing_uplinks: self.uplinks.missing.clone(),
+                ports: self.config.nat.ports,
                 pools: self.guest_prefixes(),
                 always_denied: plan::routes::always_denied(),
             },

@@ -79,6 +79,7 @@ pub fn host_options(config: &Config, id: &StoreId) -> HostOptions {
         flows_max: config.datapath.flows,
         instances_max: config.limits.instances,
         nat_ports: (config.nat.ports.first, config.nat.ports.count()),
+        timeouts: config.nat.timeouts.seconds(),
         mark: id.mark,
     }
 }

@@ -240,16 +240,23 @@ pub fn object(options: &HostOptions) -> Result<u32, LoadError> {
 /// Constants of the programs, the mark apart.
 struct Globals {
     netns_cookie: u64,
-    words: [(&'static str, u16); 5],
+    words: [(&'static str, u16); 11],
 }
 
 impl Globals {
     fn of(options: &HostOptions) -> Result<Self, LoadError> {
         let (first, count) = options.nat_ports;
         let skb = SkbLayout::read(Path::new(KERNEL_BTF))?;
+        let timeouts = options.timeouts;
         let words = [
             (global::NAT_PORT_FIRST, first),
             (global::NAT_PORT_COUNT, count),
+            (global::TIMEOUT_TCP_ESTABLISHED, timeouts.tcp_established),
+            (global::TIMEOUT_TCP_TRANSITORY, timeouts.tcp_transitory),
+            (global::TIMEOUT_TCP_CLOSING, timeouts.tcp_closing),
+            (global::TIMEOUT_UDP, timeouts.udp),
+            (global::TIMEOUT_UDP_UNREPLIED, timeouts.udp_unreplied),
+            (global::TIMEOUT_ICMP, timeouts.icmp),
             (global::SKB_IP_SUMMED_BIT, skb.ip_summed_bit),
             (global::SKB_CSUM_START, skb.csum_start),
             (global::SKB_NETWORK_HEADER, skb.network_header),
