@@ -37,6 +37,8 @@ mod crash;
 mod doctor;
 mod life;
 mod mtu;
+mod published_host;
+mod published_kills;
 mod published_ports;
 mod recovery;
 mod refusals;

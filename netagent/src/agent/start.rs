@@ -18,7 +18,7 @@ use crate::host::{Cleaned, Host, HostError, HostOptions, one_line};
 use crate::instance::{Instance, Origin};
 use crate::ipam::{Pool, Reservations};
 use crate::plan::{Observed, ObservedLink};
-use crate::publish::Listeners;
+use crate::publish::{BOUNDS, Listeners};
 use crate::store::{Store, StoreError, Stored};
 
 /// File of the database in the state directory.
@@ -123,7 +123,7 @@ pub async fn start<H: Host>(
     check_pool(&stored.instances, &pool)?;
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
     let mut agent = Agent {
-        listeners: Listeners::new(host.leads()),
+        listeners: Listeners::new(host.leads(), BOUNDS),
         port_trouble: BTreeMap::new(),
         host,
         config,
