@@ -42,8 +42,8 @@ wire! {
         pub address_difference: u32,
         /// A [`FlowState`] as a number.
         pub state: u8,
-        /// An [`Origin`] as a number.
-        pub origin: u8,
+        /// An [`Opener`] as a number.
+        pub opener: u8,
         /// The port under which the world knows the flow.
         pub nat_port: [u8; 2],
         /// Neighbour on the way; all zeroes where the other end itself is the neighbour.
@@ -61,7 +61,7 @@ wire! {
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(target_arch = "bpf"), derive(Debug))]
-pub enum Origin {
+pub enum Opener {
     /// The guest, towards the world.
     Guest = 0,
     /// The guest, towards a published port of the host: its packets turn round at the uplink.
@@ -74,8 +74,20 @@ pub enum Origin {
     Host = 4,
 }
 
-impl Origin {
-    /// The origin with this number; an unknown one is [`Origin::Guest`], which is judged by everything.
+impl Opener {
+    /// Whether the packets that the guest sends turn round at the uplink and go to another guest, or back.
+    #[must_use]
+    pub const fn turns_round(number: u8) -> bool {
+        number & 1 != 0
+    }
+
+    /// Whether somebody else than the guest opened the flow.
+    #[must_use]
+    pub const fn is_inbound(number: u8) -> bool {
+        number >= Self::World as u8
+    }
+
+    /// The opener with this number; an unknown one is [`Opener::Guest`], which is judged by everything.
     #[must_use]
     pub const fn from_number(number: u8) -> Self {
         match number {
@@ -176,6 +188,29 @@ impl FlowState {
         }
     }
 
+    /// The state of a TCP flow that the world or the host opened, after a segment with these flags: a SYN that is
+    /// sent again establishes nothing.
+    #[must_use]
+    pub const fn after_inbound_segment(self, sender: Sender, flags: u8) -> Self {
+        if flags & SYN == 0 || flags & RST != 0 {
+            return self.after_segment(sender, flags);
+        }
+        match (sender, self) {
+            // TIME_WAIT reuse.
+            (Sender::World, Self::Closed | Self::Reset) if flags & ACK == 0 => Self::Opening,
+            _ => self,
+        }
+    }
+
+    /// The state of a UDP or ICMP flow that the world or the host opened, after a packet.
+    #[must_use]
+    pub const fn after_inbound_datagram(self, sender: Sender) -> Self {
+        match sender {
+            Sender::Vm => Self::Established,
+            Sender::World => self,
+        }
+    }
+
     const fn after_syn(self, sender: Sender, flags: u8) -> Self {
         match (sender, self) {
             // A new connection with the ports of one that ended (TIME_WAIT reuse).
@@ -253,6 +288,26 @@ mod tests {
             &[(Sender::Vm, ACK), (Sender::World, ACK)],
             Established,
         );
+    }
+
+    #[test]
+    fn a_connection_from_outside_is_established_by_the_end_of_its_handshake_alone() {
+        let check = |segments: &[(Sender, u8)], expected| {
+            let end = segments.iter().fold(Opening, |state, (sender, flags)| {
+                state.after_inbound_segment(*sender, *flags)
+            });
+            assert_eq!(end, expected, "{segments:?}");
+        };
+        let syn = (Sender::World, SYN);
+        check(&[syn, syn, (Sender::Vm, SYN | ACK), syn], Opening);
+        check(
+            &[syn, (Sender::Vm, SYN | ACK), (Sender::World, ACK)],
+            Established,
+        );
+        check(&[syn, (Sender::Vm, RST | ACK)], Reset);
+        check(&[syn, (Sender::Vm, RST | ACK), syn], Opening);
+        assert_eq!(Opening.after_inbound_datagram(Sender::World), Opening);
+        assert_eq!(Opening.after_inbound_datagram(Sender::Vm), Established);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a guest sends.
 
 use netagent_common::drop::DropReason;
-use netagent_common::flow::Sender;
+use netagent_common::flow::{Flow, Opener, Sender};
 use netagent_common::net::{GATEWAY_MAC, ethertype, protocol};
 use netagent_common::vm::Interface;
 
@@ -9,9 +9,10 @@ use crate::family::Family;
 use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
+use crate::publish::Entrance;
 use crate::services::Steered;
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{arp, conntrack, echo, maps, nat, neighbour, services, spoof};
+use crate::{arp, conntrack, echo, from_uplink, maps, nat, neighbour, services, spoof};
 
 /// Judges a frame from a TAP.
 ///
@@ -64,23 +65,25 @@ fn opening<A: Steered>(
     interface: &Interface,
     judge: impl Fn() -> Packed,
 ) -> Result<Action, DropReason> {
-    match judge().answer()? {
-        Judged::Done(action) => return Ok(action),
-        Judged::Dns => {
-            return services::dns::<A>(skb, interface)
-                .answer()?
-                .done(DropReason::NoRoute);
+    let judged = match judge().answer()? {
+        Judged::NoFlow => {
+            conntrack::open::<A>(skb, interface)?;
+            // Nothing is found again only where the agent changed the routes in this very moment.
+            judge().answer()?
         }
-        Judged::Dhcp => {
-            return services::dhcp(skb, interface)
-                .answer()?
-                .done(DropReason::NoRoute);
-        }
-        Judged::NoFlow => {}
+        judged => judged,
+    };
+    match judged {
+        Judged::Dns => services::dns::<A>(skb, interface).answer()?,
+        Judged::Dhcp => services::dhcp(skb, interface).answer()?,
+        Judged::TurnsRound => match from_uplink::judge_at::<A>(skb, Entrance::TurnedRound) {
+            Ok(Action::Next) => return Err(DropReason::HostAddress),
+            Ok(action) => Judged::Done(action),
+            Err(dropped) => return Err(dropped.reason),
+        },
+        judged => judged,
     }
-    conntrack::open::<A>(skb, interface)?;
-    // Nothing is found again only where the agent changed the routes in this very moment.
-    judge().answer()?.done(DropReason::NoRoute)
+    .done(DropReason::NoRoute)
 }
 
 #[inline(never)]
@@ -183,19 +186,15 @@ fn packet<A: Steered>(
     let key = conntrack::key_from_vm(interface, header, transport);
     let flow = match maps::flow(&key) {
         Some(flow) if conntrack::is_current(flow, interface) => flow,
-        _ if A::is_gateway(interface, header.destination) && transport.kind != Kind::EchoReply => {
+        None if A::is_gateway(interface, header.destination)
+            && transport.kind != Kind::EchoReply =>
+        {
             return gateway(skb, interface, (header, transport));
         }
         _ => return Ok(Judged::NoFlow),
     };
     if flow.uplink == 0 {
-        // Only the host's own pings open such flows and keep them alive, and only replies belong to them.
-        let is_reply = transport.kind == Kind::EchoReply;
-        return if is_reply {
-            Ok(Judged::Done(Action::Next))
-        } else {
-            Err(DropReason::HostAddress)
-        };
+        return to_host(skb, interface, flow, transport);
     }
     let refreshed = conntrack::touch(flow, Sender::Vm, transport.kind);
     if refreshed && !nat::keep_port(skb, &key, flow) {
@@ -203,7 +202,7 @@ fn packet<A: Steered>(
         conntrack::forget(&key, flow, interface);
         return Ok(Judged::NoFlow);
     }
-    let (uplink, next_hop) = (flow.uplink, flow.next_hop);
+    let (uplink, next_hop, opener) = (flow.uplink, flow.next_hop, flow.opener);
     parse::fits::<A>(skb, transport, flow.mtu)?;
     parse::check_segments(skb, transport)?;
     if header.hop_limit <= 1 {
@@ -211,6 +210,9 @@ fn packet<A: Steered>(
     }
     nat::rewrite_source(skb, (header, transport), flow, checksum)?;
     maps::count_from_vm(interface.slot, parse::on_the_wire::<A>(skb, transport));
+    if Opener::turns_round(opener) {
+        return Ok(Judged::TurnsRound);
+    }
     let next_hop = if next_hop == A::ZERO {
         header.destination
     } else {
@@ -218,6 +220,22 @@ fn packet<A: Steered>(
     };
     let code = A::redirect(uplink, next_hop, skb);
     Ok(Judged::Done(Action::Redirect(code)))
+}
+
+/// Only the host itself opens such flows, and only replies belong to them.
+#[inline(always)]
+fn to_host<A: Family>(
+    skb: Skb,
+    interface: &Interface,
+    flow: &mut Flow<A>,
+    transport: &Transport,
+) -> Result<Judged, DropReason> {
+    if transport.kind == Kind::EchoRequest {
+        return Err(DropReason::HostAddress);
+    }
+    conntrack::touch(flow, Sender::Vm, transport.kind);
+    maps::count_from_vm(interface.slot, parse::on_the_wire::<A>(skb, transport));
+    Ok(Judged::Done(Action::Next))
 }
 
 /// The gateway itself serves echo, DNS and DHCP, and nothing else.

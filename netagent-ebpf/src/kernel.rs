@@ -103,6 +103,13 @@ impl Skb {
         unsafe { (*self.raw).mark = mark }
     }
 
+    /// Cookie of the socket that sent the frame; 0 where none did.
+    #[inline(always)]
+    pub fn socket_cookie(self) -> u64 {
+        // SAFETY: `raw` is the program's context.
+        unsafe { helpers::bpf_get_socket_cookie(self.raw.cast()) }
+    }
+
     /// First byte that can be read directly.
     #[inline(always)]
     pub(crate) fn data(self) -> usize {

@@ -9,6 +9,7 @@ pub mod verdict;
 pub mod from_services;
 pub mod from_uplink;
 pub mod from_vm;
+pub mod socket;
 pub mod to_vm;
 
 pub mod arp;
@@ -19,6 +20,7 @@ pub mod family;
 pub mod nat;
 pub mod neighbour;
 pub mod parse;
+pub mod publish;
 pub mod services;
 pub mod spoof;
 

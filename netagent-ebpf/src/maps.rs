@@ -5,11 +5,13 @@
 )]
 
 mod families;
+mod published;
 
 pub use families::*;
+pub use published::*;
 
 use aya_ebpf::Global;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use netagent_common::drop::{DropKey, DropReason};
 use netagent_common::flow::{Collected, Flow, FlowKey};
@@ -17,6 +19,10 @@ use netagent_common::limit::{DROPS_MAX, FLOWS_MAX, ROUTES_MAX};
 use netagent_common::names::ABI_VERSION;
 use netagent_common::nat::{Reverse, ReverseKey};
 use netagent_common::policy::Route;
+use netagent_common::publish::{
+    EXPOSED_MAX, ExposedKey, LED_SOCKETS_MAX, Led, LedKey, PUBLISHED_MAX, PublishKey, Published,
+    SENDERS_MAX, SenderKey,
+};
 use netagent_common::services::{Allowance, Services};
 use netagent_common::vm::{self, ACTIVE_CHUNKS, Active, Interface, SLOTS_MAX, State, Traffic};
 
@@ -25,6 +31,9 @@ use crate::verdict::Dropped;
 
 pub(crate) type Flows<A> = HashMap<FlowKey<A>, Flow<A>, { FLOWS_MAX as usize }>;
 pub(crate) type Reverses<A> = HashMap<ReverseKey<A>, Reverse<A>, { FLOWS_MAX as usize }>;
+pub(crate) type PublishedPorts<A> =
+    HashMap<PublishKey<A>, Published<A>, { PUBLISHED_MAX as usize }, NO_PREALLOC>;
+pub(crate) type Senders<A> = LpmTrie<SenderKey<A>, u32, { SENDERS_MAX as usize }>;
 pub(crate) type Routes<A> = LpmTrie<A, Route<A>, { ROUTES_MAX as usize }>;
 
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
@@ -60,6 +69,18 @@ static SERVICES: Array<Services, 1> = Array::new();
 #[btf_map]
 static ALLOWANCES: Array<Allowance, { SLOTS_MAX as usize }> = Array::new();
 #[btf_map]
+static PUBLISHED_V4: PublishedPorts<[u8; 4]> = PublishedPorts::new();
+#[btf_map]
+static PUBLISHED_V6: PublishedPorts<[u8; 16]> = PublishedPorts::new();
+#[btf_map]
+static SENDERS_V4: Senders<[u8; 4]> = Senders::new();
+#[btf_map]
+static SENDERS_V6: Senders<[u8; 16]> = Senders::new();
+#[btf_map]
+static EXPOSED: HashMap<ExposedKey, u32, { EXPOSED_MAX as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static LED_SOCKETS: LruHashMap<LedKey, Led, { LED_SOCKETS_MAX as usize }> = LruHashMap::new();
+#[btf_map]
 static COLLECTED: Array<Collected, 1> = Array::new();
 
 #[unsafe(no_mangle)]
@@ -68,6 +89,9 @@ static MARK: Global<u32> = Global::new(0);
 static NAT_PORT_FIRST: Global<u16> = Global::new(0);
 #[unsafe(no_mangle)]
 static NAT_PORT_COUNT: Global<u16> = Global::new(0);
+
+#[unsafe(no_mangle)]
+static NETNS_COOKIE: Global<u64> = Global::new(0);
 
 #[unsafe(no_mangle)]
 static SKB_IP_SUMMED_BIT: Global<u16> = Global::new(0);
@@ -102,6 +126,12 @@ pub fn skb_layout() -> Option<SkbLayout> {
 #[inline(always)]
 pub fn mark() -> u32 {
     MARK.load()
+}
+
+/// Cookie of the agent's network namespace; 0 where sockets are left alone.
+#[inline(always)]
+pub fn netns_cookie() -> u64 {
+    NETNS_COOKIE.load()
 }
 
 /// First port and number of ports of the NAT range.

@@ -44,6 +44,12 @@ pub enum Judged {
     Dhcp,
     /// It asks the resolver.
     Dns,
+    /// It is rewritten and goes to an address of the host: as if it had left by the uplink and come back.
+    TurnsRound,
+    /// Its flow is there now.
+    Opened,
+    /// Its flow was opened under another policy.
+    Stale,
 }
 
 impl Judged {
@@ -55,7 +61,12 @@ impl Judged {
     pub fn done(self, otherwise: DropReason) -> Result<Action, DropReason> {
         match self {
             Self::Done(action) => Ok(action),
-            Self::NoFlow | Self::Dhcp | Self::Dns => Err(otherwise),
+            Self::NoFlow
+            | Self::Dhcp
+            | Self::Dns
+            | Self::TurnsRound
+            | Self::Opened
+            | Self::Stale => Err(otherwise),
         }
     }
 }
@@ -71,6 +82,11 @@ impl Packed {
     const REDIRECT: u64 = 2;
     const DHCP: u64 = 3;
     const DNS: u64 = 4;
+    const TURNS_ROUND: u64 = 5;
+    const OPENED: u64 = 6;
+    const STALE: u64 = 7;
+    /// Bits of a drop reason; above them stands the slot that counts the drop.
+    const REASON: u64 = 0xff_ffff;
 
     /// Packs an answer.
     #[inline(always)]
@@ -82,6 +98,9 @@ impl Packed {
             Ok(Judged::Done(Action::Redirect(code))) => Self::REDIRECT | (code as u32 as u64) << 32,
             Ok(Judged::Dhcp) => Self::DHCP,
             Ok(Judged::Dns) => Self::DNS,
+            Ok(Judged::TurnsRound) => Self::TURNS_ROUND,
+            Ok(Judged::Opened) => Self::OPENED,
+            Ok(Judged::Stale) => Self::STALE,
             Err(reason) => (reason as u32 as u64) << 8,
         })
     }
@@ -93,6 +112,27 @@ impl Packed {
         Self::new(answer.map(Judged::Done))
     }
 
+    /// Packs an answer whose drop is counted by another slot than the caller's.
+    #[inline(always)]
+    #[must_use]
+    pub fn or_dropped(answer: Result<Judged, Dropped>) -> Self {
+        match answer {
+            Ok(judged) => Self::new(Ok(judged)),
+            Err(Dropped { slot, reason }) => {
+                Self((reason as u32 as u64) << 8 | u64::from(slot) << 32)
+            }
+        }
+    }
+
+    /// What was packed by [`Packed::or_dropped`].
+    #[inline(always)]
+    pub fn answer_or_dropped(self) -> Result<Judged, Dropped> {
+        self.answer().map_err(|reason| Dropped {
+            slot: (self.0 >> 32) as u32,
+            reason,
+        })
+    }
+
     /// What was packed.
     #[inline(always)]
     pub fn answer(self) -> Result<Judged, DropReason> {
@@ -101,9 +141,13 @@ impl Packed {
             Self::REDIRECT => Ok(Judged::Done(Action::Redirect((self.0 >> 32) as i32))),
             Self::DHCP => Ok(Judged::Dhcp),
             Self::DNS => Ok(Judged::Dns),
+            Self::TURNS_ROUND => Ok(Judged::TurnsRound),
+            Self::OPENED => Ok(Judged::Opened),
+            Self::STALE => Ok(Judged::Stale),
             _ if self.0 == Self::NO_FLOW => Ok(Judged::NoFlow),
             _ => {
-                Err(DropReason::from_number((self.0 >> 8) as u32).unwrap_or(DropReason::Malformed))
+                let reason = ((self.0 >> 8) & Self::REASON) as u32;
+                Err(DropReason::from_number(reason).unwrap_or(DropReason::Malformed))
             }
         }
     }

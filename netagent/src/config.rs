@@ -44,6 +44,7 @@ pub struct Config {
     pub limits: Limits,
     pub datapath: Datapath,
     pub nat: Nat,
+    pub publish: Publish,
     pub dns: Dns,
     pub custom: Custom,
     pub modes: Modes,
@@ -108,6 +109,14 @@ pub struct Datapath {
 #[serde(default, deny_unknown_fields)]
 #[expect(missing_docs, reason = "netagent.example.toml describes every key")]
 pub struct Nat {
+    pub ports: PortRange,
+}
+
+/// `[publish]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "netagent.example.toml describes every key")]
+pub struct Publish {
     pub ports: PortRange,
 }
 
@@ -187,6 +196,7 @@ impl Default for Config {
             limits: Limits::default(),
             datapath: Datapath::default(),
             nat: Nat::default(),
+            publish: Publish::default(),
             dns: Dns::default(),
             custom: Custom::default(),
             modes: Modes::default(),
@@ -237,6 +247,16 @@ impl Default for Datapath {
     }
 }
 
+impl Default for Publish {
+    fn default() -> Self {
+        let ports = PortRange {
+            first: 1_024,
+            last: 65_535,
+        };
+        Self { ports }
+    }
+}
+
 impl Default for PortRange {
     fn default() -> Self {
         Self {
@@ -247,6 +267,12 @@ impl Default for PortRange {
 }
 
 impl PortRange {
+    /// Whether the port lies in it.
+    #[must_use]
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+
     /// Number of ports.
     #[must_use]
     pub const fn count(self) -> u16 {

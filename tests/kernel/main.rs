@@ -16,6 +16,7 @@ mod local;
 mod nat;
 mod paths;
 mod ports;
+mod published;
 mod requests;
 mod segments;
 mod services;

@@ -48,5 +48,6 @@ pub mod recovery;
 pub mod bench;
 pub mod coverage;
 pub mod prog_run;
+pub mod published;
 pub mod route;
 pub mod scene;

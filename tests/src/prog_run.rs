@@ -18,6 +18,7 @@ use netagent_common::drop::{DropKey, DropReason};
 use netagent_common::flow::Collected;
 use netagent_common::names::{self, ABI_VERSION, global, map};
 use netagent_common::policy::Route;
+use netagent_common::publish::SenderKey;
 use netagent_common::vm::{Active, Interface, State, active_place, record_index};
 
 use crate::netns::NetNs;
@@ -201,6 +202,28 @@ impl Datapath {
                 routes
                     .insert(&Key::new(prefix, address.octets()), value, 0)
                     .expect("room for a route");
+            }
+        }
+    }
+
+    /// Lets an address use a published port of limited use.
+    ///
+    /// # Panics
+    /// When the map is full.
+    pub fn add_sender(&mut self, id: u32, (address, length): (IpAddr, u8)) {
+        let prefix = u32::BITS + u32::from(length);
+        match address {
+            IpAddr::V4(address) => {
+                let address = address.octets();
+                let key = Key::new(prefix, SenderKey { id, address });
+                let mut senders: LpmTrie<_, SenderKey<[u8; 4]>, u32> = self.map(map::SENDERS_V4);
+                senders.insert(&key, 1, 0).expect("room for a sender");
+            }
+            IpAddr::V6(address) => {
+                let address = address.octets();
+                let key = Key::new(prefix, SenderKey { id, address });
+                let mut senders: LpmTrie<_, SenderKey<[u8; 16]>, u32> = self.map(map::SENDERS_V6);
+                senders.insert(&key, 1, 0).expect("room for a sender");
             }
         }
     }

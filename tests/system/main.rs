@@ -35,6 +35,7 @@ mod crash;
 mod doctor;
 mod life;
 mod mtu;
+mod published_ports;
 mod recovery;
 mod refusals;
 mod second_uplink;

@@ -12,7 +12,8 @@ use netagent_common::nat::{Reverse, ReverseKey};
 use netagent_common::policy::Route;
 
 use crate::maps::{
-    FLOWS_V4, FLOWS_V6, Flows, REVERSE_V4, REVERSE_V6, ROUTES_V4, ROUTES_V6, Reverses, Routes,
+    FLOWS_V4, FLOWS_V6, Flows, PUBLISHED_V4, PUBLISHED_V6, PublishedPorts, REVERSE_V4, REVERSE_V6,
+    ROUTES_V4, ROUTES_V6, Reverses, Routes, SENDERS_V4, SENDERS_V6, Senders,
 };
 
 /// The maps of one address family.
@@ -23,6 +24,10 @@ pub trait FamilyMaps: Copy + Eq + 'static {
     fn reverse_map() -> &'static Reverses<Self>;
     #[doc(hidden)]
     fn route_map() -> &'static Routes<Self>;
+    #[doc(hidden)]
+    fn published_map() -> &'static PublishedPorts<Self>;
+    #[doc(hidden)]
+    fn senders_map() -> &'static Senders<Self>;
     /// Length of an address, bits.
     const BITS: u32 = size_of::<Self>() as u32 * 8;
 }
@@ -40,6 +45,14 @@ impl FamilyMaps for [u8; 4] {
     fn route_map() -> &'static Routes<Self> {
         &ROUTES_V4
     }
+    #[inline(always)]
+    fn published_map() -> &'static PublishedPorts<Self> {
+        &PUBLISHED_V4
+    }
+    #[inline(always)]
+    fn senders_map() -> &'static Senders<Self> {
+        &SENDERS_V4
+    }
 }
 
 impl FamilyMaps for [u8; 16] {
@@ -54,6 +67,14 @@ impl FamilyMaps for [u8; 16] {
     #[inline(always)]
     fn route_map() -> &'static Routes<Self> {
         &ROUTES_V6
+    }
+    #[inline(always)]
+    fn published_map() -> &'static PublishedPorts<Self> {
+        &PUBLISHED_V6
+    }
+    #[inline(always)]
+    fn senders_map() -> &'static Senders<Self> {
+        &SENDERS_V6
     }
 }
 

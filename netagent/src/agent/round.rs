@@ -59,6 +59,7 @@ impl<H: Host> Agent<H> {
             self.host_round().await;
             self.host.settle().await;
         }
+        self.follow_ports();
         Ok(())
     }
 
@@ -95,8 +96,16 @@ impl<H: Host> Agent<H> {
             .filter_map(|ifindex| self.registry.by_ifindex(*ifindex))
             .filter(|key| !waiting.contains(key))
             .collect();
+        let keys = if changes.network {
+            self.with_addressed_ports(keys)
+        } else {
+            keys
+        };
         self.carry_out(&keys).await;
         self.greet(&keys);
+        if changes.network {
+            self.follow_ports();
+        }
         Ok(())
     }
 
@@ -248,7 +257,10 @@ impl<H: Host> Agent<H> {
         self.wanted(self.registry.all().map(|(_, held)| &held.instance))
     }
 
-    pub(crate) fn wanted<'a>(&self, instances: impl Iterator<Item = &'a Instance>) -> Wanted {
+    pub(crate) fn wanted<'a>(
+        &self,
+        instances: impl Iterator<Item = &'a Instance> + Clone,
+    ) -> Wanted {
         Wanted {
             store_id: self.store_id,
             datapath: WantedDatapath {
@@ -258,7 +270,12 @@ impl<H: Host> Agent<H> {
                 always_denied: plan::routes::always_denied(),
             },
             interfaces: instances
+                .clone()
                 .flat_map(|instance| self.wanted_interfaces(instance))
+                .collect(),
+            ports: instances
+                .filter(|instance| instance.life == Life::Running)
+                .map(|instance| (instance.number(), self.wanted_ports(instance)))
                 .collect(),
             lent: self.all_lent(),
         }

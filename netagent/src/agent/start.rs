@@ -18,6 +18,7 @@ use crate::host::{Cleaned, Host, HostError, HostOptions, one_line};
 use crate::instance::{Instance, Origin};
 use crate::ipam::{Pool, Reservations};
 use crate::plan::{Observed, ObservedLink};
+use crate::publish::Listeners;
 use crate::store::{Store, StoreError, Stored};
 
 /// File of the database in the state directory.
@@ -121,6 +122,8 @@ pub async fn start<H: Host>(
     check_pool(&stored.instances, &pool)?;
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
     let mut agent = Agent {
+        listeners: Listeners::new(host.leads()),
+        port_trouble: BTreeMap::new(),
         host,
         config,
         store,
@@ -132,6 +135,7 @@ pub async fn start<H: Host>(
         uplinks: Uplinks::default(),
         mtu: 0,
         next_generation: stored.next_generation.max(1),
+        next_publication: stored.next_publication.max(1),
         raise_owed: false,
         host_trouble: None,
         host_blocked: None,

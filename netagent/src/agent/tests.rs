@@ -748,3 +748,5 @@ async fn a_host_without_ipv6_gives_guests_none() {
         0
     );
 }
+
+mod publish;

@@ -9,6 +9,8 @@ pub mod clsact;
 pub mod datapath;
 pub mod maps;
 
+pub mod led;
+
 pub mod addresses;
 pub mod links;
 pub mod queues;
@@ -18,6 +20,7 @@ pub mod tap;
 
 pub mod ethtool;
 pub mod features;
+pub mod host_sockets;
 
 pub mod expedite;
 mod look;
@@ -26,11 +29,13 @@ pub mod memory;
 use std::error::Error;
 use std::fs;
 use std::io;
+use std::sync::Arc;
 
 use crate::apply::attach::Attacher;
 use crate::apply::datapath::Datapath;
 use crate::apply::expedite::{Expedite, Guard};
 use crate::apply::features::UplinkFeatures;
+use crate::apply::led::LedSockets;
 use crate::apply::maps::Maps;
 use crate::apply::pins::Pins;
 use crate::apply::services::HostEnd;
@@ -41,6 +46,8 @@ use crate::instance::Before;
 use crate::netlink::Netlink;
 use crate::observe::events::Events;
 use crate::plan::{Observed, Step};
+use crate::publish::{Leads, ReserveError, Reserved, owner, sockets};
+use crate::spec::publish::HostPort;
 
 /// Every so many rounds of collection, reverse entries without a flow are looked for too.
 const ORPHANS_EVERY: u32 = 12;
@@ -68,6 +75,8 @@ pub struct KernelHost {
     /// What [`Host::take_sockets`] has not taken yet.
     sockets: Option<ServiceSockets>,
     rounds: u32,
+    /// The kernel refused to lead sockets; it is not asked again.
+    leads_no_sockets: bool,
 }
 
 impl KernelHost {
@@ -105,6 +114,7 @@ impl KernelHost {
             services: None,
             sockets: None,
             rounds: 0,
+            leads_no_sockets: false,
         })
     }
 
@@ -120,6 +130,7 @@ impl KernelHost {
                     .await?;
             }
             Step::ServeGuests => self.serve_guests().await?,
+            Step::LeadSockets => self.lead_sockets()?,
             Step::SetRoute {
                 destination,
                 target,
@@ -153,6 +164,7 @@ impl KernelHost {
                 addresses::add_guest_route(netlink, *ifindex, *guest).await?;
             }
             Step::SetLinkDown { ifindex } => links::set_up(netlink, *ifindex, false).await?,
+            Step::Port(step) => self.maps()?.change_port(step)?,
             Step::ClearInterface { slot } => self.maps()?.clear_interface(*slot)?,
             Step::DetachTap { ifindex } => self.attacher.detach(&self.pins, *ifindex).await?,
             Step::DetachUplink { ifindex } => {
@@ -208,6 +220,20 @@ impl KernelHost {
         Ok(())
     }
 
+    /// Where it cannot be, published ports are reached by the agent's listeners, and the host works on.
+    fn lead_sockets(&mut self) -> Result<(), Cause> {
+        let programs = &mut loaded(&mut self.datapath)?.programs;
+        if let Err(error) = host_sockets::attach(&self.pins, &mut programs.sockets) {
+            let reason = crate::host::one_line(&error);
+            tracing::warn!(
+                reason,
+                "processes of the host reach published ports through the agent alone"
+            );
+            self.leads_no_sockets = true;
+        }
+        Ok(())
+    }
+
     async fn unload(&mut self) -> Result<usize, Cause> {
         let links = self.attacher.detach_all(&self.pins).await?;
         self.features.restore(None)?;
@@ -245,6 +271,19 @@ impl KernelHost {
         let links = links::remove_marked(&self.netlink, &prefix).await?;
         let pins = self.unload().await?;
         Ok(Cleaned { links, pins })
+    }
+}
+
+impl Drop for KernelHost {
+    /// The servers end with the agent: what asks for them is dropped with its reason, not sent to a device that is
+    /// gone. After a kill nothing comes of it either, for no other device gets that index.
+    fn drop(&mut self) {
+        if self.services.is_none() {
+            return;
+        }
+        if let Err(error) = self.maps().map(|maps| maps.set_services(0)) {
+            tracing::debug!(%error, "the way to the servers stays open");
+        }
     }
 }
 
@@ -312,6 +351,18 @@ impl Host for KernelHost {
         self.sockets.take()
     }
 
+    fn reserve(&mut self, at: &HostPort) -> Result<Reserved, ReserveError> {
+        sockets::reserve(at)
+    }
+
+    fn owner(&mut self, at: &HostPort) -> Option<String> {
+        owner::find(at)
+    }
+
+    fn leads(&self) -> Arc<dyn Leads> {
+        Arc::new(LedSockets::new(&self.pins))
+    }
+
     async fn collect(&mut self) -> Result<(), HostError> {
         self.rounds = self.rounds.wrapping_add(1);
         let with_orphans = self.rounds.is_multiple_of(ORPHANS_EVERY);
@@ -338,6 +389,7 @@ const fn waits_for_rcu(step: &Step) -> bool {
     match step {
         Step::LoadDatapath
         | Step::ServeGuests
+        | Step::LeadSockets
         | Step::AttachUplink { .. }
         | Step::DetachUplink { .. }
         | Step::CreateTap { .. }
@@ -358,6 +410,7 @@ const fn waits_for_rcu(step: &Step) -> bool {
         | Step::AddAddress { .. }
         | Step::AddNeighbour { .. }
         | Step::AddGuestRoute { .. }
+        | Step::Port(_)
         | Step::ClearInterface { .. }
         | Step::CollectFlows => false,
     }

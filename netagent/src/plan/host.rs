@@ -35,6 +35,9 @@ pub(crate) fn plan_host(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
     if !datapath.serving {
         steps.push(Step::ServeGuests);
     }
+    if !datapath.leading {
+        steps.push(Step::LeadSockets);
+    }
     plan.push(Owner::Host, steps);
 }
 

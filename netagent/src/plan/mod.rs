@@ -8,6 +8,7 @@ use netagent_common::vm::Interface;
 use uuid::Uuid;
 
 use crate::instance::Before;
+use crate::plan::publish::Ports;
 
 mod after;
 mod display;
@@ -15,6 +16,7 @@ mod host;
 mod interfaces;
 mod leftovers;
 mod observed;
+pub mod publish;
 pub mod routes;
 mod step;
 
@@ -32,6 +34,8 @@ pub struct Wanted {
     pub datapath: WantedDatapath,
     /// Interfaces of the instances that run, by interface id.
     pub interfaces: BTreeMap<Uuid, WantedInterface>,
+    /// Published and exposed ports of the instances that run, by their number.
+    pub ports: BTreeMap<u32, Ports>,
     /// How existing TAPs are to be given back when they are no longer wanted, by the alias that they carry while
     /// they are in use.
     pub lent: Lent,
@@ -224,6 +228,7 @@ impl Plan {
 pub fn plan(wanted: &Wanted, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
     host::plan_host(wanted, observed, &mut plan);
+    publish::plan_ownerless(wanted, observed, &mut plan);
     leftovers::plan_leftovers(wanted, observed, &mut plan);
     interfaces::plan_interfaces(wanted, observed, &mut plan);
     plan
@@ -247,6 +252,7 @@ pub fn plan_stop(
     observed: &Observed,
 ) -> Plan {
     let mut plan = Plan::default();
+    publish::plan_slots(slots, observed, &mut plan);
     leftovers::plan_removal((aliases, slots), lent, observed, &mut plan);
     plan
 }

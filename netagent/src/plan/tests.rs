@@ -58,6 +58,7 @@ fn wanted(interfaces: &[(u32, u32, bool)]) -> Wanted {
             .iter()
             .map(|(slot, uses, v6)| interface(*slot, *uses, *v6))
             .collect(),
+        ports: BTreeMap::new(),
         lent: Lent::new(),
     }
 }
@@ -639,3 +640,5 @@ fn the_same_input_gives_the_same_plan() {
         .collect();
     assert_eq!(owners.len(), 4);
 }
+
+mod publish;

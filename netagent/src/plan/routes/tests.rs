@@ -22,6 +22,7 @@ fn wanted() -> Wanted {
             always_denied: always_denied(),
         },
         interfaces: BTreeMap::new(),
+        ports: BTreeMap::new(),
         lent: BTreeMap::new(),
     }
 }
