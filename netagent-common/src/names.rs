@@ -43,6 +43,14 @@ pub mod map {
     pub const REVERSE_V4: &str = "REVERSE_V4";
     /// As [`REVERSE_V4`], for IPv6.
     pub const REVERSE_V6: &str = "REVERSE_V6";
+    /// Hash from [`crate::nat::MappingKey`] to [`crate::nat::Mapping`].
+    pub const MAPPINGS_V4: &str = "MAPPINGS_V4";
+    /// As [`MAPPINGS_V4`], for IPv6.
+    pub const MAPPINGS_V6: &str = "MAPPINGS_V6";
+    /// Array by [`crate::nat::fill`]: entries of tables of the host.
+    pub const FILL: &str = "FILL";
+    /// Per-CPU array, one [`crate::flow::Flow`] of IPv6: where a flow is made for which the stack has no room.
+    pub const SCRATCH: &str = "SCRATCH";
     /// Hash from [`crate::drop::DropKey`] to the number of packets dropped.
     pub const DROPS: &str = "DROPS";
     /// Per-CPU array by slot of [`crate::vm::Traffic`].
@@ -55,9 +63,28 @@ pub mod map {
     pub const COLLECTED: &str = "COLLECTED";
 
     /// All of them.
-    pub const ALL: [&str; 17] = [
-        STATE, ACTIVE, INTERFACES, ADOPTED, OPEN_FLOWS, HOLDINGS, ROUTES_V4, ROUTES_V6, FLOWS_V4,
-        FLOWS_V6, REVERSE_V4, REVERSE_V6, DROPS, TRAFFIC, SERVICES, ALLOWANCES, COLLECTED,
+    pub const ALL: [&str; 21] = [
+        STATE,
+        ACTIVE,
+        INTERFACES,
+        ADOPTED,
+        OPEN_FLOWS,
+        HOLDINGS,
+        ROUTES_V4,
+        ROUTES_V6,
+        FLOWS_V4,
+        FLOWS_V6,
+        REVERSE_V4,
+        REVERSE_V6,
+        MAPPINGS_V4,
+        MAPPINGS_V6,
+        FILL,
+        SCRATCH,
+        DROPS,
+        TRAFFIC,
+        SERVICES,
+        ALLOWANCES,
+        COLLECTED,
     ];
 }
 
@@ -69,6 +96,10 @@ pub mod global {
     pub const NAT_PORT_FIRST: &str = "NAT_PORT_FIRST";
     /// `u16`: number of ports in the NAT range; not 0.
     pub const NAT_PORT_COUNT: &str = "NAT_PORT_COUNT";
+    /// `u16`: external ports by endpoint-independent mappings that one instance may have; 0 for none.
+    pub const EIM_PORTS: &str = "EIM_PORTS";
+    /// `u16`: 1 where whoever sends to such a port reaches its guest (endpoint-independent filtering).
+    pub const FILTERS_NOBODY: &str = "FILTERS_NOBODY";
     /// `u16`, as the five that follow: [`crate::timeouts::Timeouts::tcp_established`], s.
     pub const TIMEOUT_TCP_ESTABLISHED: &str = "TIMEOUT_TCP_ESTABLISHED";
     /// [`crate::timeouts::Timeouts::tcp_transitory`].

@@ -9,7 +9,7 @@ use crate::family::Family;
 use crate::kernel::{self, Skb};
 use crate::maps::{self, InsertError, StateWord};
 use crate::parse::{self, Header, Kind, Transport};
-use crate::{nat, ports};
+use crate::{mapping, nat, ports};
 
 /// Notes a packet: the flow's state follows it, and its life starts anew; true where that was written down, about
 /// once a second.
@@ -138,7 +138,10 @@ pub fn open<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason
     }
     let route = uplink_route(key.remote)?;
     check_limit(interface)?;
-    let nat_port = ports::claim(skb, key, &route.source)?;
+    let nat_port = match mapping::claim(skb, key, &route.source, interface) {
+        Some(nat_port) => nat_port,
+        None => ports::claim(skb, key, &route.source)?,
+    };
     write(interface, key, route, (route_generation, nat_port))
 }
 
@@ -246,6 +249,46 @@ fn write<A: Family>(
         Ok(()) | Err(InsertError::Exists) => Ok(()),
         Err(InsertError::Full) => Err(DropReason::FlowTableFull),
     }
+}
+
+/// Writes a flow that the world opens by a port that is the guest's already, where the way back is the way by which
+/// guests have this address; false where it is not, or the flow is there or has no room.
+#[inline(always)]
+pub fn write_admitted<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    (nat_address, nat_port): (A, [u8; 2]),
+) -> bool {
+    let route_generation = maps::route_generation();
+    let Ok(route) = uplink_route(key.remote) else {
+        return false;
+    };
+    if route.source != nat_address {
+        return false;
+    }
+    let Some(flow) = maps::scratch_flow::<A>() else {
+        return false;
+    };
+    // Field by field: a flow made at once is made on the stack.
+    flow.last_seen_ns = kernel::now_ns();
+    flow.slot = interface.slot;
+    flow.generation = interface.generation;
+    flow.policy_generation = interface.policy_generation;
+    flow.route_generation = route_generation;
+    flow.uplink = route.ifindex;
+    flow.mtu = route.mtu;
+    flow.address_difference = A::difference(key.guest, nat_address);
+    flow.state = FlowState::Opening as u8;
+    flow.origin = Origin::Guest as u8;
+    flow.nat_port = nat_port;
+    flow.next_hop = route.next_hop;
+    flow.nat_address = nat_address;
+    flow.padding = [0; 2];
+    let is_written = maps::insert_flow(key, flow).is_ok();
+    if is_written {
+        maps::count_opened(interface.instance);
+    }
+    is_written
 }
 
 /// Opens a flow that the host itself started towards the guest (P-7): it has no way out and no other address.

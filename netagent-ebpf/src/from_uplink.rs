@@ -3,6 +3,7 @@
 use netagent_common::drop::DropReason;
 use netagent_common::flow::{FlowKey, Sender};
 use netagent_common::nat::{Reverse, ReverseKey};
+use netagent_common::net::protocol::UDP;
 use netagent_common::net::{GATEWAY_MAC, ethertype};
 use netagent_common::policy::RouteKind;
 
@@ -11,7 +12,7 @@ use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Transport};
 use crate::verdict::{Action, Dropped};
-use crate::{conntrack, maps, nat};
+use crate::{conntrack, mapping, maps, nat};
 
 /// Judges a frame from an uplink.
 ///
@@ -48,13 +49,24 @@ fn packet<A: Family>(skb: Skb) -> Result<Action, Dropped> {
         return unparsed::<A>(skb);
     };
     match parse::transport(skb, &header) {
-        Ok(transport) => match maps::reverse(&reverse_key(&header, &transport)) {
+        Ok(transport) => match reverse_or_admitted(skb, &reverse_key(&header, &transport)) {
             Some(reverse) => reply(skb, (&header, &transport), reverse),
             None => not_a_reply(header.destination),
         },
         Err(DropReason::IcmpError) => icmp_error(skb, &header),
         Err(_) => not_a_reply(header.destination),
     }
+}
+
+/// The reverse entry of a packet; one that is there only now where whoever sends to a guest's port reaches it.
+#[inline(always)]
+fn reverse_or_admitted<A: Family>(skb: Skb, key: &ReverseKey<A>) -> Option<&'static Reverse<A>> {
+    let known = maps::reverse(key);
+    let may_be_admitted = maps::filters_nobody() && key.protocol == u32::from(UDP);
+    if known.is_none() && may_be_admitted && mapping::admit::<A>(skb) {
+        return maps::reverse(key);
+    }
+    known
 }
 
 #[inline(always)]

@@ -16,6 +16,7 @@ pub mod collect;
 pub mod conntrack;
 pub mod echo;
 pub mod family;
+pub mod mapping;
 pub mod nat;
 pub mod neighbour;
 pub mod parse;

@@ -14,6 +14,7 @@ mod garbage;
 mod lent;
 mod limits;
 mod local;
+mod mappings;
 mod nat;
 mod paths;
 mod ports;
