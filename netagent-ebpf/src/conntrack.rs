@@ -9,7 +9,7 @@ use crate::family::Family;
 use crate::kernel::{self, Skb};
 use crate::maps::{self, InsertError, StateWord};
 use crate::parse::{self, Header, Kind, Transport};
-use crate::{nat, ports, publish};
+use crate::{mapping, nat, ports, publish};
 
 /// Notes a packet: the flow's state follows it, and its life starts anew; true where that was written down, about
 /// once a second.
@@ -167,8 +167,15 @@ fn open<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), 
     let mut opening = Opening::<A>::new();
     prepare::<A, P>(skb, interface, &mut opening)?;
     let Opening { key, way, .. } = &opening;
-    let nat_port = ports::claim(skb, key, &way.nat_address)?;
     let opener = Opener::from_number(opening.opener as u8);
+    let mapped = match opener {
+        Opener::Guest => mapping::claim(skb, key, &way.nat_address, interface),
+        _ => None,
+    };
+    let nat_port = match mapped {
+        Some(nat_port) => nat_port,
+        None => ports::claim(skb, key, &way.nat_address)?,
+    };
     write(
         interface,
         key,
@@ -413,6 +420,46 @@ pub fn write<A: Family>(
         Ok(()) | Err(InsertError::Exists) => Ok(()),
         Err(InsertError::Full) => Err(DropReason::FlowTableFull),
     }
+}
+
+/// Writes a flow that the world opens by a port that is the guest's already, where the way back is the way by which
+/// guests have this address; false where it is not, or the flow is there or has no room.
+#[inline(always)]
+pub fn write_admitted<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    (nat_address, nat_port): (A, [u8; 2]),
+) -> bool {
+    let route_generation = maps::route_generation();
+    let Ok(route) = uplink_route(key.remote) else {
+        return false;
+    };
+    if route.source != nat_address {
+        return false;
+    }
+    let Some(flow) = maps::scratch_flow::<A>() else {
+        return false;
+    };
+    // Field by field: a flow made at once is made on the stack.
+    flow.last_seen_ns = kernel::now_ns();
+    flow.slot = interface.slot;
+    flow.generation = interface.generation;
+    flow.policy_generation = interface.policy_generation;
+    flow.route_generation = route_generation;
+    flow.uplink = route.ifindex;
+    flow.mtu = route.mtu;
+    flow.address_difference = A::difference(key.guest, nat_address);
+    flow.state = FlowState::Opening as u8;
+    flow.opener = Opener::Guest as u8;
+    flow.nat_port = nat_port;
+    flow.next_hop = route.next_hop;
+    flow.nat_address = nat_address;
+    flow.padding = [0; 2];
+    let is_written = maps::insert_flow(key, flow).is_ok();
+    if is_written {
+        maps::count_opened(interface.instance);
+    }
+    is_written
 }
 
 /// Notes a packet of the host in the flow that it has with the guest; false where there is none in force.

@@ -13,7 +13,7 @@ use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
 use crate::publish::Entrance;
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{conntrack, fragment, icmp, maps, mss, nat, publish, quote};
+use crate::{conntrack, fragment, icmp, mapping, maps, mss, nat, publish, quote};
 
 /// Judges a frame from an uplink.
 ///
@@ -80,6 +80,8 @@ pub fn judge_at<A: Family>(skb: Skb, entrance: Entrance) -> Result<Action, Dropp
     if is_stale || judged.is_no_flow() {
         let prepared = if is_stale {
             judge_anew::<A>(skb)
+        } else if is_admitted::<A>(skb, entrance) {
+            Packed::new(Ok(Judged::Opened))
         } else {
             publish::open::<A>(skb, entrance)
         };
@@ -96,6 +98,12 @@ pub fn judge_at<A: Family>(skb: Skb, entrance: Entrance) -> Result<Action, Dropp
         }
     }
     judged.action_with_slot()
+}
+
+/// Whether whoever sends to a guest's port reaches it, and this packet, whose flow is there now, does.
+#[inline(always)]
+fn is_admitted<A: Family>(skb: Skb, entrance: Entrance) -> bool {
+    entrance == Entrance::Uplink && maps::filters_nobody() && mapping::admit::<A>(skb)
 }
 
 /// Judges the flow of a reply by the policy in force.

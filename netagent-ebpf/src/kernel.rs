@@ -405,6 +405,12 @@ pub fn now_ns() -> u64 {
     unsafe { helpers::bpf_ktime_get_coarse_ns() }
 }
 
+/// The same, s.
+#[inline(always)]
+pub fn now_s() -> u32 {
+    (now_ns() / 1_000_000_000) as u32
+}
+
 /// A random number.
 #[inline(always)]
 pub fn random() -> u32 {

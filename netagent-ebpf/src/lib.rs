@@ -19,6 +19,7 @@ pub mod echo;
 pub mod family;
 pub mod fragment;
 pub mod icmp;
+pub mod mapping;
 pub mod mss;
 pub mod nat;
 pub mod neighbour;

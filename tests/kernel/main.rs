@@ -16,6 +16,7 @@ mod garbage;
 mod lent;
 mod limits;
 mod local;
+mod mappings;
 mod mss;
 mod nat;
 mod paths;
