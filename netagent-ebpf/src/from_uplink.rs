@@ -51,7 +51,16 @@ fn explained<A: Family>(skb: Skb, judged: Result<Action, Dropped>) -> Result<Act
         Err(Dropped {
             reason: DropReason::Fragment,
             ..
-        }) => fragment::from_uplink::<A>(skb).action_with_slot(),
+        }) => {
+            let mut judged = fragment::from_uplink::<A>(skb);
+            if judged.is_stale() && fragment::judge_anew::<A>(skb) {
+                judged = fragment::from_uplink::<A>(skb);
+            }
+            if judged.is_stale() {
+                return Err(Dropped::nowhere(DropReason::Unsolicited));
+            }
+            judged.action_with_slot()
+        }
         Err(Dropped {
             reason: DropReason::IcmpError,
             ..
