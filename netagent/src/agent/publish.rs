@@ -33,7 +33,9 @@ impl<H: Host> Agent<H> {
         for port in &asked.published {
             refusals.extend(self.refuse_port(caller, &port.at, own));
         }
-        self.refuse_many(caller, asked, own, refusals);
+        if *asked != PortsSpec::default() {
+            self.refuse_many(caller, asked, own, refusals);
+        }
     }
 
     fn refuse_port(
@@ -216,10 +218,16 @@ impl<H: Host> Agent<H> {
 
     /// Holds the ports that instances publish and no others, and lets each lead where it should now.
     pub(crate) async fn follow_ports(&mut self) {
+        self.follow_ports_of(&self.registry.keys()).await;
+    }
+
+    /// Gives back what no instance publishes any more, and sees to the ports of these.
+    pub(crate) async fn follow_ports_of(&mut self, keys: &[Key]) {
         self.forget_ports();
         self.listeners.settle().await;
-        let instances = self.registry.all().map(|(_, held)| &held.instance);
-        let wanted: Vec<(HostPort, Option<Aim>)> = instances
+        let held = keys.iter().filter_map(|key| self.registry.get(*key));
+        let wanted: Vec<(HostPort, Option<Aim>)> = held
+            .map(|held| &held.instance)
             .flat_map(|one| one.publications.iter().map(move |port| (one, &port.port)))
             .map(|(instance, port)| (port.at, self.aim(instance, port)))
             .collect();
