@@ -35,6 +35,65 @@ wire! {
 }
 
 wire! {
+    /// Key of both entries of an endpoint-independent mapping (RFC 4787, REQ-1), which UDP alone has. One says which port
+    /// stands for a guest's, the other whose a port is: of the latter, `instance` is [`ANY_INSTANCE`] and `guest` all
+    /// zeroes.
+    pub struct MappingKey<A> = 16 or 40 bytes {
+        /// Number of the instance, or [`ANY_INSTANCE`].
+        pub instance: u32,
+        /// The guest's address, or all zeroes.
+        pub guest: A,
+        /// The address that stands for the guest.
+        pub nat_address: A,
+        /// The guest's port, or the port that stands for it.
+        pub port: [u8; 2],
+        /// 0.
+        pub reserved: [u8; 2],
+    }
+}
+
+/// Stands for the instance in the key of the entry that says whose a port is.
+pub const ANY_INSTANCE: u32 = u32::MAX;
+
+wire! {
+    /// An endpoint-independent mapping: both entries hold the same.
+    pub struct Mapping<A> = 20 or 32 bytes {
+        /// When the guest last sent through it, s of the monotonic clock; kept in the entry that says whose the port is.
+        pub used_s: u32,
+        /// Slot of the interface that opened it: what the world opens goes there.
+        pub slot: u32,
+        /// Generation of that interface.
+        pub generation: u32,
+        /// The guest's address.
+        pub guest: A,
+        /// The guest's port.
+        pub guest_port: [u8; 2],
+        /// The port that stands for it.
+        pub nat_port: [u8; 2],
+    }
+}
+
+/// Places in the array of fills: what is in the tables of the host.
+pub mod fill {
+    /// Flows, IPv4: as many as the last collection pass left.
+    pub const FLOWS_V4: u32 = 0;
+    /// Flows, IPv6.
+    pub const FLOWS_V6: u32 = 1;
+    /// Endpoint-independent mappings, IPv4.
+    pub const MAPPINGS_V4: u32 = 2;
+    /// Endpoint-independent mappings, IPv6.
+    pub const MAPPINGS_V6: u32 = 3;
+    /// Number of places.
+    pub const COUNT: u32 = 4;
+}
+
+/// External ports by endpoint-independent mappings that one instance may have, where nothing else is configured (N-6).
+pub const EIM_PORTS: u16 = 64;
+
+/// Ports tried for a mapping before its flow gets one that is its own alone.
+pub const MAPPING_TRIES: u32 = 16;
+
+wire! {
     /// What an instance holds beside its open flows; counted by the programs.
     pub struct Holdings = 32 bytes {
         /// Closing flows.

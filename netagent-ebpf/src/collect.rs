@@ -4,12 +4,12 @@
 use core::ffi::c_void;
 
 use netagent_common::flow::{Collected, Flow, FlowKey, FlowState, Opener, Place, REMOVED_MAX};
-use netagent_common::nat::{ORPHAN_AGE_S, Reverse, ReverseKey};
+use netagent_common::nat::{ANY_INSTANCE, Mapping, MappingKey, ORPHAN_AGE_S, Reverse, ReverseKey};
 use netagent_common::timeouts::CROWDED_S;
 use netagent_common::vm::Interface;
 
 use crate::family::Family;
-use crate::{conntrack, kernel, maps};
+use crate::{conntrack, kernel, mapping, maps};
 
 /// What a pass carries from element to element.
 #[repr(C)]
@@ -25,20 +25,37 @@ const STOP: i64 = 1;
 #[inline(always)]
 pub fn flows() {
     let mut pass = Pass::new();
-    maps::for_each_flow::<[u8; 4], _>(expire::<[u8; 4]>, &mut pass);
+    flows_of::<[u8; 4]>(&mut pass);
     if pass.collected.more == 0 {
-        maps::for_each_flow::<[u8; 16], _>(expire::<[u8; 16]>, &mut pass);
+        flows_of::<[u8; 16]>(&mut pass);
     }
     maps::set_collected(&pass.collected);
 }
 
-/// Removes reverse entries without a flow.
+#[inline(always)]
+fn flows_of<A: Family>(pass: &mut Pass) {
+    let (seen, removed) = (pass.collected.seen, pass.collected.removed);
+    maps::for_each_flow::<A, _>(expire::<A>, pass);
+    if pass.collected.more == 0 {
+        let seen = pass.collected.seen.wrapping_sub(seen);
+        let removed = pass.collected.removed.wrapping_sub(removed);
+        maps::set_flows_left::<A>(seen.wrapping_sub(removed).into());
+    }
+}
+
+/// Removes reverse entries without a flow, and mappings that nobody uses.
 #[inline(always)]
 pub fn orphans() {
     let mut pass = Pass::new();
     maps::for_each_reverse::<[u8; 4], _>(expire_reverse::<[u8; 4]>, &mut pass);
     if pass.collected.more == 0 {
         maps::for_each_reverse::<[u8; 16], _>(expire_reverse::<[u8; 16]>, &mut pass);
+    }
+    if pass.collected.more == 0 {
+        maps::for_each_mapping::<[u8; 4], _>(expire_mapping::<[u8; 4]>, &mut pass);
+    }
+    if pass.collected.more == 0 {
+        maps::for_each_mapping::<[u8; 16], _>(expire_mapping::<[u8; 16]>, &mut pass);
     }
     maps::set_collected(&pass.collected);
 }
@@ -147,4 +164,56 @@ unsafe extern "C" fn expire_reverse<A: Family>(
     }
     let done = maps::remove_reverse(&key);
     pass.removed(done)
+}
+
+/// The entry that says whose a port is knows when it was used; the guest's goes with it.
+unsafe extern "C" fn expire_mapping<A: Family>(
+    _map: *mut c_void,
+    key: *mut c_void,
+    value: *mut c_void,
+    context: *mut c_void,
+) -> i64 {
+    // SAFETY: as in `expire`, from `orphans`.
+    let pass = unsafe { &mut *context.cast::<Pass>() };
+    // SAFETY: as in `expire`; this map holds mappings.
+    let found = unsafe { value.cast::<Mapping<A>>().read() };
+    // SAFETY: as in `expire`.
+    let mut key = unsafe { key.cast::<MappingKey<A>>().read() };
+    pass.collected.seen += 1;
+    let interface = maps::record(found.slot)
+        .ok()
+        .filter(|interface| interface.generation == found.generation);
+    if key.instance != ANY_INSTANCE {
+        let other = mapping::of_port(key.nat_address, found.nat_port);
+        // It is written second and removed second: without the other, it is on its way out.
+        let is_kept = maps::mapping(&other).is_some_and(|other| is_same(other, &found));
+        if interface.is_some() && is_kept {
+            return GO_ON;
+        }
+        let done = maps::remove_mapping(&key);
+        return pass.removed(done);
+    }
+    let idle_s = ((pass.now_ns / 1_000_000_000) as u32).saturating_sub(found.used_s);
+    if interface.is_some() && idle_s < u32::from(maps::timeouts().udp) {
+        return GO_ON;
+    }
+    if !maps::remove_mapping(&key) {
+        return pass.removed(false);
+    }
+    let instance = interface.map(|interface| interface.instance);
+    maps::count_mapped::<A>(instance, u64::MAX);
+    if let Some(instance) = instance {
+        key.instance = instance;
+        (key.guest, key.port) = (found.guest, found.guest_port);
+        maps::remove_mapping(&key);
+    }
+    pass.removed(true)
+}
+
+/// Whether both are entries of one mapping.
+#[inline(always)]
+fn is_same<A: Family>(one: &Mapping<A>, other: &Mapping<A>) -> bool {
+    one.generation == other.generation
+        && one.guest == other.guest
+        && one.guest_port == other.guest_port
 }

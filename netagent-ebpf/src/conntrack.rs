@@ -9,8 +9,7 @@ use crate::family::Family;
 use crate::kernel::{self, Skb};
 use crate::maps::{self, InsertError, StateWord};
 use crate::parse::{self, Header, Kind, Transport};
-use crate::verdict::{Judged, Packed};
-use crate::{nat, ports, publish};
+use crate::{mapping, nat, ports, publish};
 
 /// Notes a packet: the flow's state follows it, and its life starts anew; true where that was written down, about
 /// once a second.
@@ -118,38 +117,65 @@ pub fn is_current<A>(flow: &Flow<A>, interface: &Interface) -> bool {
         && flow.route_generation == maps::route_generation()
 }
 
-/// Judges the flow of a packet of the guest anew, that was opened under another policy or other routes.
-/// [`Judged::NoFlow`] where there is none, or none any more.
-#[inline(never)]
-pub fn judge_anew<A: Family>(skb: Skb, interface: &Interface) -> Packed {
-    Packed::new(parsed::<A>(skb, interface).map(|(key, _)| {
-        if revalidate(&key, interface, maps::route_generation()) {
-            Judged::Opened
-        } else {
-            Judged::NoFlow
-        }
-    }))
+/// How the flow of a packet of the guest is found: [`Whole`] packets and first fragments have their ports in different
+/// places.
+pub trait Parsed<A> {
+    /// The key of its flow, and its kind.
+    ///
+    /// # Errors
+    /// The reason why it belongs to no flow.
+    fn parse(skb: Skb, interface: &Interface) -> Result<(FlowKey<A>, Kind), DropReason>;
 }
 
-#[inline(always)]
-fn parsed<A: Family>(skb: Skb, interface: &Interface) -> Result<(FlowKey<A>, Kind), DropReason> {
-    let header = A::header(skb)?;
-    let transport = parse::transport(skb, &header)?;
-    let key = key_from_vm(interface, &header, &transport);
-    Ok((key, transport.kind))
+/// A packet that is no fragment.
+pub struct Whole;
+
+impl<A: Family> Parsed<A> for Whole {
+    #[inline(always)]
+    fn parse(skb: Skb, interface: &Interface) -> Result<(FlowKey<A>, Kind), DropReason> {
+        let header = A::header(skb)?;
+        let transport = parse::transport(skb, &header)?;
+        let key = key_from_vm(interface, &header, &transport);
+        Ok((key, transport.kind))
+    }
 }
 
-/// Opens the flow of a packet of the guest that [`crate::from_vm`] found well-formed and not spoofed.
+/// Makes sure that a flow stands for a packet of the guest that [`crate::from_vm`] found well-formed and not spoofed:
+/// judges the one that is there anew, or opens one.
 ///
 /// # Errors
 /// The reason why the guest may not have it.
+#[inline(always)]
+pub fn provide<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
+    if judge_anew::<A, P>(skb, interface) {
+        return Ok(());
+    }
+    open::<A, P>(skb, interface)
+}
+
+/// Whether the flow of a packet of the guest, opened under another policy or other routes, may go on.
 #[inline(never)]
-pub fn open<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
+fn judge_anew<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> bool {
+    let Ok((key, _)) = P::parse(skb, interface) else {
+        return false;
+    };
+    revalidate(&key, interface, maps::route_generation())
+}
+
+#[inline(never)]
+fn open<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
     let mut opening = Opening::<A>::new();
-    prepare(skb, interface, &mut opening)?;
+    prepare::<A, P>(skb, interface, &mut opening)?;
     let Opening { key, way, .. } = &opening;
-    let nat_port = ports::claim(skb, key, &way.nat_address)?;
     let opener = Opener::from_number(opening.opener as u8);
+    let mapped = match opener {
+        Opener::Guest => mapping::claim(skb, key, &way.nat_address, interface),
+        _ => None,
+    };
+    let nat_port = match mapped {
+        Some(nat_port) => nat_port,
+        None => ports::claim(skb, key, &way.nat_address)?,
+    };
     write(
         interface,
         key,
@@ -193,14 +219,14 @@ impl<A: Family> Opening<A> {
 
 /// Parses and asks the policy: a function of its own so that what it needs of the stack is free again afterwards.
 #[inline(never)]
-fn prepare<A: Family>(
+fn prepare<A: Family, P: Parsed<A>>(
     skb: Skb,
     interface: &Interface,
     opening: &mut Opening<A>,
 ) -> Result<(), DropReason> {
     // Read before the routes: if they change meanwhile, the flow is looked at again.
     opening.route_generation = maps::route_generation();
-    let (key, kind) = parsed::<A>(skb, interface)?;
+    let (key, kind) = P::parse(skb, interface)?;
     // A reply to nothing that the host asked opens nothing.
     if kind == Kind::EchoReply {
         return Err(DropReason::UnknownProtocol);
@@ -394,6 +420,46 @@ pub fn write<A: Family>(
         Ok(()) | Err(InsertError::Exists) => Ok(()),
         Err(InsertError::Full) => Err(DropReason::FlowTableFull),
     }
+}
+
+/// Writes a flow that the world opens by a port that is the guest's already, where the way back is the way by which
+/// guests have this address; false where it is not, or the flow is there or has no room.
+#[inline(always)]
+pub fn write_admitted<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    (nat_address, nat_port): (A, [u8; 2]),
+) -> bool {
+    let route_generation = maps::route_generation();
+    let Ok(route) = uplink_route(key.remote) else {
+        return false;
+    };
+    if route.source != nat_address {
+        return false;
+    }
+    let Some(flow) = maps::scratch_flow::<A>() else {
+        return false;
+    };
+    // Field by field: a flow made at once is made on the stack.
+    flow.last_seen_ns = kernel::now_ns();
+    flow.slot = interface.slot;
+    flow.generation = interface.generation;
+    flow.policy_generation = interface.policy_generation;
+    flow.route_generation = route_generation;
+    flow.uplink = route.ifindex;
+    flow.mtu = route.mtu;
+    flow.address_difference = A::difference(key.guest, nat_address);
+    flow.state = FlowState::Opening as u8;
+    flow.opener = Opener::Guest as u8;
+    flow.nat_port = nat_port;
+    flow.next_hop = route.next_hop;
+    flow.nat_address = nat_address;
+    flow.padding = [0; 2];
+    let is_written = maps::insert_flow(key, flow).is_ok();
+    if is_written {
+        maps::count_opened(interface.instance);
+    }
+    is_written
 }
 
 /// Notes a packet of the host in the flow that it has with the guest; false where there is none in force.

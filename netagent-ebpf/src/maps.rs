@@ -15,9 +15,14 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use netagent_common::drop::{DropKey, DropReason};
 use netagent_common::flow::{Collected, Flow, FlowKey, Place};
-use netagent_common::limit::{DROPS_MAX, FLOWS_MAX, ROUTES_MAX};
+use netagent_common::fragment::{First, FragmentKey};
+use netagent_common::limit::{
+    DROPS_MAX, FLOWS_MAX, FLOWS_PER_MAPPING, FRAGMENTS_MAX, ROUTES_MAX, Used,
+};
 use netagent_common::names::ABI_VERSION;
-use netagent_common::nat::{Holdings, Reverse, ReverseKey};
+use netagent_common::nat::{
+    EIM_PORTS as EIM_PORTS_DEFAULT, Holdings, Mapping, MappingKey, Reverse, ReverseKey, fill,
+};
 use netagent_common::policy::Route;
 use netagent_common::publish::{
     EXPOSED_MAX, ExposedKey, LED_SOCKETS_MAX, Led, LedKey, PUBLISHED_MAX, PublishKey, Published,
@@ -35,7 +40,10 @@ pub(crate) type Reverses<A> = HashMap<ReverseKey<A>, Reverse<A>, { FLOWS_MAX as 
 pub(crate) type PublishedPorts<A> =
     HashMap<PublishKey<A>, Published<A>, { PUBLISHED_MAX as usize }, NO_PREALLOC>;
 pub(crate) type Senders<A> = LpmTrie<SenderKey<A>, u32, { SENDERS_MAX as usize }>;
+pub(crate) type Mappings<A> =
+    HashMap<MappingKey<A>, Mapping<A>, { (FLOWS_MAX / FLOWS_PER_MAPPING) as usize }, NO_PREALLOC>;
 pub(crate) type Routes<A> = LpmTrie<A, Route<A>, { ROUTES_MAX as usize }>;
+pub(crate) type Fragments<A> = LruHashMap<FragmentKey<A>, First, { FRAGMENTS_MAX as usize }>;
 
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 
@@ -64,6 +72,14 @@ static REVERSE_V4: Reverses<[u8; 4]> = Reverses::new();
 #[btf_map]
 static REVERSE_V6: Reverses<[u8; 16]> = Reverses::new();
 #[btf_map]
+static MAPPINGS_V4: Mappings<[u8; 4]> = Mappings::new();
+#[btf_map]
+static MAPPINGS_V6: Mappings<[u8; 16]> = Mappings::new();
+#[btf_map]
+static FILL: Array<u64, { fill::COUNT as usize }> = Array::new();
+#[btf_map]
+static SCRATCH: PerCpuArray<Flow<[u8; 16]>, 1> = PerCpuArray::new();
+#[btf_map]
 static DROPS: HashMap<DropKey, u64, { DROPS_MAX as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static TRAFFIC: PerCpuArray<Traffic, { SLOTS_MAX as usize }> = PerCpuArray::new();
@@ -84,6 +100,12 @@ static EXPOSED: HashMap<ExposedKey, u32, { EXPOSED_MAX as usize }, NO_PREALLOC> 
 #[btf_map]
 static LED_SOCKETS: LruHashMap<LedKey, Led, { LED_SOCKETS_MAX as usize }> = LruHashMap::new();
 #[btf_map]
+static USED: Array<Used, { SLOTS_MAX as usize }> = Array::new();
+#[btf_map]
+static FRAGMENTS_V4: Fragments<[u8; 4]> = Fragments::new();
+#[btf_map]
+static FRAGMENTS_V6: Fragments<[u8; 16]> = Fragments::new();
+#[btf_map]
 static COLLECTED: Array<Collected, 1> = Array::new();
 
 #[unsafe(no_mangle)]
@@ -95,6 +117,11 @@ static NAT_PORT_COUNT: Global<u16> = Global::new(0);
 
 #[unsafe(no_mangle)]
 static NETNS_COOKIE: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static EIM_PORTS: Global<u16> = Global::new(EIM_PORTS_DEFAULT);
+#[unsafe(no_mangle)]
+static FILTERS_NOBODY: Global<u16> = Global::new(0);
+
 #[unsafe(no_mangle)]
 static TIMEOUT_TCP_ESTABLISHED: Global<u16> = Global::new(Timeouts::DEFAULT.tcp_established);
 #[unsafe(no_mangle)]
@@ -155,6 +182,18 @@ pub fn nat_ports() -> (u16, u16) {
     (NAT_PORT_FIRST.load(), NAT_PORT_COUNT.load())
 }
 
+/// External ports by endpoint-independent mappings that one instance may have.
+#[inline(always)]
+pub fn eim_ports() -> u64 {
+    EIM_PORTS.load().into()
+}
+
+/// Whether whoever sends to a port with such a mapping reaches its guest.
+#[inline(always)]
+pub fn filters_nobody() -> bool {
+    FILTERS_NOBODY.load() != 0
+}
+
 /// Times after which flows are removed.
 #[inline(always)]
 pub fn timeouts() -> Timeouts {
@@ -193,6 +232,14 @@ pub fn allowance(slot: u32) -> Option<&'static mut Allowance> {
     // SAFETY: an array element lives as long as the map. Two CPUs may change it at once: each writes whole words,
     // and what one of them overwrites is an allowance of one packet.
     Some(unsafe { &mut *allowance })
+}
+
+/// What a slot has used up.
+#[inline(always)]
+pub fn used(slot: u32) -> Option<&'static mut Used> {
+    let used = USED.get_ptr_mut(slot)?;
+    // SAFETY: as in `allowance`.
+    Some(unsafe { &mut *used })
 }
 
 /// The interface with this index.
@@ -280,6 +327,18 @@ pub fn closing_flows(instance: u32) -> u64 {
     holdings(instance).map_or(u64::MAX, |holdings| counted(holdings.closing))
 }
 
+/// Flows that the instance holds, open and closing.
+#[inline(always)]
+pub fn flows_held(instance: u32) -> u64 {
+    open_flows(instance).saturating_add(closing_flows(instance))
+}
+
+/// Endpoint-independent mappings of the instance.
+#[inline(always)]
+pub fn mappings(instance: u32) -> u64 {
+    holdings(instance).map_or(u64::MAX, |holdings| counted(holdings.mapped))
+}
+
 /// The agent may have set a count to 0 while what it counts was there: what that takes away again is below 0, and
 /// counts as none.
 #[inline(always)]
@@ -308,6 +367,48 @@ pub fn count_moved(instance: u32, (from, to): (Option<Place>, Option<Place>)) {
             unsafe { atomic_add(count, change) };
         }
     }
+}
+
+/// Endpoint-independent mappings of all instances, in one family.
+#[inline(always)]
+pub fn mapped<A: FamilyMaps>() -> u64 {
+    FILL.get(A::MAPPINGS_PLACE)
+        .map_or(u64::MAX, |count| counted(*count))
+}
+
+/// Counts an endpoint-independent mapping that was made, or with `u64::MAX`, one that was removed. No `instance` is
+/// given for one of an earlier life of its slot.
+#[inline(always)]
+pub fn count_mapped<A: FamilyMaps>(instance: Option<u32>, change: u64) {
+    if let Some(count) = FILL.get_ptr_mut(A::MAPPINGS_PLACE) {
+        // SAFETY: an array element lives as long as the map; it is only ever changed by atomic additions.
+        unsafe { atomic_add(count, change) };
+    }
+    if let Some(holdings) = instance.and_then(holdings) {
+        // SAFETY: as above.
+        unsafe { atomic_add(&raw mut holdings.mapped, change) };
+    }
+}
+
+/// Notes how many flows of a family a collection pass left.
+#[inline(always)]
+pub fn set_flows_left<A: FamilyMaps>(flows: u64) {
+    if let Some(count) = FILL.get_ptr_mut(A::FLOWS_PLACE) {
+        // SAFETY: the element lives as long as the map, and the agent runs one pass at a time.
+        unsafe { count.write(flows) };
+    }
+}
+
+/// This CPU's place for a flow that is being made, to be written whole.
+#[inline(always)]
+pub fn scratch_flow<A: FamilyMaps>() -> Option<&'static mut Flow<A>> {
+    const {
+        assert!(size_of::<Flow<A>>() <= size_of::<Flow<[u8; 16]>>());
+    }
+    let flow = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own element; tc programs of one CPU do not interrupt each other. It is large enough for a flow
+    // of either family, for which any bytes are a value.
+    Some(unsafe { &mut *flow.cast::<Flow<A>>() })
 }
 
 /// Counts a drop.

@@ -4,19 +4,28 @@ use netagent_common::drop::DropReason;
 use netagent_common::flow::{Flow, FlowKey};
 use netagent_common::nat::{Reverse, ReverseKey};
 
-use crate::family::Family;
+use crate::family::{End, Family};
 use crate::kernel::{self, Checksum, Skb};
-use crate::maps;
 use crate::parse::{Header, Kind, Transport, checksum_field, transport_offset};
+use crate::{mapping, maps};
 
 /// The flow as the world sees it.
 #[inline(always)]
 pub fn reverse_key<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> ReverseKey<A> {
+    key_of_port(key, (flow.nat_address, flow.nat_port))
+}
+
+/// A new flow as the world would see it by an address and a port.
+#[inline(always)]
+pub fn key_of_port<A: Copy>(
+    key: &FlowKey<A>,
+    (nat_address, nat_port): (A, [u8; 2]),
+) -> ReverseKey<A> {
     ReverseKey {
         remote: key.remote,
-        nat_address: flow.nat_address,
+        nat_address,
         remote_port: key.remote_port,
-        nat_port: flow.nat_port,
+        nat_port,
         protocol: key.protocol,
     }
 }
@@ -36,7 +45,7 @@ pub fn is_the_hosts<A: Family>(skb: Skb, key: &ReverseKey<A>) -> bool {
 #[inline(always)]
 pub fn reverse<A: Copy>(key: &FlowKey<A>) -> Reverse<A> {
     Reverse {
-        created_s: (kernel::now_ns() / 1_000_000_000) as u32,
+        created_s: kernel::now_s(),
         instance: key.instance,
         guest_port: key.guest_port,
         reserved: [0; 2],
@@ -52,9 +61,11 @@ fn is_of<A: Family>(reverse: &Reverse<A>, key: &FlowKey<A>) -> bool {
         && reverse.instance == key.instance
 }
 
-/// Makes sure that the flow's reverse entry is there; false where the port is another flow's, or the host's.
+/// Makes sure that the flow's reverse entry is there, and its mapping stays; false where the port is another flow's, or
+/// the host's.
 #[inline(never)]
 pub fn keep_port<A: Family>(skb: Skb, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+    mapping::refresh(key, flow);
     let reverse_key = reverse_key(key, flow);
     if let Some(reverse) = maps::reverse(&reverse_key) {
         return is_of(reverse, key);
@@ -92,7 +103,7 @@ pub fn rewrite_source<A: Family>(
         match checksum {
             // One correction for both: a full checksum does not tell the header from the pseudo header.
             Checksum::Full if has_pseudo_header::<A>(kind) => {
-                difference = checksum::add(difference, port_difference(old, new));
+                difference = checksum::add(difference, checksum::word_difference(old, new));
             }
             Checksum::Full | Checksum::Partial | Checksum::Unknown => {
                 skb.correct_l4_checksum_for_word(checksum_field::<A>(kind), old, new)?;
@@ -101,12 +112,6 @@ pub fn rewrite_source<A: Family>(
     }
     correct_for_address::<A>(skb, kind, difference)?;
     A::rewrite_source(skb, header, address, address_difference)
-}
-
-/// What replacing a port does to a checksum.
-#[inline(always)]
-fn port_difference([a, b]: [u8; 2], [c, d]: [u8; 2]) -> u32 {
-    checksum::difference(&[a, b, 0, 0], &[c, d, 0, 0])
 }
 
 /// Makes a packet of the world one for the guest.
@@ -131,12 +136,6 @@ pub fn rewrite_destination<A: Family>(
         A::difference(header.destination, guest),
     )?;
     A::rewrite_destination(skb, header, guest)
-}
-
-#[derive(Clone, Copy)]
-enum End {
-    Source,
-    Destination,
 }
 
 #[inline(always)]

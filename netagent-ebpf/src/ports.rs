@@ -4,29 +4,29 @@
 use netagent_common::drop::DropReason;
 use netagent_common::flow::{Flow, FlowKey, FlowState, Place};
 use netagent_common::nat::{
-    PORT_TRIES, PORT_TRIES_AT_REST, REST_NS, REUSE_TRIES, Reverse, ReverseKey, Window,
+    PORT_TRIES, PORT_TRIES_AT_REST, REST_NS, REUSE_TRIES, ReverseKey, Window,
 };
 
 use crate::family::Family;
 use crate::kernel::{self, Skb};
 use crate::maps::{self, InsertError};
-use crate::{conntrack, nat};
+use crate::{conntrack, mapping, nat};
 
-/// What the tries of one flow share.
-struct Search<A> {
+/// What the tries of one flow share. It lies on the stack below that of a try: keys are made there.
+struct Search<'a, A> {
     skb: Skb,
-    key: ReverseKey<A>,
-    reverse: Reverse<A>,
+    flow: &'a FlowKey<A>,
+    nat_address: &'a A,
     window: Window,
+    /// When the oldest closing flow of the same instance among those tried was last heard of.
+    closing_ns: u64,
     seed: u32,
+    /// One of the constants below and a port, or 0 while no port was free.
+    outcome: u32,
+    /// The port of that flow, or 0.
+    closing: u16,
     /// The guest's own port, or 0 where it is not tried.
     own: u16,
-    /// The port of the oldest closing flow of the same instance among those tried, or 0.
-    closing: u16,
-    /// When that flow was last heard of.
-    closing_ns: u64,
-    /// What [`try_to_claim`] answered last: 0 while no port was free.
-    outcome: u32,
 }
 
 const CLAIMED: u32 = 1 << 16;
@@ -63,18 +63,18 @@ fn search<A: Family>(skb: Skb, key: &FlowKey<A>, nat_address: &A) -> u32 {
         return 0;
     };
     let window = Window::new(key.instance, maps::nat_ports());
-    let held = maps::open_flows(key.instance).saturating_add(maps::closing_flows(key.instance));
     let own = u16::from_be_bytes(key.guest_port);
+    let is_kept = window.keeps(own, maps::flows_held(key.instance));
     let mut search = Search {
         skb,
-        key: reverse_key(key, nat_address),
-        reverse: nat::reverse(key),
+        flow: key,
+        nat_address,
         window,
-        seed: kernel::random(),
-        own: if window.keeps(own, held) { own } else { 0 },
-        closing: 0,
         closing_ns: u64::MAX,
+        seed: kernel::random(),
         outcome: 0,
+        closing: 0,
+        own: if is_kept { own } else { 0 },
     };
     let now = kernel::now_ns();
     let is_at_rest = now.wrapping_sub(holdings.exhausted_ns) < REST_NS;
@@ -85,7 +85,7 @@ fn search<A: Family>(skb: Skb, key: &FlowKey<A>, nat_address: &A) -> u32 {
     };
     kernel::repeat(tries, try_port::<A>, &mut search);
     if search.outcome != 0 {
-        return search.outcome | u32::from(u16::from_be_bytes(search.key.nat_port));
+        return search.outcome;
     }
     if search.closing != 0 {
         return CLOSING | u32::from(search.closing);
@@ -97,7 +97,7 @@ fn search<A: Family>(skb: Skb, key: &FlowKey<A>, nat_address: &A) -> u32 {
 }
 
 /// One try: stops with 1.
-unsafe extern "C" fn try_port<A: Family>(attempt: u64, search: *mut Search<A>) -> i64 {
+unsafe extern "C" fn try_port<A: Family>(attempt: u64, search: *mut Search<'_, A>) -> i64 {
     const GO_ON: i64 = 0;
     const STOP: i64 = 1;
     // SAFETY: the kernel passes the search of the function above, which nobody else uses meanwhile.
@@ -108,12 +108,15 @@ unsafe extern "C" fn try_port<A: Family>(attempt: u64, search: *mut Search<A>) -
     } else {
         search.window.candidate(search.seed, attempt)
     };
-    search.key.nat_port = port.to_be_bytes();
-    search.outcome = try_to_claim(search.skb, &search.key, &search.reverse);
-    if search.outcome != 0 {
-        return STOP;
+    let reverse_key = nat::key_of_port(search.flow, (*search.nat_address, port.to_be_bytes()));
+    match try_to_claim(search.skb, &reverse_key, search.flow) {
+        0 => {}
+        outcome => {
+            search.outcome = outcome | u32::from(port);
+            return STOP;
+        }
     }
-    if let Some((_, flow)) = closing_holder(&search.key, search.reverse.instance)
+    if let Some((_, flow)) = closing_holder(&reverse_key, search.flow.instance)
         && flow.last_seen_ns < search.closing_ns
     {
         (search.closing, search.closing_ns) = (port, flow.last_seen_ns);
@@ -127,8 +130,11 @@ unsafe extern "C" fn try_port<A: Family>(attempt: u64, search: *mut Search<A>) -
 
 /// Claims a port, where it is nobody's.
 #[inline(always)]
-fn try_to_claim<A: Family>(skb: Skb, key: &ReverseKey<A>, reverse: &Reverse<A>) -> u32 {
-    match maps::insert_reverse(key, reverse) {
+fn try_to_claim<A: Family>(skb: Skb, key: &ReverseKey<A>, flow: &FlowKey<A>) -> u32 {
+    if mapping::is_anothers(key, flow) {
+        return 0;
+    }
+    match maps::insert_reverse(key, &nat::reverse(flow)) {
         Err(InsertError::Exists) => 0,
         Err(InsertError::Full) => FULL,
         Ok(()) if nat::is_the_hosts(skb, key) => {
@@ -166,8 +172,8 @@ fn closing_holder<A: Family>(
 /// is none.
 #[inline(never)]
 fn take_over<A: Family>(skb: Skb, key: &FlowKey<A>, nat_address: &A, port: u32) -> u32 {
-    let mut reverse_key = reverse_key(key, nat_address);
-    reverse_key.nat_port = (port as u16).to_be_bytes();
+    let nat_port = (port as u16).to_be_bytes();
+    let reverse_key = nat::key_of_port(key, (*nat_address, nat_port));
     let Some((old, flow)) = closing_holder(&reverse_key, key.instance) else {
         return 0;
     };
@@ -178,17 +184,5 @@ fn take_over<A: Family>(skb: Skb, key: &FlowKey<A>, nat_address: &A, port: u32) 
     {
         return 0;
     }
-    try_to_claim(skb, &reverse_key, &nat::reverse(key)) | port
-}
-
-/// The new flow as the world sees it, but for its port.
-#[inline(always)]
-fn reverse_key<A: Family>(key: &FlowKey<A>, nat_address: &A) -> ReverseKey<A> {
-    ReverseKey {
-        remote: key.remote,
-        nat_address: *nat_address,
-        remote_port: key.remote_port,
-        nat_port: [0; 2],
-        protocol: key.protocol,
-    }
+    try_to_claim(skb, &reverse_key, key) | port
 }

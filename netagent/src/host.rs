@@ -159,6 +159,10 @@ pub struct HostOptions {
     pub instances_max: u32,
     /// First port of the NAT range, and the number of ports.
     pub nat_ports: (u16, u16),
+    /// External ports by endpoint-independent mappings that one instance may have; 0 for none.
+    pub eim_ports: u16,
+    /// Whether whoever sends to such a port reaches its guest.
+    pub filters_nobody: bool,
     /// Times after which flows are removed.
     pub timeouts: Timeouts,
     /// Mark of redirected frames; never 0.

@@ -47,6 +47,8 @@ impl Home {
             flows_max: 1_024,
             instances_max: 16,
             nat_ports: (16_384, 1_000),
+            eim_ports: 64,
+            filters_nobody: true,
             timeouts: Timeouts::DEFAULT,
             mark: MARK,
         }

@@ -7,7 +7,7 @@ use aya::Pod;
 use bytemuck::Zeroable;
 use netagent_common::flow::{Flow, FlowKey, FlowState, LAST_SEEN_STEP_NS};
 use netagent_common::names::{self, ABI_VERSION, map};
-use netagent_common::nat::{Holdings, Reverse, ReverseKey};
+use netagent_common::nat::{Holdings, Mapping, MappingKey, Reverse, ReverseKey, fill};
 use netagent_common::net::{GATEWAY_MAC, GATEWAY_V6, protocol};
 use netagent_common::policy::RouteKind;
 use netagent_common::services::{SERVICES_HOST_MAC, Services};
@@ -202,6 +202,26 @@ impl Scene {
         holdings.closing.cast_signed()
     }
 
+    /// Endpoint-independent mappings of the instance, and of all instances in both families, by their counts.
+    ///
+    /// # Panics
+    /// Where a count is not there.
+    #[must_use]
+    pub fn mappings_counted(&mut self) -> (u64, u64) {
+        let holdings = self.datapath.array::<Holdings>(map::HOLDINGS);
+        let of_instance = holdings.get(&SLOT, 0).expect("the slot is in the array");
+        let fills = self.datapath.array::<u64>(map::FILL);
+        let of_all = [fill::MAPPINGS_V4, fill::MAPPINGS_V6]
+            .map(|place| fills.get(&place, 0).expect("the place is in the array"));
+        (of_instance.mapped, of_all.iter().sum())
+    }
+
+    /// Makes all mappings so much older, s.
+    pub fn age_mappings(&mut self, age_s: u32) {
+        age_mappings::<[u8; 4]>(&mut self.datapath, map::MAPPINGS_V4, age_s);
+        age_mappings::<[u8; 16]>(&mut self.datapath, map::MAPPINGS_V6, age_s);
+    }
+
     /// The ports of the guest that hold a port of the uplink's address, in either family.
     #[must_use]
     pub fn holders(&mut self, nat_port: u16) -> Vec<u16> {
@@ -306,6 +326,17 @@ fn change_flows<A>(
             change(&mut flow.last_seen_ns, &mut flow.state);
             datapath.insert::<FlowKey<A>, Flow<A>>(name, key, flow);
         }
+    }
+}
+
+fn age_mappings<A>(datapath: &mut Datapath, name: &str, age_s: u32)
+where
+    MappingKey<A>: Pod,
+    Mapping<A>: Pod,
+{
+    for (key, mut mapping) in datapath.entries::<MappingKey<A>, Mapping<A>>(name) {
+        mapping.used_s -= age_s;
+        datapath.insert::<MappingKey<A>, Mapping<A>>(name, key, mapping);
     }
 }
 

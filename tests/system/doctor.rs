@@ -6,7 +6,7 @@ use netagent_tests::agent::Agent;
 use netagent_tests::guest::Guest;
 use netagent_tests::sys;
 use netagent_tests::tap::Header;
-use netagent_tests::world::{NAT_PORTS, SILENT, UPLINK, World};
+use netagent_tests::world::{SILENT, UPLINK, World};
 use serde_json::Value;
 
 use crate::changes::leaves;
@@ -56,10 +56,14 @@ fn a_firewall_that_drops_everything_that_is_forwarded_or_comes_in_does_not_matte
             "chain inet firewalld {hook} {{ type filter hook {hook} priority 0 ; policy drop ; }}"
         ));
     }
-    // After tc, where the agent's programs have taken what is a guest's.
-    nft(&format!(
-        "chain netdev early in {{ type filter hook ingress device {UPLINK} priority 0 ; policy drop ; }}"
-    ));
+    // After tc, which has taken what is a guest's; and tc's own redirects are spared what stands on the way out.
+    for hook in ["ingress", "egress"] {
+        for device in [UPLINK, &guest.nic().tap_name] {
+            nft(&format!(
+                "chain netdev early {hook}-{device} {{ type filter hook {hook} device {device} priority 0 ; policy drop ; }}"
+            ));
+        }
+    }
     for remote in SILENT {
         way.check(FlowTo { remote, ..QUESTION });
     }
@@ -69,35 +73,22 @@ fn a_firewall_that_drops_everything_that_is_forwarded_or_comes_in_does_not_matte
         "netdev early",
     ];
     check_noted(&agent, "firewalls", &names);
-    assert_eq!(say(&agent, "egress chain"), None);
     assert_eq!(say(&agent, "output chain"), None);
 }
 
 #[test]
-fn a_chain_on_the_uplinks_way_out_is_in_the_way_and_named() {
+fn a_chain_that_drops_what_the_host_itself_sends_is_named() {
     let world = World::new();
     let agent = world.agent("");
-    let guest = Guest::create(&agent, &world.host, "held", Header::Vnet);
+    let guest = Guest::create(&agent, &world.host, "free", Header::Vnet);
     let wire = world.wire();
-    let leaves = || leaves(guest.nic(), &wire, SILENT[0], 9_000).is_some();
-    assert!(leaves());
     let nft = |words: &str| world.host.shell(&format!("nft add {words}"));
-    nft("table netdev shaping");
-    nft(&format!(
-        "chain netdev shaping out {{ type filter hook egress device {UPLINK} priority 0 ; policy drop ; }}"
-    ));
-    assert!(!leaves(), "it sees what guests send");
-    check_noted(&agent, "egress chain", &["netdev shaping out", UPLINK]);
-    // The remedy that it names.
-    let (first, last) = (NAT_PORTS.start(), NAT_PORTS.end());
-    nft(&format!(
-        "rule netdev shaping out udp sport {first}-{last} accept"
-    ));
-    assert!(leaves());
     nft("table inet own");
+    nft("chain inet own out { type filter hook output priority 0 ; policy accept ; }");
+    assert_eq!(say(&agent, "output chain"), None);
     nft("chain inet own out { type filter hook output priority 0 ; policy drop ; }");
     check_noted(&agent, "output chain", &["inet own out"]);
-    assert!(leaves());
+    assert!(leaves(guest.nic(), &wire, SILENT[0], 9_000).is_some());
 }
 
 /// Loads a program that returns this, and attaches it to the uplink.
@@ -118,6 +109,7 @@ fn programs_of_others_on_the_uplink_are_named() {
     const XDP_PASS: i32 = 2;
     const TCX_PASS: i32 = 0;
     const TCX_NEXT: i32 = -1;
+    const TCX_DROP: i32 = 2;
     let check = "uplink programs";
     let world = World::new();
     // What stands there before the agent comes is asked before it.
@@ -149,9 +141,11 @@ fn programs_of_others_on_the_uplink_are_named() {
         &world,
         sys::load_classifier,
         sys::attach_tcx_egress,
-        TCX_NEXT,
+        TCX_DROP,
     );
     check_noted(&agent, check, &["uplink0: tcx egress"]);
+    let leaves = || leaves(guest.nic(), &wire, SILENT[0], 9_000).is_some();
+    assert!(!leaves(), "it sees what guests send");
     drop(out);
     let xdp = put_on(&world, sys::load_xdp, sys::attach_xdp, XDP_PASS);
     check_noted(&agent, check, &["uplink0: XDP"]);
@@ -163,7 +157,7 @@ fn programs_of_others_on_the_uplink_are_named() {
     let reply = netagent_tests::packet::udp(&way.back(SILENT[0]), (7, port), b"lost");
     wire.send_bytes(reply);
     // What the guest asks itself is answered, so the frame before would have come by now.
-    assert!(leaves(guest.nic(), &wire, SILENT[0], 9_000).is_some());
+    assert!(leaves());
     let mut arrived = std::iter::from_fn(|| guest.nic().tap.receive_now());
     let lost = |frame: netagent_tests::frame::Frame| frame.completed().ends_with(b"lost");
     assert!(!arrived.any(lost), "it sees what guests get");
@@ -180,18 +174,18 @@ fn filters_of_others_on_the_uplink_are_named() {
     assert_eq!(say(&agent, check).unwrap().0, "ok");
     let tc = |words: &str| world.host.shell(&format!("tc filter {words}"));
     tc(&format!(
-        "add dev {UPLINK} ingress pref 60 protocol ip matchall action pass"
+        "add dev {UPLINK} ingress pref 60 protocol ip u32 match u32 0 0 classid 1:1"
     ));
     assert_eq!(say(&agent, check).unwrap().0, "ok", "it comes after ours");
     tc(&format!(
-        "add dev {UPLINK} ingress pref 7 protocol ip matchall action drop"
+        "add dev {UPLINK} ingress pref 7 protocol ip u32 match u32 0 0 classid 1:1"
     ));
-    check_noted(&agent, check, &["uplink0: tc ingress pref 7 matchall"]);
+    check_noted(&agent, check, &["uplink0: tc ingress pref 7 u32"]);
     tc(&format!("delete dev {UPLINK} ingress pref 7 protocol ip"));
     tc(&format!(
-        "add dev {UPLINK} egress pref 8 protocol ip matchall action drop"
+        "add dev {UPLINK} egress pref 8 protocol ip u32 match u32 0 0 classid 1:1"
     ));
-    check_noted(&agent, check, &["uplink0: tc egress pref 8 matchall"]);
+    check_noted(&agent, check, &["uplink0: tc egress pref 8 u32"]);
 }
 
 #[test]

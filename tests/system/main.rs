@@ -10,6 +10,7 @@ mod surroundings;
 
 mod gateway;
 mod masquerade;
+mod path;
 mod ports;
 mod segments;
 mod sockets;

@@ -13,6 +13,7 @@ use crate::agent::store_id::{self, StoreId};
 use crate::agent::uplink::{self, UplinkError, Uplinks};
 use crate::agent::{Agent, AgentHandle, REQUESTS_MAX};
 use crate::config::Config;
+use crate::config::nat::Filtering;
 use crate::dns::upstream::Upstreams;
 use crate::host::{Cleaned, Host, HostError, HostOptions, one_line};
 use crate::instance::{Instance, Origin};
@@ -79,6 +80,8 @@ pub fn host_options(config: &Config, id: &StoreId) -> HostOptions {
         flows_max: config.datapath.flows,
         instances_max: config.limits.instances,
         nat_ports: (config.nat.ports.first, config.nat.ports.count()),
+        eim_ports: config.nat.eim_ports,
+        filters_nobody: config.nat.filtering == Filtering::Endpoint,
         timeouts: config.nat.timeouts.seconds(),
         mark: id.mark,
     }

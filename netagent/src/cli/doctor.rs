@@ -81,9 +81,8 @@ fn examine(config: &Config) -> Vec<Check> {
     let mut checks = required(config);
     checks.push(bpffs(&config.bpf_dir));
     checks.push(ip_forward());
-    let (uplinks, names) = uplinks::checks(config);
-    checks.extend(uplinks);
-    checks.extend(firewalls::checks(&names));
+    checks.extend(uplinks::checks(config));
+    checks.extend(firewalls::checks());
     checks.push(managers::check(Path::new("/"), &config.pool.tap_prefix));
     checks.push(expedited());
     checks

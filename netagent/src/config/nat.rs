@@ -1,17 +1,42 @@
 //! `[nat]`: the ports that stand for guests, and how long their flows live (N-5, N-6).
 
+use netagent_common::nat::EIM_PORTS;
 use netagent_common::timeouts;
 use serde::Deserialize;
 
 use crate::config::{ConfigError, PortRange, check};
 
 /// `[nat]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(missing_docs, reason = "netagent.example.toml describes every key")]
 pub struct Nat {
     pub ports: PortRange,
+    pub eim_ports: u16,
+    pub filtering: Filtering,
     pub timeouts: Timeouts,
+}
+
+/// Whose datagrams reach a guest (RFC 4787, REQ-8).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Filtering {
+    /// Those of addresses and ports that it sent to.
+    #[default]
+    AddressAndPort,
+    /// Anybody's, to a port with an endpoint-independent mapping.
+    Endpoint,
+}
+
+impl Default for Nat {
+    fn default() -> Self {
+        Self {
+            ports: PortRange::default(),
+            eim_ports: EIM_PORTS,
+            filtering: Filtering::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
 }
 
 /// `[nat.timeouts]`, s

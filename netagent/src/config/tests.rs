@@ -50,6 +50,8 @@ fn a_bad_value_says_how_to_mend_it() {
     check_refused("[pool]\ntap_prefix = \"tap0\"", "must not end in a digit");
     check_refused("[nat]\nports = \"9\"", "'9' is no port range");
     check_refused("[nat]\nports = \"9-8\"", "no port range");
+    check_refused("[nat]\nfiltering = \"none\"", "unknown variant `none`");
+    check_refused("[nat]\neim_ports = 65536", "x.toml line 2: ");
     for seconds in ["0", "65536"] {
         let text = format!("[nat.timeouts]\ntcp_closing = {seconds}");
         let expected =

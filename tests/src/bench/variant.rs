@@ -5,6 +5,8 @@ use std::os::fd::OwnedFd;
 
 use netagent_common::net::GATEWAY_MAC;
 
+use serde_json::json;
+
 use crate::agent::Agent;
 use crate::guest::Guest;
 use crate::netns::NetNs;
@@ -54,6 +56,11 @@ pub const CONFIGURATION: &str = "[limits]\nflows = 1000000\n";
 const GUEST_MAC: [u8; 6] = [0xaa, 0xfc, 0, 0, 0, 1];
 const GUEST_V4: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
 const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xbe, 0, 0, 0, 0, 0, 2);
+
+/// Port of the host that is the guest's, where frames go to it.
+pub const PUBLISHED: u16 = 8_080;
+/// Port of the guest behind it.
+pub const GUEST_PORT: u16 = 80;
 
 /// Which way frames go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +119,11 @@ impl Variant {
         };
         let (agent, tap, mac, [v4, v6]) = if kind == Kind::Netagent {
             let agent = world.agent(configuration);
-            let mut guest = Guest::create(&agent, &world.host, "bench", Header::Vnet);
+            let mut spec = json!({ "name": "bench" });
+            if direction == Direction::ToVm {
+                spec["publish"] = json!([format!("{PUBLISHED}:{GUEST_PORT}/udp")]);
+            }
+            let mut guest = Guest::create_from(&agent, &world.host, &spec, Header::Vnet);
             let nic = guest.nics.remove(0);
             let addresses = [true, false].map(|is_v4| nic.address(is_v4));
             (Some(agent), nic.tap, nic.mac, addresses)
@@ -159,6 +170,14 @@ impl Variant {
                     ));
                     nft(&format!(
                         "rule {family} nat out oifname {UPLINK} masquerade"
+                    ));
+                }
+                if self.direction == Direction::ToVm {
+                    host.shell(
+                        "nft add chain ip nat in { type nat hook prerouting priority -100 ; }",
+                    );
+                    host.shell(&format!(
+                        "nft add rule ip nat in iifname {UPLINK} udp dport {PUBLISHED} dnat to {GUEST_V4}:{GUEST_PORT}"
                     ));
                 }
                 // The frames of a super-frame round repeat their sequence numbers.

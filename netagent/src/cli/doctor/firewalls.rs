@@ -28,7 +28,7 @@ const OWNERS: [(&str, &str); 5] = [
     ("cali", "Calico"),
 ];
 
-pub(super) fn checks(uplinks: &[String]) -> Vec<Check> {
+pub(super) fn checks() -> Vec<Check> {
     let output = Command::new("nft").args(["list", "chains"]).output();
     let listed = output.map_or_else(
         |_| String::new(),
@@ -36,12 +36,12 @@ pub(super) fn checks(uplinks: &[String]) -> Vec<Check> {
     );
     let tables = parse(&listed);
     let mut checks = vec![unseen(&tables)];
-    checks.extend(on_the_way_out(&tables, uplinks));
     checks.extend(closed_to_the_host(&tables));
     checks
 }
 
-/// Frames are redirected before the host's routing, so nearly all rules are passed by.
+/// Frames are redirected before the host's routing, so all rules are passed by: those of the netdev family's ingress
+/// come after tc, and what tc redirects there is spared those of its egress.
 fn unseen(tables: &[Table]) -> Check {
     let mut names: Vec<String> = tables.iter().map(Table::title).collect();
     for (file, word) in [
@@ -62,54 +62,33 @@ fn unseen(tables: &[Table]) -> Check {
     )
 }
 
-/// The one hook of a firewall that sees what guests send: where frames leave a device.
-fn on_the_way_out(tables: &[Table], uplinks: &[String]) -> Option<Check> {
-    let is_uplinks = |chain: &Chain| {
-        let mut words = chain.words();
-        words.any(|word| uplinks.iter().any(|uplink| uplink == word))
-    };
-    let found = find(tables, "egress", is_uplinks)?;
-    Some(Check::note(
-        "egress chain",
-        found,
-        "it sees what guests send, from the uplink's address and the ports of `nat.ports`: accept that there, or \
-         remove the chain",
-    ))
-}
-
 /// What the agent itself asks and what the host sends to guests leaves by its own output.
 fn closed_to_the_host(tables: &[Table]) -> Option<Check> {
-    let found = find(tables, "output", |chain| chain.hook.contains("policy drop"))?;
+    let found: Vec<String> = tables.iter().flat_map(Table::closed_outputs).collect();
+    if found.is_empty() {
+        return None;
+    }
     Some(Check::note(
         "output chain",
-        found,
+        found.join(", "),
         "accept there what the agent sends to the resolvers (`dns.upstream`, port 53), or guests' names are not \
          resolved; and what the host sends to the TAPs",
     ))
 }
 
-/// The chains on a hook of which `wanted` holds.
-fn find(tables: &[Table], hook: &str, wanted: impl Fn(&Chain) -> bool) -> Option<String> {
-    let on_hook = |chain: &&Chain| {
-        let mut words = chain.words().skip_while(|word| *word != "hook");
-        words.nth(1) == Some(hook) && wanted(chain)
-    };
-    let of_table = |table: &Table| -> Vec<String> {
-        let chains = table.chains.iter().filter(on_hook);
-        chains
-            .map(|chain| {
-                format!(
-                    "nft {} {} {}: {}",
-                    table.family, table.name, chain.name, chain.hook
-                )
-            })
-            .collect()
-    };
-    let found: Vec<String> = tables.iter().flat_map(of_table).collect();
-    (!found.is_empty()).then(|| found.join(", "))
-}
-
 impl Table {
+    /// Chains on what the host itself sends that drop what no rule accepts.
+    fn closed_outputs(&self) -> Vec<String> {
+        let chains = self.chains.iter().filter(|chain| {
+            chain.hook.contains(" hook output ") && chain.hook.contains("policy drop")
+        });
+        let titles = chains.map(|chain| {
+            let (table, name) = (&self.name, &chain.name);
+            format!("nft {} {table} {name}: {}", self.family, chain.hook)
+        });
+        titles.collect()
+    }
+
     /// Its name, and whose it is where that can be told.
     fn title(&self) -> String {
         let owner = if self.name == "firewalld" {
@@ -124,14 +103,6 @@ impl Table {
         };
         let owner = owner.map_or_else(String::new, |owner| format!(" ({owner})"));
         format!("nft {} {}{owner}", self.family, self.name)
-    }
-}
-
-impl Chain {
-    /// The words of its hook, without what nft puts around names.
-    fn words(&self) -> impl Iterator<Item = &str> {
-        let words = self.hook.split([' ', ',', '"', '{', '}', ';', '=']);
-        words.filter(|word| !word.is_empty())
     }
 }
 
@@ -188,10 +159,7 @@ table inet firewalld {
 }
 table netdev shaping {
 	chain out {
-		type filter hook egress devices = { eth0, eth1 } priority filter; policy accept;
-	}
-	chain other {
-		type filter hook egress device "eth01" priority filter; policy accept;
+		type filter hook egress devices = { eth0, eth1 } priority filter; policy drop;
 	}
 }
 "#;
@@ -203,24 +171,6 @@ table netdev shaping {
         let start = "nft ip filter (Docker), nft inet firewalld (firewalld), nft netdev shaping";
         assert!(found.starts_with(start), "{found}");
         assert!(unseen(&[]).fix.is_empty() || unseen(&[]).found.contains("iptables"));
-    }
-
-    #[test]
-    fn only_an_egress_chain_of_the_uplink_is_in_the_way() {
-        let tables = parse(LISTED);
-        let check = |uplink: &str, expected: Option<&str>| {
-            let found = on_the_way_out(&tables, &[uplink.to_owned()]).map(|check| check.found);
-            let expected = expected
-                .map(|name| format!("nft netdev shaping {name}: type filter hook egress dev"));
-            match (found, expected) {
-                (Some(found), Some(start)) => assert!(found.starts_with(&start), "{found}"),
-                (found, expected) => assert_eq!(found, expected, "{uplink}"),
-            }
-        };
-        check("eth0", Some("out"));
-        check("eth1", Some("out"));
-        check("eth01", Some("other"));
-        check("eth2", None);
     }
 
     #[test]

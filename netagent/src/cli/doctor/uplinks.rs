@@ -22,19 +22,17 @@ struct Seen {
     xdp: Vec<(u32, u32)>,
 }
 
-/// The checks, and the names of the uplinks.
-pub(super) fn checks(config: &Config) -> (Vec<Check>, Vec<String>) {
+pub(super) fn checks(config: &Config) -> Vec<Check> {
     let seen = run::runtime().map(|runtime| runtime.block_on(look()));
     let seen = match seen {
         Ok(Ok(seen)) => seen,
-        Ok(Err(error)) => return (vec![unreadable(error.to_string())], Vec::new()),
-        Err(error) => return (vec![unreadable(error.to_string())], Vec::new()),
+        Ok(Err(error)) => return vec![unreadable(error.to_string())],
+        Err(error) => return vec![unreadable(error.to_string())],
     };
     match uplink::choose(&config.uplink, &seen.observed) {
         Ok(uplinks) => {
-            let names = uplinks.found.values().cloned().collect();
             let programs = programs(&uplinks, &seen.xdp);
-            (vec![found(&uplinks, &seen.observed), programs], names)
+            vec![found(&uplinks, &seen.observed), programs]
         }
         Err(error) => {
             let check = Check {
@@ -43,7 +41,7 @@ pub(super) fn checks(config: &Config) -> (Vec<Check>, Vec<String>) {
                 found: error.to_string(),
                 fix: "see `uplink` in the configuration".to_owned(),
             };
-            (vec![check], Vec::new())
+            vec![check]
         }
     }
 }
