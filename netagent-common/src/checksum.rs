@@ -21,6 +21,13 @@ pub const fn fold_wide(sum: u64) -> u16 {
     fold(add(sum as u32, (sum >> 32) as u32))
 }
 
+/// A header's checksum after a change, given as a [`difference`] (RFC 1624, equation 3).
+#[must_use]
+#[inline(always)]
+pub const fn replace(checksum: u16, difference: u32) -> u16 {
+    !fold_wide(!checksum as u64 + difference as u64)
+}
+
 /// Sum of the bytes, taken as words of 32 bits in the order of the host's memory; `N` is a multiple of 4.
 #[must_use]
 #[inline(always)]
@@ -66,6 +73,23 @@ mod tests {
             let changed = add(sum(&before), difference(&old, &address));
             // 0 and 0xffff are the same number in one's complement.
             prop_assert_eq!(fold(changed) % 0xffff, fold(sum(&after)) % 0xffff);
+        }
+
+        #[test]
+        fn a_replaced_checksum_is_the_one_of_the_changed_header(before: [u8; 20], address: [u8; 4]) {
+            // A header is never all zeroes, which is where the two zeroes of one's complement differ.
+            let mut before = before;
+            before[0] = 0x45;
+            let checksum_of = |header: [u8; 20]| {
+                let mut header = header;
+                header[10..12].fill(0);
+                !fold(sum(&header))
+            };
+            let mut after = before;
+            after[16..20].copy_from_slice(&address);
+            let old: [u8; 4] = before[16..20].try_into().unwrap();
+            let replaced = replace(checksum_of(before), difference(&old, &address));
+            prop_assert_eq!(replaced, checksum_of(after));
         }
     }
 
