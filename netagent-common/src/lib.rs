@@ -9,11 +9,13 @@ pub mod net;
 
 pub mod drop;
 pub mod flow;
+pub mod fragment;
 pub mod limit;
 pub mod nat;
 pub mod policy;
 pub mod publish;
 pub mod services;
+pub mod timeouts;
 pub mod vm;
 
 pub mod checksum;

@@ -54,6 +54,8 @@ pub mod map {
     pub const ADOPTED: &str = "ADOPTED";
     /// Array by instance number: open flows, counted by the programs.
     pub const OPEN_FLOWS: &str = "OPEN_FLOWS";
+    /// Array by instance number of [`crate::nat::Holdings`].
+    pub const HOLDINGS: &str = "HOLDINGS";
     /// LPM trie from destination to [`crate::policy::Route`].
     pub const ROUTES_V4: &str = "ROUTES_V4";
     /// As [`ROUTES_V4`], for IPv6.
@@ -66,6 +68,14 @@ pub mod map {
     pub const REVERSE_V4: &str = "REVERSE_V4";
     /// As [`REVERSE_V4`], for IPv6.
     pub const REVERSE_V6: &str = "REVERSE_V6";
+    /// Hash from [`crate::nat::MappingKey`] to [`crate::nat::Mapping`].
+    pub const MAPPINGS_V4: &str = "MAPPINGS_V4";
+    /// As [`MAPPINGS_V4`], for IPv6.
+    pub const MAPPINGS_V6: &str = "MAPPINGS_V6";
+    /// Array by [`crate::nat::fill`]: entries of tables of the host.
+    pub const FILL: &str = "FILL";
+    /// Per-CPU array, one [`crate::flow::Flow`] of IPv6: where a flow is made for which the stack has no room.
+    pub const SCRATCH: &str = "SCRATCH";
     /// Hash from [`crate::drop::DropKey`] to the number of packets dropped.
     pub const DROPS: &str = "DROPS";
     /// Per-CPU array by slot of [`crate::vm::Traffic`].
@@ -89,19 +99,31 @@ pub mod map {
     /// Array, one [`crate::flow::Collected`]: what the last collection pass did.
     pub const COLLECTED: &str = "COLLECTED";
 
+    /// Array by slot of [`crate::limit::Used`].
+    pub const USED: &str = "USED";
+    /// LRU hash from [`crate::fragment::FragmentKey`] to [`crate::fragment::First`].
+    pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
+    /// As [`FRAGMENTS_V4`], for IPv6.
+    pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
+
     /// All of them.
-    pub const ALL: [&str; 22] = [
+    pub const ALL: [&str; 30] = [
         STATE,
         ACTIVE,
         INTERFACES,
         ADOPTED,
         OPEN_FLOWS,
+        HOLDINGS,
         ROUTES_V4,
         ROUTES_V6,
         FLOWS_V4,
         FLOWS_V6,
         REVERSE_V4,
         REVERSE_V6,
+        MAPPINGS_V4,
+        MAPPINGS_V6,
+        FILL,
+        SCRATCH,
         DROPS,
         TRAFFIC,
         SERVICES,
@@ -113,6 +135,9 @@ pub mod map {
         SENDERS_V6,
         EXPOSED,
         LED_SOCKETS,
+        USED,
+        FRAGMENTS_V4,
+        FRAGMENTS_V6,
     ];
 }
 
@@ -126,6 +151,22 @@ pub mod global {
     pub const NAT_PORT_COUNT: &str = "NAT_PORT_COUNT";
     /// `u64`: cookie of the agent's network namespace; sockets of other namespaces are left alone.
     pub const NETNS_COOKIE: &str = "NETNS_COOKIE";
+    /// `u16`: external ports by endpoint-independent mappings that one instance may have; 0 for none.
+    pub const EIM_PORTS: &str = "EIM_PORTS";
+    /// `u16`: 1 where whoever sends to such a port reaches its guest (endpoint-independent filtering).
+    pub const FILTERS_NOBODY: &str = "FILTERS_NOBODY";
+    /// `u16`, as the five that follow: [`crate::timeouts::Timeouts::tcp_established`], s.
+    pub const TIMEOUT_TCP_ESTABLISHED: &str = "TIMEOUT_TCP_ESTABLISHED";
+    /// [`crate::timeouts::Timeouts::tcp_transitory`].
+    pub const TIMEOUT_TCP_TRANSITORY: &str = "TIMEOUT_TCP_TRANSITORY";
+    /// [`crate::timeouts::Timeouts::tcp_closing`].
+    pub const TIMEOUT_TCP_CLOSING: &str = "TIMEOUT_TCP_CLOSING";
+    /// [`crate::timeouts::Timeouts::udp`].
+    pub const TIMEOUT_UDP: &str = "TIMEOUT_UDP";
+    /// [`crate::timeouts::Timeouts::udp_unreplied`].
+    pub const TIMEOUT_UDP_UNREPLIED: &str = "TIMEOUT_UDP_UNREPLIED";
+    /// [`crate::timeouts::Timeouts::icmp`].
+    pub const TIMEOUT_ICMP: &str = "TIMEOUT_ICMP";
     /// `u16`: offset of `ip_summed` in the kernel's `struct sk_buff`, bits; 0 where partial checksums are not
     /// checked, which only tests do.
     pub const SKB_IP_SUMMED_BIT: &str = "SKB_IP_SUMMED_BIT";

@@ -1,31 +1,28 @@
 //! Flows: found, opened, kept alive.
 
 use netagent_common::drop::DropReason;
-use netagent_common::flow::{Flow, FlowKey, FlowState, LAST_SEEN_STEP_NS, Opener, Sender};
+use netagent_common::flow::{Flow, FlowKey, FlowState, LAST_SEEN_STEP_NS, Opener, Place, Sender};
 use netagent_common::policy::{Route, RouteKind};
 use netagent_common::vm::Interface;
 
 use crate::family::Family;
 use crate::kernel::{self, Skb};
-use crate::maps::{self, InsertError};
-use crate::nat;
+use crate::maps::{self, InsertError, StateWord};
 use crate::parse::{self, Header, Kind, Transport};
-use crate::publish;
+use crate::{mapping, nat, ports, publish};
 
 /// Notes a packet: the flow's state follows it, and its life starts anew; true where that was written down, about
 /// once a second.
 #[inline(always)]
 pub fn touch<A>(flow: &mut Flow<A>, sender: Sender, kind: Kind) -> bool {
+    let flags = match kind {
+        Kind::Segment(flags) => Some(flags),
+        Kind::Datagram | Kind::EchoRequest | Kind::EchoReply => None,
+    };
     let state = FlowState::from_number(flow.state);
-    let is_inbound = Opener::is_inbound(flow.opener);
-    let next = match kind {
-        Kind::Segment(flags) if is_inbound => state.after_inbound_segment(sender, flags),
-        Kind::Segment(flags) => state.after_segment(sender, flags),
-        _ if is_inbound => state.after_inbound_datagram(sender),
-        Kind::Datagram | Kind::EchoRequest | Kind::EchoReply => state.after_datagram(sender),
-    } as u8;
-    if next != flow.state {
-        flow.state = next;
+    let opener = Opener::from_number(flow.opener);
+    if state.after(opener, sender, flags) != state {
+        advance(flow, sender, flags.map_or(NO_FLAGS, u32::from));
     }
     let now = kernel::now_ns();
     let is_due = now.wrapping_sub(flow.last_seen_ns) > LAST_SEEN_STEP_NS;
@@ -33,6 +30,65 @@ pub fn touch<A>(flow: &mut Flow<A>, sender: Sender, kind: Kind) -> bool {
         flow.last_seen_ns = now;
     }
     is_due
+}
+
+/// Stands for the flags of what has none.
+const NO_FLAGS: u32 = 1 << 8;
+
+/// Moves a flow on by a packet, and from one count of its instance to another.
+///
+/// Every change of a state is an exchange of the word that it is in, so each is counted once, whatever two CPUs see at
+/// the same time. A count is wrong only where an element of the map became another flow's, with the same port and in
+/// the same state, between the reading of the word and its exchange; it is right again when the instance is started
+/// anew.
+#[inline(never)]
+fn advance<A>(flow: &mut Flow<A>, sender: Sender, flags: u32) {
+    let flags = (flags != NO_FLAGS).then_some(flags as u8);
+    let moved = exchange_state(flow, |word| {
+        word.state().after(word.opener(), sender, flags)
+    });
+    // One of an earlier life of the slot is in no count.
+    if let Some((from, to)) = moved
+        && from != to
+        && let Ok(interface) = maps::record(flow.slot)
+        && interface.generation == flow.generation
+    {
+        maps::count_moved(interface.instance, (from, to));
+    }
+}
+
+/// Tries to change a state that other CPUs change as well; each failure is a change by one of them.
+const STATE_TRIES: u32 = 4;
+
+/// Changes a flow's state, and says from which count to which; `None` where it stays.
+#[inline(always)]
+fn exchange_state<A>(
+    flow: &mut Flow<A>,
+    next: impl Fn(StateWord) -> FlowState,
+) -> Option<(Option<Place>, Option<Place>)> {
+    for _ in 0..STATE_TRIES {
+        let word = maps::state_word(flow);
+        let (state, next) = (word.state(), next(word));
+        if state == next {
+            return None;
+        }
+        if maps::exchange_state(flow, word, next) {
+            return Some((state.place(), next.place()));
+        }
+    }
+    None
+}
+
+/// Takes a flow out of the count that it is in; whoever does removes it. False where another CPU did, or the flow
+/// changes so fast that it must be tried again. No `instance` is given for a flow of an earlier life of its slot,
+/// which is in no count.
+#[inline(always)]
+pub fn retire<A>(flow: &mut Flow<A>, instance: Option<u32>) -> bool {
+    let moved = exchange_state(flow, |_| FlowState::Removed);
+    if let (Some(moved), Some(instance)) = (moved, instance) {
+        maps::count_moved(instance, moved);
+    }
+    moved.is_some()
 }
 
 /// The key of the flow to which a packet of the guest belongs.
@@ -61,31 +117,124 @@ pub fn is_current<A>(flow: &Flow<A>, interface: &Interface) -> bool {
         && flow.route_generation == maps::route_generation()
 }
 
-/// Opens the flow of a packet of the guest that [`crate::from_vm`] found well-formed and not spoofed, or judges
-/// one anew that was opened under another policy or other routes.
+/// How the flow of a packet of the guest is found: [`Whole`] packets and first fragments have their ports in different
+/// places.
+pub trait Parsed<A> {
+    /// The key of its flow, and its kind.
+    ///
+    /// # Errors
+    /// The reason why it belongs to no flow.
+    fn parse(skb: Skb, interface: &Interface) -> Result<(FlowKey<A>, Kind), DropReason>;
+}
+
+/// A packet that is no fragment.
+pub struct Whole;
+
+impl<A: Family> Parsed<A> for Whole {
+    #[inline(always)]
+    fn parse(skb: Skb, interface: &Interface) -> Result<(FlowKey<A>, Kind), DropReason> {
+        let header = A::header(skb)?;
+        let transport = parse::transport(skb, &header)?;
+        let key = key_from_vm(interface, &header, &transport);
+        Ok((key, transport.kind))
+    }
+}
+
+/// Makes sure that a flow stands for a packet of the guest that [`crate::from_vm`] found well-formed and not spoofed:
+/// judges the one that is there anew, or opens one.
 ///
 /// # Errors
 /// The reason why the guest may not have it.
-#[inline(never)]
-pub fn open<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
-    let header = A::header(skb)?;
-    let transport = parse::transport(skb, &header)?;
-    let key = &key_from_vm(interface, &header, &transport);
-    // Read before the routes: if they change meanwhile, the flow is looked at again.
-    let route_generation = maps::route_generation();
-    if revalidate(key, interface, route_generation) {
+#[inline(always)]
+pub fn provide<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
+    if judge_anew::<A, P>(skb, interface) {
         return Ok(());
     }
+    open::<A, P>(skb, interface)
+}
+
+/// Whether the flow of a packet of the guest, opened under another policy or other routes, may go on.
+#[inline(never)]
+fn judge_anew<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> bool {
+    let Ok((key, _)) = P::parse(skb, interface) else {
+        return false;
+    };
+    revalidate(&key, interface, maps::route_generation())
+}
+
+#[inline(never)]
+fn open<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
+    let mut opening = Opening::<A>::new();
+    prepare::<A, P>(skb, interface, &mut opening)?;
+    let Opening { key, way, .. } = &opening;
+    let opener = Opener::from_number(opening.opener as u8);
+    let mapped = match opener {
+        Opener::Guest => mapping::claim(skb, key, &way.nat_address, interface),
+        _ => None,
+    };
+    let nat_port = match mapped {
+        Some(nat_port) => nat_port,
+        None => ports::claim(skb, key, &way.nat_address)?,
+    };
+    write(
+        interface,
+        key,
+        way,
+        (opening.route_generation, nat_port, opener),
+    )
+}
+
+/// A flow that is about to be opened.
+struct Opening<A> {
+    key: FlowKey<A>,
+    way: Way<A>,
+    route_generation: u32,
+    /// An [`Opener`] as a number.
+    opener: u32,
+}
+
+impl<A: Family> Opening<A> {
+    #[inline(always)]
+    const fn new() -> Self {
+        Self {
+            key: FlowKey {
+                instance: 0,
+                guest: A::ZERO,
+                remote: A::ZERO,
+                guest_port: [0; 2],
+                remote_port: [0; 2],
+                protocol: 0,
+            },
+            way: Way {
+                uplink: 0,
+                mtu: 0,
+                next_hop: A::ZERO,
+                nat_address: A::ZERO,
+            },
+            route_generation: 0,
+            opener: 0,
+        }
+    }
+}
+
+/// Parses and asks the policy: a function of its own so that what it needs of the stack is free again afterwards.
+#[inline(never)]
+fn prepare<A: Family, P: Parsed<A>>(
+    skb: Skb,
+    interface: &Interface,
+    opening: &mut Opening<A>,
+) -> Result<(), DropReason> {
+    // Read before the routes: if they change meanwhile, the flow is looked at again.
+    opening.route_generation = maps::route_generation();
+    let (key, kind) = P::parse(skb, interface)?;
     // A reply to nothing that the host asked opens nothing.
-    if transport.kind == Kind::EchoReply {
+    if kind == Kind::EchoReply {
         return Err(DropReason::UnknownProtocol);
     }
-    let (way, opener) = way_for_guest(interface, key)?;
-    if maps::open_flows(interface.instance) >= interface.flow_limit.into() {
-        return Err(DropReason::FlowLimit);
-    }
-    let nat_port = nat::claim(skb, key, &way.nat_address)?;
-    write(interface, key, &way, (route_generation, nat_port, opener))
+    opening.key = key;
+    let (way, opener) = way_for_guest(interface, &opening.key)?;
+    (opening.way, opening.opener) = (way, opener as u32);
+    check_limit(interface)
 }
 
 /// Where the packets of a flow leave, and the address that stands for the guest.
@@ -137,6 +286,21 @@ fn way_for_guest<A: Family>(
         }
         Err(reason) => Err(reason),
     }
+}
+
+/// Closing flows are no open ones, but as many as an instance may have open are all that it may have of them: a guest
+/// makes them as fast as it can send resets, and the table is everybody's.
+#[inline(always)]
+fn check_limit(interface: &Interface) -> Result<(), DropReason> {
+    let (open, limit) = (
+        maps::open_flows(interface.instance),
+        u64::from(interface.flow_limit),
+    );
+    let closing = maps::closing_flows(interface.instance);
+    if open >= limit || open.saturating_add(closing) >= 2 * limit {
+        return Err(DropReason::FlowLimit);
+    }
+    Ok(())
 }
 
 /// Whether a flow that is there may go on; it goes the way of today's routes, or is removed.
@@ -258,6 +422,46 @@ pub fn write<A: Family>(
     }
 }
 
+/// Writes a flow that the world opens by a port that is the guest's already, where the way back is the way by which
+/// guests have this address; false where it is not, or the flow is there or has no room.
+#[inline(always)]
+pub fn write_admitted<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    (nat_address, nat_port): (A, [u8; 2]),
+) -> bool {
+    let route_generation = maps::route_generation();
+    let Ok(route) = uplink_route(key.remote) else {
+        return false;
+    };
+    if route.source != nat_address {
+        return false;
+    }
+    let Some(flow) = maps::scratch_flow::<A>() else {
+        return false;
+    };
+    // Field by field: a flow made at once is made on the stack.
+    flow.last_seen_ns = kernel::now_ns();
+    flow.slot = interface.slot;
+    flow.generation = interface.generation;
+    flow.policy_generation = interface.policy_generation;
+    flow.route_generation = route_generation;
+    flow.uplink = route.ifindex;
+    flow.mtu = route.mtu;
+    flow.address_difference = A::difference(key.guest, nat_address);
+    flow.state = FlowState::Opening as u8;
+    flow.opener = Opener::Guest as u8;
+    flow.nat_port = nat_port;
+    flow.next_hop = route.next_hop;
+    flow.nat_address = nat_address;
+    flow.padding = [0; 2];
+    let is_written = maps::insert_flow(key, flow).is_ok();
+    if is_written {
+        maps::count_opened(interface.instance);
+    }
+    is_written
+}
+
 /// Notes a packet of the host in the flow that it has with the guest; false where there is none in force.
 #[inline(always)]
 pub fn touch_from_host<A: Family>(interface: &Interface, key: &FlowKey<A>, kind: Kind) -> bool {
@@ -283,9 +487,7 @@ pub fn open_from_host<A: Family>(
     key: &FlowKey<A>,
     asked: &(A, [u8; 2]),
 ) -> Result<(), DropReason> {
-    if maps::open_flows(interface.instance) >= interface.flow_limit.into() {
-        return Err(DropReason::FlowLimit);
-    }
+    check_limit(interface)?;
     let flow = Flow {
         last_seen_ns: kernel::now_ns(),
         slot: interface.slot,
@@ -314,16 +516,21 @@ pub fn open_from_host<A: Family>(
 
 /// Removes a flow and its port. One of an earlier life of the slot is not in this one's count.
 #[inline(never)]
-pub fn forget<A: Family>(key: &FlowKey<A>, flow: &Flow<A>, interface: &Interface) {
+pub fn forget<A: Family>(key: &FlowKey<A>, flow: &mut Flow<A>, interface: &Interface) {
+    let is_counted = flow.generation == interface.generation;
+    if retire(flow, is_counted.then_some(interface.instance)) {
+        remove(key, flow);
+    }
+}
+
+/// Removes a flow that was retired, and its port.
+#[inline(always)]
+pub fn remove<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
     // Copied: the element goes with the removal.
     let flow = *flow;
-    if !maps::remove_flow(key) {
-        return;
-    }
-    if flow.generation == interface.generation {
-        maps::count_removed(interface.instance);
-    }
-    if flow.uplink != 0 {
+    let is_removed = maps::remove_flow(key);
+    if is_removed && flow.uplink != 0 {
         nat::release(key, &flow);
     }
+    is_removed
 }

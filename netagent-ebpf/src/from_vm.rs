@@ -5,6 +5,7 @@ use netagent_common::flow::{Flow, Opener, Sender};
 use netagent_common::net::{GATEWAY_MAC, ethertype, protocol};
 use netagent_common::vm::Interface;
 
+use crate::conntrack::Whole;
 use crate::family::Family;
 use crate::kernel::Skb;
 use crate::packet::Origin;
@@ -12,7 +13,10 @@ use crate::parse::{self, Header, Kind, Transport};
 use crate::publish::Entrance;
 use crate::services::Steered;
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{arp, conntrack, echo, from_uplink, maps, nat, neighbour, services, spoof};
+use crate::{
+    arp, conntrack, echo, fragment, from_uplink, icmp, maps, mss, nat, neighbour, quote, services,
+    spoof,
+};
 
 /// Judges a frame from a TAP.
 ///
@@ -21,14 +25,20 @@ use crate::{arp, conntrack, echo, from_uplink, maps, nat, neighbour, services, s
 #[inline(always)]
 pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     let interface = maps::interface(skb.ifindex())?;
-    frame(skb, interface).map_err(|reason| Dropped {
+    let mut judged = frame(skb, interface).unwrap_or_else(Packed::refused);
+    if let Some(reason) = judged.refusal()
+        && icmp::is_told(reason)
+    {
+        judged = icmp::tell_guest(skb, interface, reason);
+    }
+    judged.action().map_err(|reason| Dropped {
         slot: interface.slot,
         reason,
     })
 }
 
 #[inline(always)]
-fn frame(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
+fn frame(skb: Skb, interface: &Interface) -> Result<Packed, DropReason> {
     // Whatever the VMM set: our own mark opens the way into a TAP.
     skb.set_mark(0);
     if skb.vlan_present() {
@@ -39,51 +49,52 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
         return Err(DropReason::SpoofedMac);
     }
     let to_gateway = ethernet.is_mac::<0, 4>(GATEWAY_MAC);
-    match u16::from_be_bytes(ethernet.two::<12>()) {
+    Ok(match u16::from_be_bytes(ethernet.two::<12>()) {
         ethertype::IPV4 => opening::<[u8; 4]>(skb, interface, || ipv4(skb, interface, to_gateway)),
         ethertype::IPV6 => {
             skb.reach::<{ 14 + 40 + 32 }>(Origin::Vm);
-            if let Some(kind) = neighbour::kind(skb) {
-                let answer = neighbour::from_vm(skb, interface, kind).answer()?;
-                return answer.done(DropReason::NeighbourUnanswered);
+            match neighbour::kind(skb) {
+                Some(kind) => neighbour::from_vm(skb, interface, kind),
+                None => opening::<[u8; 16]>(skb, interface, || ipv6(skb, interface, to_gateway)),
             }
-            opening::<[u8; 16]>(skb, interface, || ipv6(skb, interface, to_gateway))
         }
-        ethertype::ARP => {
-            let answer = arp::from_vm(skb, interface).answer()?;
-            answer.done(DropReason::ArpUnanswered)
-        }
-        _ => Err(DropReason::UnknownEthertype),
-    }
+        ethertype::ARP => arp::from_vm(skb, interface),
+        _ => Packed::refused(DropReason::UnknownEthertype),
+    })
 }
 
-/// Opens a flow where the packet belongs to none. Opening parses the packet again: within the 512 bytes that
-/// nested functions share as stack, it cannot lie below the function that found nothing.
+/// Does what takes a deep stack: within the 512 bytes that nested functions share, it cannot lie below the function
+/// that found nothing. So opening a flow parses the packet again.
 #[inline(always)]
-fn opening<A: Steered>(
-    skb: Skb,
-    interface: &Interface,
-    judge: impl Fn() -> Packed,
-) -> Result<Action, DropReason> {
-    let judged = match judge().answer()? {
-        Judged::NoFlow => {
-            conntrack::open::<A>(skb, interface)?;
-            // Nothing is found again only where the agent changed the routes in this very moment.
-            judge().answer()?
-        }
-        judged => judged,
-    };
-    match judged {
-        Judged::Dns => services::dns::<A>(skb, interface).answer()?,
-        Judged::Dhcp => services::dhcp(skb, interface).answer()?,
-        Judged::TurnsRound => match from_uplink::judge_at::<A>(skb, Entrance::TurnedRound) {
-            Ok(Action::Next) => return Err(DropReason::HostAddress),
-            Ok(action) => Judged::Done(action),
-            Err(dropped) => return Err(dropped.reason),
-        },
-        judged => judged,
+fn opening<A: Steered>(skb: Skb, interface: &Interface, judge: impl Fn() -> Packed) -> Packed {
+    let mut judged = judge();
+    if judged.is_done() {
+        return judged;
     }
-    .done(DropReason::NoRoute)
+    if judged.is_no_flow() {
+        judged = match conntrack::provide::<A, Whole>(skb, interface) {
+            // Nothing is found again only where the agent changed the routes in this very moment.
+            Ok(()) => judge().or_refused_for(DropReason::NoRoute),
+            Err(reason) => Packed::refused(reason),
+        };
+    }
+    if judged.is_for_dns() {
+        services::dns::<A>(skb, interface)
+    } else if judged.is_for_dhcp() {
+        services::dhcp(skb, interface)
+    } else if judged.is_turning_round() {
+        match from_uplink::judge_at::<A>(skb, Entrance::TurnedRound) {
+            Ok(Action::Next) => Packed::refused_silently(DropReason::HostAddress),
+            Err(dropped) => Packed::refused_silently(dropped.reason),
+            done => Packed::of(done.map_err(|dropped| dropped.reason)),
+        }
+    } else if judged.is_refused_for(DropReason::IcmpError) {
+        quote::from_vm::<A>(skb, interface)
+    } else if judged.is_refused_for(DropReason::Fragment) {
+        fragment::judge::<A>(skb, interface)
+    } else {
+        judged
+    }
 }
 
 #[inline(never)]
@@ -207,6 +218,9 @@ fn packet<A: Steered>(
     parse::check_segments(skb, transport)?;
     if header.hop_limit <= 1 {
         return Err(DropReason::TtlExpired);
+    }
+    if transport.kind.opens() {
+        mss::clamp::<A>(skb, transport.len, flow.mtu.min(interface.mtu));
     }
     nat::rewrite_source(skb, (header, transport), flow, checksum)?;
     maps::count_from_vm(interface.slot, parse::on_the_wire::<A>(skb, transport));

@@ -175,6 +175,22 @@ impl Skb {
         refused(code)
     }
 
+    /// Corrects a checksum whose pseudo header stays as it is, for bytes that were written directly: together they
+    /// leave the sum over the packet, and so the device's own, as it was.
+    #[inline(always)]
+    pub fn correct_l4_checksum_for_payload(
+        self,
+        field: ChecksumField,
+        difference: u32,
+    ) -> Result<(), DropReason> {
+        let (raw, difference) = (self.raw.cast(), u64::from(difference));
+        // SAFETY: `raw` is the program's context; the helper checks the offset.
+        let code = unsafe {
+            helpers::bpf_l4_csum_replace(raw, field.offset, 0, difference, field.flags())
+        };
+        refused(code)
+    }
+
     /// Writes bytes and keeps the device's own checksum of the whole packet right.
     #[inline(always)]
     pub fn store<const N: usize>(self, offset: u32, bytes: &[u8; N]) -> Result<(), DropReason> {
@@ -184,6 +200,26 @@ impl Skb {
             helpers::bpf_skb_store_bytes(self.raw.cast(), offset, from, N as u32, RECOMPUTE_CSUM)
         };
         refused(code)
+    }
+
+    /// Writes bytes whose change a checksum within the packet makes up for: the device's own stays right.
+    #[inline(always)]
+    pub fn overwrite<const N: usize>(self, offset: u32, bytes: &[u8; N]) -> Result<(), DropReason> {
+        let from = bytes.as_ptr().cast();
+        // SAFETY: `from` is readable for `N` bytes; the helper checks the offset.
+        let code =
+            unsafe { helpers::bpf_skb_store_bytes(self.raw.cast(), offset, from, N as u32, 0) };
+        refused(code)
+    }
+
+    /// Reads bytes at an offset that is not known before.
+    #[inline(always)]
+    pub fn load<const N: usize>(self, offset: u32) -> Result<[u8; N], DropReason> {
+        let mut bytes = [0; N];
+        let to = bytes.as_mut_ptr().cast();
+        // SAFETY: `to` is writable for `N` bytes; the helper checks the offset.
+        let code = unsafe { helpers::bpf_skb_load_bytes(self.raw.cast(), offset, to, N as u32) };
+        refused(code).map(|()| bytes)
     }
 
     /// Makes the frame one of `len` bytes with finished checksums, to be written anew from its start. Whatever
@@ -369,6 +405,12 @@ pub fn now_ns() -> u64 {
     unsafe { helpers::bpf_ktime_get_coarse_ns() }
 }
 
+/// The same, s.
+#[inline(always)]
+pub fn now_s() -> u32 {
+    (now_ns() / 1_000_000_000) as u32
+}
+
 /// A random number.
 #[inline(always)]
 pub fn random() -> u32 {
@@ -392,6 +434,32 @@ pub(crate) unsafe fn atomic_add(counter: *mut u64, value: u64) {
         // SAFETY: by the contract above.
         let counter = unsafe { core::sync::atomic::AtomicU64::from_ptr(counter) };
         counter.fetch_add(value, core::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Replaces a word that other CPUs change as well, where it is `old`, and returns what it was.
+///
+/// # Safety
+/// `word` is valid and aligned.
+#[inline(always)]
+pub(crate) unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let found: u64;
+        // SAFETY: one atomic exchange of a valid, aligned word, by the contract above. The instruction compares with
+        // r0, and leaves there what it found.
+        unsafe {
+            core::arch::asm!("r0 = cmpxchg_64({word} + 0, r0, {new})", word = in(reg) word, new = in(reg) new, inout("r0") old => found);
+        }
+        found
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+        // SAFETY: by the contract above.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        word.compare_exchange(old, new, Relaxed, Relaxed)
+            .unwrap_or_else(|found| found)
     }
 }
 

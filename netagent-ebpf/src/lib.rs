@@ -17,10 +17,16 @@ pub mod collect;
 pub mod conntrack;
 pub mod echo;
 pub mod family;
+pub mod fragment;
+pub mod icmp;
+pub mod mapping;
+pub mod mss;
 pub mod nat;
 pub mod neighbour;
 pub mod parse;
+pub mod ports;
 pub mod publish;
+pub mod quote;
 pub mod services;
 pub mod spoof;
 

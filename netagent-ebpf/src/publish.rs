@@ -28,7 +28,7 @@ pub enum Entrance {
 /// Opens the flow of a packet for a published port. [`Judged::NoFlow`] where none is published there.
 #[inline(never)]
 pub fn open<A: Family>(skb: Skb, entrance: Entrance) -> Packed {
-    Packed::or_dropped(judge::<A>(skb, entrance))
+    Packed::with_slot(judge::<A>(skb, entrance))
 }
 
 #[inline(always)]

@@ -18,12 +18,14 @@ use crate::host::Attach;
 pub mod accounts;
 mod check;
 pub mod dns;
+pub mod nat;
 pub mod ports;
 mod uplink;
 
 use crate::access::AccountName;
 use crate::config::accounts::{Account, Custom, Modes};
 use crate::config::dns::Dns;
+use crate::config::nat::Nat;
 
 /// Read where no other file is named.
 pub const DEFAULT_FILE: &str = "/etc/netagent/netagent.toml";
@@ -102,14 +104,6 @@ pub struct Datapath {
     pub attach: Attach,
     pub expedite_rcu: bool,
     pub flows: u32,
-}
-
-/// `[nat]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "netagent.example.toml describes every key")]
-pub struct Nat {
-    pub ports: PortRange,
 }
 
 /// `[publish]`

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use netagent_common::drop::DropReason;
+use netagent_common::timeouts::Timeouts;
 use netagent_common::vm::Traffic;
 use serde::Deserialize;
 use uuid::Uuid;
@@ -158,6 +159,12 @@ pub struct HostOptions {
     pub instances_max: u32,
     /// First port of the NAT range, and the number of ports.
     pub nat_ports: (u16, u16),
+    /// External ports by endpoint-independent mappings that one instance may have; 0 for none.
+    pub eim_ports: u16,
+    /// Whether whoever sends to such a port reaches its guest.
+    pub filters_nobody: bool,
+    /// Times after which flows are removed.
+    pub timeouts: Timeouts,
     /// Mark of redirected frames; never 0.
     pub mark: u32,
 }

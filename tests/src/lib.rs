@@ -19,6 +19,7 @@ pub mod second_uplink;
 pub mod server;
 pub mod world;
 
+pub mod fragment;
 pub mod frame;
 pub mod neighbour;
 pub mod packet;

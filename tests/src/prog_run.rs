@@ -16,7 +16,9 @@ use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
 use netagent_common::drop::{DropKey, DropReason};
 use netagent_common::flow::Collected;
+use netagent_common::limit::FLOWS_PER_MAPPING;
 use netagent_common::names::{self, ABI_VERSION, global, map};
+use netagent_common::nat::EIM_PORTS;
 use netagent_common::policy::Route;
 use netagent_common::publish::SenderKey;
 use netagent_common::vm::{Active, Interface, State, active_place, record_index};
@@ -51,6 +53,10 @@ pub struct Sizes {
     pub nat_port_count: u16,
     /// Flows of each family.
     pub flows_max: u32,
+    /// External ports by endpoint-independent mappings of one instance.
+    pub eim_ports: u16,
+    /// Whether anybody reaches a guest on such a port.
+    pub filters_nobody: bool,
 }
 
 impl Default for Sizes {
@@ -59,9 +65,14 @@ impl Default for Sizes {
             nat_port_first: 16_384,
             nat_port_count: 13_616,
             flows_max: 4_096,
+            eim_ports: EIM_PORTS,
+            filters_nobody: false,
         }
     }
 }
+
+/// Fragmented packets that are remembered of each family: few, so that loading takes no time.
+const FRAGMENTS_MAX: u32 = 8_192;
 
 /// Where a packet is seen.
 #[derive(Clone, Copy, Debug, Default)]
@@ -115,6 +126,9 @@ impl Datapath {
         loader.override_global(global::MARK, &MARK, true);
         loader.override_global(global::NAT_PORT_FIRST, &sizes.nat_port_first, true);
         loader.override_global(global::NAT_PORT_COUNT, &sizes.nat_port_count, true);
+        loader.override_global(global::EIM_PORTS, &sizes.eim_ports, true);
+        let filters_nobody = u16::from(sizes.filters_nobody);
+        loader.override_global(global::FILTERS_NOBODY, &filters_nobody, true);
         for name in [
             map::FLOWS_V4,
             map::FLOWS_V6,
@@ -122,6 +136,13 @@ impl Datapath {
             map::REVERSE_V6,
         ] {
             loader.map_max_entries(name, sizes.flows_max);
+        }
+        for name in [map::FRAGMENTS_V4, map::FRAGMENTS_V6] {
+            loader.map_max_entries(name, FRAGMENTS_MAX);
+        }
+        for name in [map::MAPPINGS_V4, map::MAPPINGS_V6] {
+            let mappings_max = (sizes.flows_max / FLOWS_PER_MAPPING).max(1);
+            loader.map_max_entries(name, mappings_max);
         }
         let loaded = loader.load_file(&path);
         let mut ebpf =

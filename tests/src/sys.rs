@@ -4,7 +4,7 @@
 use std::ffi::{CString, c_int, c_ulong};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
@@ -157,12 +157,12 @@ pub fn packet_socket(ifindex: u32) -> io::Result<OwnedFd> {
 const PACKET_IGNORE_OUTGOING: c_int = 23;
 const RECEIVE_BUFFER: c_int = 256 << 20;
 
-fn set_option(socket: &OwnedFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+fn set_option(socket: impl AsFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
     let length = size_of::<c_int>() as libc::socklen_t;
     // SAFETY: `value` lives through the call and `length` is its size.
     check(unsafe {
         libc::setsockopt(
-            socket.as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             level,
             option,
             (&raw const value).cast(),
@@ -357,4 +357,19 @@ fn check(result: c_int) -> io::Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// Lets no datagram of a UDP socket be fragmented: one that is larger than the path is refused.
+///
+/// # Errors
+/// As of setsockopt(2).
+pub fn forbid_fragments(socket: BorrowedFd<'_>, is_v4: bool) -> io::Result<()> {
+    let (level, option, value) = if is_v4 {
+        let value = libc::IP_PMTUDISC_DO;
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value)
+    } else {
+        let value = libc::IPV6_PMTUDISC_DO;
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, value)
+    };
+    set_option(socket, level, option, value)
 }

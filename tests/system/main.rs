@@ -10,6 +10,8 @@ mod surroundings;
 
 mod gateway;
 mod masquerade;
+mod path;
+mod ports;
 mod segments;
 mod sockets;
 mod stacks;
@@ -35,6 +37,8 @@ mod crash;
 mod doctor;
 mod life;
 mod mtu;
+mod published_host;
+mod published_kills;
 mod published_ports;
 mod recovery;
 mod refusals;

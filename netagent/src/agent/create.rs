@@ -183,7 +183,8 @@ impl<H: Host> Agent<H> {
             return Err(refusal);
         }
         let mut instance = self.draft(caller, &spec).await?;
-        let made = match self.take_ports(&mut instance, &spec.ports, batch) {
+        let taken = self.take_ports(&mut instance, &spec.ports, batch).await;
+        let made = match taken {
             Ok(()) if spec.autostart => self.begin_start(&mut instance, batch).await,
             taken => taken,
         };

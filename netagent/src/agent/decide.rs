@@ -48,7 +48,12 @@ impl<H: Host> Agent<H> {
         fault::boundary();
         if let Err(error) = self.store.commit(&batch.changes) {
             tracing::error!(%error, "requests could not be stored and were refused");
-            return self.take_back(batch, &error.to_string());
+            let ports = batch.ports;
+            self.take_back(batch, &error.to_string());
+            if ports {
+                self.follow_ports().await;
+            }
+            return;
         }
         fault::boundary();
         self.pay(batch).await;
@@ -80,7 +85,7 @@ impl<H: Host> Agent<H> {
                 }
             }
             Request::Publish(name, ports, answer) => {
-                let changed = self.decide_publish(&caller, &name, ports, batch);
+                let changed = self.decide_publish(&caller, &name, ports, batch).await;
                 owe(batch, changed, answer);
             }
             Request::CreateToken(account, net_manager, answer) => {
@@ -284,9 +289,6 @@ impl<H: Host> Agent<H> {
                 None => self.release(key),
             }
         }
-        if batch.ports {
-            self.follow_ports();
-        }
         let refused = || RequestError::Store(reason.to_owned());
         for owed in batch.owed {
             match owed {
@@ -304,7 +306,7 @@ impl<H: Host> Agent<H> {
     async fn pay(&mut self, batch: Batch) {
         self.carry_out(&batch.touched).await;
         if batch.ports {
-            self.follow_ports();
+            self.follow_ports().await;
         }
         for owed in batch.owed {
             match owed {

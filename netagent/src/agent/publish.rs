@@ -1,33 +1,25 @@
-//! Published and exposed ports of instances: who may have which, what should exist for them, and what is shown (N-3).
+//! Published and exposed ports of instances: who may have which (N-3), and the sockets that hold them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::BTreeSet;
 
 use netagent_common::publish::{EXPOSED_MAX, PUBLISHED_MAX, SENDERS_MAX};
+
+mod lead;
+
+pub use lead::PublishedState;
 
 use crate::access::Caller;
 use crate::agent::decide::Batch;
 use crate::agent::registry::Key;
-use crate::agent::uplink::MTU_MIN_V6;
 use crate::agent::{Agent, RequestError};
 use crate::host::{Host, one_line};
-use crate::instance::{Instance, Life, Publication};
-use crate::plan::publish::{Exposure, Ports, PublishedAt, PublishedTo, Sender};
+use crate::instance::{Instance, Publication};
 use crate::publish::{Aim, ReserveError};
 use crate::spec::publish::{HostPort, PortsSpec, PublishedPort};
 use crate::store::Change;
 
 /// Searches for the owners of ports in one pass: each takes a moment, in which nobody is answered.
 const SEARCHES_MAX: usize = 4;
-
-/// What is shown of a published port.
-#[derive(Clone, Debug)]
-pub struct PublishedState {
-    /// What leads where.
-    pub port: PublishedPort,
-    /// Why it does not work, where it does not.
-    pub waiting: Option<String>,
-}
 
 impl<H: Host> Agent<H> {
     /// Why an instance cannot have these ports; `own` is the one that has others until now.
@@ -139,7 +131,7 @@ impl<H: Host> Agent<H> {
 
     /// Gives an instance its ports. Those that it had stay what they are; for the others the host's ports are taken now,
     /// before the commit, so that no other process gets between.
-    pub(crate) fn take_ports(
+    pub(crate) async fn take_ports(
         &mut self,
         instance: &mut Instance,
         asked: &PortsSpec,
@@ -156,7 +148,7 @@ impl<H: Host> Agent<H> {
             batch.ports = true;
             // One that it had leads elsewhere or is for others from now on, and stays held, or waited for.
             if !publishes_at(instance, &port.at) {
-                let held = self.hold(&port.at);
+                let held = self.hold(&port.at).await;
                 held.map_err(|error| self.with_owner(&port.at, error))?;
             }
             let (id, port) = (self.next_publication, port.clone());
@@ -173,12 +165,13 @@ impl<H: Host> Agent<H> {
     }
 
     /// Holds a port of the host that no other instance has.
-    fn hold(&mut self, at: &HostPort) -> Result<(), ReserveError> {
+    async fn hold(&mut self, at: &HostPort) -> Result<(), ReserveError> {
         if self.listeners.has(at) {
             return Ok(());
         }
         // One that is held and not the same is what the instance had until now.
         self.listeners.retain(|held| !held.clashes(at));
+        self.listeners.settle().await;
         let reserved = self.host.reserve(at)?;
         let held = self.listeners.hold(*at, reserved);
         held.map_err(|source| ReserveError::Failed {
@@ -188,7 +181,7 @@ impl<H: Host> Agent<H> {
     }
 
     /// Replaces the ports of an instance (P-9): flows that may not go on are judged again, by the policy generation.
-    pub(crate) fn decide_publish(
+    pub(crate) async fn decide_publish(
         &mut self,
         caller: &Caller,
         name: &str,
@@ -203,7 +196,7 @@ impl<H: Host> Agent<H> {
             return Err(refusal);
         }
         let mut instance = held.instance.clone();
-        self.take_ports(&mut instance, &asked, batch)?;
+        self.take_ports(&mut instance, &asked, batch).await?;
         let before = &held.instance;
         if (&instance.publications, &instance.exposed) == (&before.publications, &before.exposed) {
             return Ok(key);
@@ -222,8 +215,9 @@ impl<H: Host> Agent<H> {
     }
 
     /// Holds the ports that instances publish and no others, and lets each lead where it should now.
-    pub(crate) fn follow_ports(&mut self) {
+    pub(crate) async fn follow_ports(&mut self) {
         self.forget_ports();
+        self.listeners.settle().await;
         let instances = self.registry.all().map(|(_, held)| &held.instance);
         let wanted: Vec<(HostPort, Option<Aim>)> = instances
             .flat_map(|one| one.publications.iter().map(move |port| (one, &port.port)))
@@ -232,7 +226,7 @@ impl<H: Host> Agent<H> {
         let mut searches = 0;
         for (at, aim) in wanted {
             if !self.listeners.has(&at) {
-                self.try_hold(&at, &mut searches);
+                self.try_hold(&at, &mut searches).await;
             }
             self.listeners.aim(&at, aim);
         }
@@ -246,9 +240,9 @@ impl<H: Host> Agent<H> {
     }
 
     /// Somebody may have taken it while no agent ran.
-    fn try_hold(&mut self, at: &HostPort, searches: &mut usize) {
+    async fn try_hold(&mut self, at: &HostPort, searches: &mut usize) {
         let known = self.port_trouble.contains_key(at);
-        let reason = match self.hold(at) {
+        let reason = match self.hold(at).await {
             Ok(()) => {
                 self.port_trouble.remove(at);
                 return;
@@ -262,141 +256,6 @@ impl<H: Host> Agent<H> {
         };
         tracing::warn!(port = %at, reason, "a published port is not held, and tried again");
         self.port_trouble.insert(*at, reason);
-    }
-
-    /// Where a published port leads: nowhere unless its instance runs.
-    fn aim(&self, instance: &Instance, port: &PublishedPort) -> Option<Aim> {
-        let primary = instance.interfaces.first()?;
-        let v6 = self.primary_v6(instance);
-        (instance.life == Life::Running).then(|| Aim {
-            instance: instance.number(),
-            generation: instance.generation,
-            guest_v4: (primary.guest_v4.addr(), port.guest_port).into(),
-            guest_v6: v6.map(|guest| SocketAddr::from((guest, port.guest_port))),
-            allow_from: port.allow_from.clone(),
-        })
-    }
-
-    /// IPv6 address of the interface that published ports lead to, where it has IPv6 now.
-    fn primary_v6(&self, instance: &Instance) -> Option<Ipv6Addr> {
-        let primary = instance.interfaces.first()?;
-        let has_v6 = self.mtu_of(primary) >= MTU_MIN_V6;
-        primary.guest_v6.filter(|_| has_v6).map(|net| net.addr())
-    }
-
-    /// The ports that should be in the datapath for an instance that runs. They lead to its first interface (I-4).
-    pub(crate) fn wanted_ports(&self, instance: &Instance) -> Ports {
-        let mut ports = Ports::default();
-        let Some(primary) = instance.interfaces.first() else {
-            return ports;
-        };
-        for publication in &instance.publications {
-            let port = &publication.port;
-            for (address, guest) in self.places(instance, port) {
-                let at = PublishedAt {
-                    address,
-                    port: port.at.port,
-                    protocol: port.at.protocol,
-                };
-                let to = PublishedTo {
-                    id: publication.id,
-                    slot: primary.slot,
-                    generation: instance.generation,
-                    guest,
-                    guest_port: port.guest_port,
-                    limited: port.allow_from.is_some(),
-                };
-                ports.published.insert(at, to);
-            }
-            let (id, networks) = (publication.id, port.allow_from.iter().flatten());
-            let senders = networks.map(|network| Sender {
-                id,
-                network: *network,
-            });
-            ports.senders.extend(senders);
-        }
-        let instance_number = instance.number();
-        let exposed = instance.exposed.iter().map(|port| Exposure {
-            instance: instance_number,
-            port: *port,
-        });
-        ports.exposed = exposed.map(|one| (one, instance.generation)).collect();
-        ports
-    }
-
-    /// Addresses of the host on which a port is published now, and the guest's for each.
-    fn places(&self, instance: &Instance, port: &PublishedPort) -> BTreeMap<IpAddr, IpAddr> {
-        let v4 = instance.interfaces.first();
-        let v4 = v4.map(|primary| IpAddr::V4(primary.guest_v4.addr()));
-        let v6 = self.primary_v6(instance).map(IpAddr::V6);
-        let every = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-        let addresses = match &port.at.address {
-            None => &every[..],
-            Some(address) if self.has_address(*address) => std::slice::from_ref(address),
-            Some(_) => &[],
-        };
-        let guest = |address: &IpAddr| if address.is_ipv4() { v4 } else { v6 };
-        let places = addresses.iter();
-        places
-            .filter_map(|address| Some((*address, guest(address)?)))
-            .collect()
-    }
-
-    /// Whether the host has this address now.
-    fn has_address(&self, address: IpAddr) -> bool {
-        let mut links = self.observed.links.values();
-        let of = |link: &crate::plan::ObservedLink| {
-            let mut addresses = link.addresses.iter();
-            addresses.any(|own| own.addr() == address)
-        };
-        address.is_loopback() || links.any(of)
-    }
-
-    /// These instances, and those that publish on one address alone: it may have come or gone.
-    pub(crate) fn with_addressed_ports(&self, mut keys: Vec<Key>) -> Vec<Key> {
-        let addressed = self.registry.all().filter(|(_, held)| {
-            let ports = held.instance.publications.iter();
-            let mut addresses = ports.filter_map(|one| one.port.at.address);
-            held.instance.life == Life::Running && addresses.any(|one| !one.is_loopback())
-        });
-        keys.extend(addressed.map(|(key, _)| key));
-        keys
-    }
-
-    /// What is shown of the published ports of an instance.
-    pub(crate) fn published_states(&self, instance: &Instance) -> Vec<PublishedState> {
-        let ports = instance.publications.iter().map(|one| &one.port);
-        ports
-            .map(|port| PublishedState {
-                port: port.clone(),
-                waiting: self.waits_for(instance, port),
-            })
-            .collect()
-    }
-
-    fn waits_for(&self, instance: &Instance, port: &PublishedPort) -> Option<String> {
-        if instance.life != Life::Running {
-            return Some("the instance does not run".to_owned());
-        }
-        let places = self.places(instance, port);
-        let there = self.observed.datapath.as_ref();
-        let there = there.map(|datapath| &datapath.ports.published);
-        let written = |address: &IpAddr| {
-            let at = PublishedAt {
-                address: *address,
-                port: port.at.port,
-                protocol: port.at.protocol,
-            };
-            there.is_some_and(|published| published.contains_key(&at))
-        };
-        match port.at.address {
-            Some(address) if !self.has_address(address) => {
-                Some(ReserveError::NotOurs(address).to_string())
-            }
-            Some(_) if places.is_empty() => Some("the guest has no IPv6".to_owned()),
-            _ if !places.keys().all(written) => Some("the host does not lead it yet".to_owned()),
-            _ => self.port_trouble.get(&port.at).cloned(),
-        }
     }
 }
 

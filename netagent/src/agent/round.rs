@@ -59,7 +59,7 @@ impl<H: Host> Agent<H> {
             self.host_round().await;
             self.host.settle().await;
         }
-        self.follow_ports();
+        self.follow_ports().await;
         Ok(())
     }
 
@@ -104,7 +104,7 @@ impl<H: Host> Agent<H> {
         self.carry_out(&keys).await;
         self.greet(&keys);
         if changes.network {
-            self.follow_ports();
+            self.follow_ports().await;
         }
         Ok(())
     }
@@ -266,6 +266,7 @@ impl<H: Host> Agent<H> {
             datapath: WantedDatapath {
                 uplinks: self.uplinks.indices(),
                 missing_uplinks: self.uplinks.missing.clone(),
+                ports: self.config.nat.ports,
                 pools: self.guest_prefixes(),
                 always_denied: plan::routes::always_denied(),
             },

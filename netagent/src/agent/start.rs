@@ -13,12 +13,13 @@ use crate::agent::store_id::{self, StoreId};
 use crate::agent::uplink::{self, UplinkError, Uplinks};
 use crate::agent::{Agent, AgentHandle, REQUESTS_MAX};
 use crate::config::Config;
+use crate::config::nat::Filtering;
 use crate::dns::upstream::Upstreams;
 use crate::host::{Cleaned, Host, HostError, HostOptions, one_line};
 use crate::instance::{Instance, Origin};
 use crate::ipam::{Pool, Reservations};
 use crate::plan::{Observed, ObservedLink};
-use crate::publish::Listeners;
+use crate::publish::{BOUNDS, Listeners};
 use crate::store::{Store, StoreError, Stored};
 
 /// File of the database in the state directory.
@@ -79,6 +80,9 @@ pub fn host_options(config: &Config, id: &StoreId) -> HostOptions {
         flows_max: config.datapath.flows,
         instances_max: config.limits.instances,
         nat_ports: (config.nat.ports.first, config.nat.ports.count()),
+        eim_ports: config.nat.eim_ports,
+        filters_nobody: config.nat.filtering == Filtering::Endpoint,
+        timeouts: config.nat.timeouts.seconds(),
         mark: id.mark,
     }
 }
@@ -122,7 +126,7 @@ pub async fn start<H: Host>(
     check_pool(&stored.instances, &pool)?;
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
     let mut agent = Agent {
-        listeners: Listeners::new(host.leads()),
+        listeners: Listeners::new(host.leads(), BOUNDS),
         port_trouble: BTreeMap::new(),
         host,
         config,

@@ -14,6 +14,7 @@ impl KernelHost {
             routes: observed_routes::read(&self.netlink).await?,
             neighbours: observed_routes::read_neighbours(&self.netlink).await?,
             datapath: self.observe_datapath(&links).await?,
+            reserved_ports: self.reserved.observe()?,
             links,
         })
     }
@@ -30,6 +31,7 @@ impl KernelHost {
         observed.links = self.observe_links().await?;
         observed.routes = observed_routes::read(&self.netlink).await?;
         observed.neighbours = observed_routes::read_neighbours(&self.netlink).await?;
+        observed.reserved_ports = self.reserved.observe()?;
         if let Some(datapath) = &mut observed.datapath {
             // What vanished has nothing attached any more.
             let links = &observed.links;

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use netagent_common::drop::{DropKey, DropReason, NO_SLOT};
 use netagent_common::flow::Collected;
 use netagent_common::names::{ABI_VERSION, map};
+use netagent_common::nat::Holdings;
 use netagent_common::policy::Route;
 use netagent_common::publish::{ExposedKey, PublishKey, Published, SenderKey};
 use netagent_common::services::Services;
@@ -55,6 +56,7 @@ pub struct Maps {
     records: Records,
     adopted: BpfHash<MapData, u32, u32>,
     open_flows: Array<MapData, u64>,
+    holdings: Array<MapData, Holdings>,
     routes_v4: Routes<[u8; 4]>,
     routes_v6: Routes<[u8; 16]>,
     drops: BpfHash<MapData, DropKey, u64>,
@@ -90,6 +92,7 @@ impl Maps {
             records: open(pins, map::INTERFACES)?,
             adopted: open(pins, map::ADOPTED)?,
             open_flows: open(pins, map::OPEN_FLOWS)?,
+            holdings: open(pins, map::HOLDINGS)?,
             routes_v4: open(pins, map::ROUTES_V4)?,
             routes_v6: open(pins, map::ROUTES_V6)?,
             drops: open(pins, map::DROPS)?,
@@ -170,10 +173,13 @@ impl Maps {
         let active = self.active(slot)?;
         if active == 0 {
             self.reset_counters(slot)?;
-            // Flows of the slot's earlier life are of another generation and leave this count alone.
+            // Flows of the slot's earlier life are of another generation and leave these counts alone.
             self.open_flows
                 .set(slot, 0, 0)
                 .map_err(failed(map::OPEN_FLOWS))?;
+            self.holdings
+                .set(slot, Holdings::zeroed(), 0)
+                .map_err(failed(map::HOLDINGS))?;
         }
         let next = if active == 1 { 2 } else { 1 };
         self.records

@@ -21,6 +21,7 @@ pub mod tap;
 pub mod ethtool;
 pub mod features;
 pub mod host_sockets;
+pub mod reserved;
 
 pub mod expedite;
 mod look;
@@ -38,6 +39,7 @@ use crate::apply::features::UplinkFeatures;
 use crate::apply::led::LedSockets;
 use crate::apply::maps::Maps;
 use crate::apply::pins::Pins;
+use crate::apply::reserved::Reservation;
 use crate::apply::services::HostEnd;
 use crate::host::{
     Changes, Cleaned, Counters, Host, HostError, HostOptions, Place, ServiceSockets,
@@ -68,6 +70,7 @@ pub struct KernelHost {
     /// Held from the first step that waits for RCU until the agent says that no step follows.
     guard: Option<Guard>,
     features: UplinkFeatures,
+    reserved: Reservation,
     /// `None` where it is not loaded.
     datapath: Option<Datapath>,
     /// The host's end of the way to the servers, as long as this agent lives.
@@ -95,6 +98,8 @@ impl KernelHost {
             Events::open().map_err(|error| HostError::failed("listen to netlink", error))?;
         let features = UplinkFeatures::new(&options.state_dir)
             .map_err(|error| HostError::failed("ask which boot this is", error))?;
+        let reserved = Reservation::new(&options.state_dir)
+            .map_err(|error| HostError::failed("ask which namespace this is", error))?;
         let attacher = Attacher::new(options.attach, netlink.clone(), idle_alias(&options));
         let datapath = Datapath::open(&pins, &options).unwrap_or_else(|error| {
             tracing::warn!(%error, "what is pinned cannot be used and is loaded anew");
@@ -110,6 +115,7 @@ impl KernelHost {
             expedite,
             guard: None,
             features,
+            reserved,
             datapath,
             services: None,
             sockets: None,
@@ -121,6 +127,7 @@ impl KernelHost {
     async fn apply_step(&mut self, step: &Step) -> Result<(), Cause> {
         let netlink = &self.netlink;
         match step {
+            Step::ReservePorts { ports } => self.reserved.reserve(*ports)?,
             Step::LoadDatapath => self.load().await?,
             Step::AttachUplink { ifindex, name } => {
                 let programs = &mut loaded(&mut self.datapath)?.programs;
@@ -237,6 +244,7 @@ impl KernelHost {
     async fn unload(&mut self) -> Result<usize, Cause> {
         let links = self.attacher.detach_all(&self.pins).await?;
         self.features.restore(None)?;
+        self.reserved.release()?;
         self.datapath = None;
         self.services = None;
         Ok(links + self.pins.remove_all()?)
@@ -412,6 +420,7 @@ const fn waits_for_rcu(step: &Step) -> bool {
         | Step::AddGuestRoute { .. }
         | Step::Port(_)
         | Step::ClearInterface { .. }
-        | Step::CollectFlows => false,
+        | Step::CollectFlows
+        | Step::ReservePorts { .. } => false,
     }
 }

@@ -11,6 +11,7 @@ use aya::pin::PinError;
 use aya::programs::{CgroupSockAddr, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_obj::{Object, ParseError};
+use netagent_common::limit::FLOWS_PER_MAPPING;
 use netagent_common::names::{
     ABI_VERSION, COLLECT_FLOWS, COLLECT_ORPHANS, FROM_SERVICES, FROM_UPLINK, FROM_VM, TO_VM,
     global, map, socket,
@@ -240,16 +241,25 @@ pub fn object(options: &HostOptions) -> Result<u32, LoadError> {
 /// Constants of the programs, the mark apart.
 struct Globals {
     netns_cookie: u64,
-    words: [(&'static str, u16); 5],
+    words: [(&'static str, u16); 13],
 }
 
 impl Globals {
     fn of(options: &HostOptions) -> Result<Self, LoadError> {
         let (first, count) = options.nat_ports;
         let skb = SkbLayout::read(Path::new(KERNEL_BTF))?;
+        let timeouts = options.timeouts;
         let words = [
             (global::NAT_PORT_FIRST, first),
             (global::NAT_PORT_COUNT, count),
+            (global::EIM_PORTS, options.eim_ports),
+            (global::FILTERS_NOBODY, options.filters_nobody.into()),
+            (global::TIMEOUT_TCP_ESTABLISHED, timeouts.tcp_established),
+            (global::TIMEOUT_TCP_TRANSITORY, timeouts.tcp_transitory),
+            (global::TIMEOUT_TCP_CLOSING, timeouts.tcp_closing),
+            (global::TIMEOUT_UDP, timeouts.udp),
+            (global::TIMEOUT_UDP_UNREPLIED, timeouts.udp_unreplied),
+            (global::TIMEOUT_ICMP, timeouts.icmp),
             (global::SKB_IP_SUMMED_BIT, skb.ip_summed_bit),
             (global::SKB_CSUM_START, skb.csum_start),
             (global::SKB_NETWORK_HEADER, skb.network_header),
@@ -295,15 +305,17 @@ fn find_kept(pins: &Pins, sizes: &BTreeMap<&'static str, u32>) -> Result<Option<
 
 /// Maps whose size the configuration decides.
 fn sizes(options: &HostOptions) -> BTreeMap<&'static str, u32> {
-    [
+    let flows = [
         map::FLOWS_V4,
         map::FLOWS_V6,
         map::REVERSE_V4,
         map::REVERSE_V6,
-    ]
-    .into_iter()
-    .map(|name| (name, options.flows_max))
-    .collect()
+    ];
+    let mappings = [map::MAPPINGS_V4, map::MAPPINGS_V6];
+    let mappings_max = (options.flows_max / FLOWS_PER_MAPPING).max(1);
+    let flows = flows.map(|name| (name, options.flows_max));
+    let mappings = mappings.map(|name| (name, mappings_max));
+    flows.into_iter().chain(mappings).collect()
 }
 
 /// aya takes whatever lies at the pin of a map; a map of another layout would be read as ours.

@@ -290,6 +290,7 @@ fn port_range(nat: PortRange) -> Check {
             ends.join("-")
         )
     };
+    let reserved = ports::read_list(ports::RESERVED).unwrap_or_default();
     match ports::check(nat, &local, &reserved) {
         Ok(()) => Check::good("ports", found()),
         Err(clash) => Check {

@@ -8,6 +8,7 @@ impl Config {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         self.check_pool()?;
         self.check_limits()?;
+        self.nat.check()?;
         self.check_access()
     }
 
@@ -91,7 +92,11 @@ impl Config {
     }
 }
 
-fn check(key: &'static str, holds: bool, reason: impl Fn() -> String) -> Result<(), ConfigError> {
+pub(super) fn check(
+    key: &'static str,
+    holds: bool,
+    reason: impl Fn() -> String,
+) -> Result<(), ConfigError> {
     if holds {
         Ok(())
     } else {

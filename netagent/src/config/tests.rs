@@ -50,9 +50,45 @@ fn a_bad_value_says_how_to_mend_it() {
     check_refused("[pool]\ntap_prefix = \"tap0\"", "must not end in a digit");
     check_refused("[nat]\nports = \"9\"", "'9' is no port range");
     check_refused("[nat]\nports = \"9-8\"", "no port range");
+    check_refused("[nat]\nfiltering = \"none\"", "unknown variant `none`");
+    check_refused("[nat]\neim_ports = 65536", "x.toml line 2: ");
+    for seconds in ["0", "65536"] {
+        let text = format!("[nat.timeouts]\ntcp_closing = {seconds}");
+        let expected =
+            format!("nat.timeouts.tcp_closing: {seconds} must be from 1 to 65535 seconds");
+        check_refused(&text, &expected);
+    }
+    check_refused("[nat.timeouts]\ntcp = 1", "unknown field `tcp`");
     check_refused("[dns]\nupstream = [\"ns1\"]", "'ns1' is no address");
     check_refused("[limits]\ninstances = 0", "from 1 to 65536");
     check_refused("[datapath]\nattach = \"xdp\"", "unknown variant `xdp`");
+}
+
+#[test]
+fn timeouts_reach_the_programs_as_they_are_written() {
+    let keys = [
+        "tcp_established",
+        "tcp_transitory",
+        "tcp_closing",
+        "udp",
+        "udp_unreplied",
+        "icmp",
+    ];
+    let lines = keys
+        .iter()
+        .zip(11..)
+        .map(|(key, value)| format!("{key} = {value}\n"));
+    let text = format!("[nat.timeouts]\n{}", lines.collect::<String>());
+    let seconds = parse(&text).unwrap().nat.timeouts.seconds();
+    let expected = netagent_common::timeouts::Timeouts {
+        tcp_established: 11,
+        tcp_transitory: 12,
+        tcp_closing: 13,
+        udp: 14,
+        udp_unreplied: 15,
+        icmp: 16,
+    };
+    assert_eq!(seconds, expected);
 }
 
 #[test]

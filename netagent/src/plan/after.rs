@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netagent_common::net::GATEWAY_MAC;
 
+use crate::config::{PortRange, ports};
 use crate::instance::Before;
 use crate::plan::{
-    KernelRoute, KernelRouteKind, Observed, ObservedDatapath, ObservedLink, Step, TapSpec,
+    KernelRoute, KernelRouteKind, Observed, ObservedDatapath, ObservedLink, ReservedPorts, Step,
+    TapSpec,
 };
 
 impl Observed {
@@ -17,6 +19,7 @@ impl Observed {
             Step::LoadDatapath => {
                 self.datapath.get_or_insert_default().stale = false;
             }
+            Step::ReservePorts { ports } => self.follow_reservation(*ports),
             Step::UnloadDatapath => self.datapath = None,
             Step::SetLinkUp { ifindex } => self.set_up(*ifindex),
             Step::SetLinkDown { ifindex } => self.set_down(*ifindex),
@@ -63,6 +66,13 @@ impl Observed {
                 }
             }
         }
+    }
+
+    fn follow_reservation(&mut self, range: PortRange) {
+        let ReservedPorts { all, own } = &mut self.reserved_ports;
+        let others = ports::without(all, own);
+        *own = ports::without(&[range], &others);
+        *all = ports::with(&others, own);
     }
 
     fn set_up(&mut self, ifindex: u32) {
@@ -169,6 +179,7 @@ impl ObservedDatapath {
             // What concerns links is followed by the caller; the others leave nothing to see.
             Step::RaiseRouteGeneration
             | Step::CollectFlows
+            | Step::ReservePorts { .. }
             | Step::LoadDatapath
             | Step::UnloadDatapath
             | Step::CreateTap { .. }

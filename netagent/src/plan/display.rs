@@ -10,6 +10,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LoadDatapath => write!(f, "load the programs and make their maps"),
+            Self::ReservePorts { ports } => write!(f, "reserve ports {ports} for guests"),
             Self::AttachUplink { name, ifindex } => {
                 write!(f, "attach from_uplink to {name} ({ifindex})")
             }

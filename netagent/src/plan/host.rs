@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::config::{PortRange, ports};
 use crate::plan::{
-    Observed, ObservedDatapath, Owner, Plan, Problem, Step, Wanted, alias_prefix, routes,
+    Observed, ObservedDatapath, Owner, Plan, Problem, ReservedPorts, Step, Wanted, alias_prefix,
+    routes,
 };
 
 /// A new uplink before the routes through it, so that no answer comes before `from_uplink` waits for it; an old
@@ -17,6 +19,11 @@ pub(crate) fn plan_host(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
     });
     if datapath.stale {
         steps.push(Step::LoadDatapath);
+    }
+    // Before any of them stands for a guest.
+    if !are_reserved(wanted.datapath.ports, &observed.reserved_ports) {
+        let ports = wanted.datapath.ports;
+        steps.insert(0, Step::ReservePorts { ports });
     }
     steps.extend(
         datapath
@@ -39,6 +46,12 @@ pub(crate) fn plan_host(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
         steps.push(Step::LeadSockets);
     }
     plan.push(Owner::Host, steps);
+}
+
+/// Whether all of them are, and nothing else that was reserved for guests.
+fn are_reserved(range: PortRange, reserved: &ReservedPorts) -> bool {
+    ports::covers(&reserved.all, range.first, range.last)
+        && ports::without(&reserved.own, &[range]).is_empty()
 }
 
 fn plan_new_uplinks(

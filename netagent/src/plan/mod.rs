@@ -7,6 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 use netagent_common::vm::Interface;
 use uuid::Uuid;
 
+use crate::config::PortRange;
 use crate::instance::Before;
 use crate::plan::publish::Ports;
 
@@ -21,7 +22,8 @@ pub mod routes;
 mod step;
 
 pub use observed::{
-    KernelRoute, KernelRouteKind, Neighbour, Observed, ObservedDatapath, ObservedLink, RouteTarget,
+    KernelRoute, KernelRouteKind, Neighbour, Observed, ObservedDatapath, ObservedLink,
+    ReservedPorts, RouteTarget,
 };
 pub use step::Step;
 
@@ -57,6 +59,8 @@ pub struct WantedDatapath {
     pub uplinks: BTreeSet<u32>,
     /// Names of uplinks that are not there.
     pub missing_uplinks: BTreeSet<String>,
+    /// Ports that stand for guests: the kernel gives them to nobody else.
+    pub ports: PortRange,
     /// Prefixes of the pools: other instances and their gateways.
     pub pools: Vec<IpNet>,
     /// Prefixes that are never reached (P-5).

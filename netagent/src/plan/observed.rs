@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use netagent_common::policy::RouteKind;
 use netagent_common::vm::Interface;
 
+use crate::config::PortRange;
 use crate::plan::publish::Ports;
 use crate::plan::{LENT, SERVICES};
 
@@ -20,8 +21,19 @@ pub struct Observed {
     pub routes: Vec<KernelRoute>,
     /// Permanent neighbours.
     pub neighbours: BTreeSet<Neighbour>,
+    /// Ports that the kernel gives to nobody who asks for any.
+    pub reserved_ports: ReservedPorts,
     /// The datapath; `None` where it is not loaded.
     pub datapath: Option<ObservedDatapath>,
+}
+
+/// Ports in `net.ipv4.ip_local_reserved_ports`, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReservedPorts {
+    /// All of them.
+    pub all: Vec<PortRange>,
+    /// Those that the agent added.
+    pub own: Vec<PortRange>,
 }
 
 /// A link as netlink shows it.

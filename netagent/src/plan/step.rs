@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netagent_common::vm::Interface;
 
+use crate::config::PortRange;
 use crate::instance::Before;
 use crate::plan::publish::PortStep;
 use crate::plan::{Neighbour, RouteTarget, TapSpec};
@@ -18,6 +19,8 @@ use crate::plan::{Neighbour, RouteTarget, TapSpec};
 pub enum Step {
     /// Load the programs, make and pin maps; what is pinned already and fits stays.
     LoadDatapath,
+    /// Reserve the ports that stand for guests, beside what others reserved; what was added for another range goes.
+    ReservePorts { ports: PortRange },
     /// Attach `from_uplink`.
     AttachUplink { ifindex: u32, name: String },
     /// Make the servers' namespace and open the way to it; an earlier one ends.

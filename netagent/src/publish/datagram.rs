@@ -8,7 +8,7 @@ use nix::cmsg_space;
 use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage,
-    recvmsg, sendmsg,
+    recvmsg, send, sendmsg,
 };
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -61,8 +61,15 @@ fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     v4.or_else(|| v6.map(|address| SocketAddrV6::from(*address).into()))
 }
 
+/// Sends at once on a connected socket, or not at all.
+pub(super) fn send_on(socket: &UdpSocket, payload: &[u8]) -> io::Result<()> {
+    // The runtime may not know yet that a new socket can send, and nothing is to wait here.
+    send(socket.as_raw_fd(), payload, MsgFlags::MSG_DONTWAIT)?;
+    Ok(())
+}
+
 /// Sends at once, from this address of the host, or not at all.
-pub(super) fn send(
+pub(super) fn send_from(
     socket: &UdpSocket,
     payload: &[u8],
     (from, to): (IpAddr, SocketAddr),
@@ -70,7 +77,7 @@ pub(super) fn send(
     let fd = socket.as_raw_fd();
     let parts = [IoSlice::new(payload)];
     let flags = MsgFlags::MSG_DONTWAIT;
-    let send = || match (from, to) {
+    let sent = match (from, to) {
         (IpAddr::V4(from), SocketAddr::V4(to)) => {
             let info = packet_info_v4(from);
             let info = [ControlMessage::Ipv4PacketInfo(&info)];
@@ -90,7 +97,7 @@ pub(super) fn send(
             Err(nix::errno::Errno::EAFNOSUPPORT)
         }
     };
-    socket.try_io(Interest::WRITABLE, || Ok(send()?))?;
+    sent?;
     Ok(())
 }
 

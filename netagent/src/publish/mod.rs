@@ -21,10 +21,20 @@ mod udp;
 
 use crate::spec::publish::{ExposedPort, HostPort};
 
-/// Connections, and as many UDP sessions, that are passed on for one instance at once.
-const PLACES: usize = 1_024;
-/// For all instances together: each takes two descriptors and two buffers.
-const PLACES_ALL: usize = 4_096;
+/// How many connections and UDP sessions are passed on at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// For one instance.
+    pub own: usize,
+    /// For all together: each takes two descriptors and two buffers.
+    pub all: usize,
+}
+
+/// Those of the agent.
+pub const BOUNDS: Bounds = Bounds {
+    own: 1_024,
+    all: 4_096,
+};
 
 /// Tells the programs that a socket of the agent may reach a guest.
 pub trait Leads: Send + Sync + fmt::Debug {
@@ -83,15 +93,18 @@ pub struct Aim {
 pub struct Listeners {
     leads: Arc<dyn Leads>,
     held: BTreeMap<HostPort, Listening>,
+    bounds: Bounds,
     all: Arc<Semaphore>,
     /// By instance; they go with the last port that uses them.
     places: BTreeMap<u32, Weak<Semaphore>>,
+    /// What served ports that were given back, and may still have their sockets open.
+    ending: Vec<JoinSet<()>>,
 }
 
 #[derive(Debug)]
 struct Listening {
     target: watch::Sender<Option<Target>>,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 /// An aim, and the places of the instance behind it.
@@ -128,12 +141,14 @@ struct Admitted {
 impl Listeners {
     /// None yet.
     #[must_use]
-    pub fn new(leads: Arc<dyn Leads>) -> Self {
+    pub fn new(leads: Arc<dyn Leads>, bounds: Bounds) -> Self {
         Self {
             leads,
             held: BTreeMap::new(),
-            all: Arc::new(Semaphore::new(PLACES_ALL)),
+            bounds,
+            all: Arc::new(Semaphore::new(bounds.all)),
             places: BTreeMap::new(),
+            ending: Vec::new(),
         }
     }
 
@@ -170,10 +185,7 @@ impl Listeners {
             let socket = tokio::net::UdpSocket::from_std(socket)?;
             tasks.spawn(udp::serve(socket, shared.clone()));
         }
-        let listening = Listening {
-            target,
-            _tasks: tasks,
-        };
+        let listening = Listening { target, tasks };
         self.held.insert(at, listening);
         Ok(())
     }
@@ -195,16 +207,26 @@ impl Listeners {
         places.retain(|_, one| one.strong_count() > 0);
         let target = aim.map(|aim| {
             let known = places.get(&aim.instance).and_then(Weak::upgrade);
-            let own = known.unwrap_or_else(|| Arc::new(Semaphore::new(PLACES)));
+            let own = known.unwrap_or_else(|| Arc::new(Semaphore::new(self.bounds.own)));
             places.insert(aim.instance, Arc::downgrade(&own));
             Target { aim, places: own }
         });
         listening.target.send_replace(target);
     }
 
-    /// Gives back every port that is not wanted any more; what passes through them ends.
+    /// Gives back every port that is not wanted any more; what passes through them ends. They are free when this is
+    /// [settled](Self::settle).
     pub fn retain(&mut self, wanted: impl Fn(&HostPort) -> bool) {
-        self.held.retain(|at, _| wanted(at));
+        let unwanted = self.held.extract_if(.., |at, _| !wanted(at));
+        self.ending
+            .extend(unwanted.map(|(_, listening)| listening.tasks));
+    }
+
+    /// Waits until ports that were given back are free.
+    pub async fn settle(&mut self) {
+        for mut tasks in std::mem::take(&mut self.ending) {
+            tasks.shutdown().await;
+        }
     }
 }
 
@@ -279,3 +301,6 @@ fn sixteen(address: IpAddr) -> [u8; 16] {
         IpAddr::V6(address) => address.octets(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
@@ -61,7 +61,7 @@ pub(super) async fn serve(socket: UdpSocket, shared: Shared) {
                 Ok(session) => {
                     let guest = Arc::clone(&session.guest);
                     let alive = Arc::clone(&session.alive);
-                    let back = (Arc::clone(&socket), client);
+                    let back = (Arc::downgrade(&socket), client);
                     tasks.spawn(run(back, (guest, alive), admitted, shared.clone()));
                     sessions.insert(client, session);
                 }
@@ -72,7 +72,9 @@ pub(super) async fn serve(socket: UdpSocket, shared: Shared) {
         }
         if let Some(session) = sessions.get(&client) {
             // Where the guest's queue is full the datagram is lost, as it is on every network.
-            drop(session.guest.try_send(payload));
+            if let Err(error) = datagram::send_on(&session.guest, payload) {
+                tracing::debug!(%error, port = %shared.at, "a datagram is lost");
+            }
             session.alive.notify_one();
         }
     }
@@ -96,7 +98,7 @@ async fn open(shared: &Shared, admitted: &Admitted) -> io::Result<Session> {
 
 /// Passes answers back until nothing goes any more, or the client may no longer pass.
 async fn run(
-    (socket, client): (Arc<UdpSocket>, Client),
+    (socket, client): (Weak<UdpSocket>, Client),
     (guest, alive): (Arc<UdpSocket>, Arc<Notify>),
     admitted: Admitted,
     shared: Shared,
@@ -121,8 +123,12 @@ async fn run(
             // The client spoke, or the guest refused a datagram, which the next one may find otherwise.
             Ok(None) => {}
             Ok(Some(len)) => {
+                // The port itself is held by the one who receives alone: it is free when that one ends.
+                let Some(socket) = socket.upgrade() else {
+                    return client;
+                };
                 let payload = buffer.get(..len).unwrap_or_default();
-                if let Err(error) = datagram::send(&socket, payload, (to, from)) {
+                if let Err(error) = datagram::send_from(&socket, payload, (to, from)) {
                     tracing::debug!(%error, port = %shared.at, "an answer is lost");
                 }
             }

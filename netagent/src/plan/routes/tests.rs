@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+use crate::config::PortRange;
 use crate::host::fake::{UPLINK, host, route};
 use crate::plan::{Step, WantedDatapath};
 
@@ -15,6 +16,7 @@ fn wanted() -> Wanted {
         datapath: WantedDatapath {
             uplinks: [UPLINK].into(),
             missing_uplinks: BTreeSet::new(),
+            ports: PortRange::default(),
             pools: vec![
                 "172.16.0.0/16".parse().unwrap(),
                 "fd12:3456:789a::/48".parse().unwrap(),
