@@ -80,7 +80,6 @@ struct Search<'a, A> {
     flow: &'a FlowKey<A>,
     nat_address: &'a A,
     interface: &'a Interface,
-    window: Window,
     seed: u32,
     /// The guest's own port, or 0 where it is not tried.
     own: u16,
@@ -98,7 +97,6 @@ fn make<A: Family>(skb: Skb, flow: &FlowKey<A>, nat_address: &A, interface: &Int
         flow,
         nat_address,
         interface,
-        window,
         seed: kernel::random(),
         own: if is_kept { own } else { 0 },
         is_made: false,
@@ -116,7 +114,8 @@ unsafe extern "C" fn try_port<A: Family>(attempt: u64, search: *mut Search<'_, A
     let port = if attempt == 0 && search.own != 0 {
         search.own
     } else {
-        search.window.candidate(search.seed, attempt as u32)
+        let window = Window::new(search.flow.instance, maps::nat_ports());
+        window.candidate(search.seed, attempt as u32)
     };
     let (flow, nat_port) = (search.flow, port.to_be_bytes());
     let mapping = Mapping {
@@ -231,12 +230,12 @@ fn of_guest<A: Family>(key: &FlowKey<A>, nat_address: &A) -> MappingKey<A> {
     }
 }
 
-/// Key of the entry that says whose a port is.
+/// Key of the entry that says whose a port is. Zeroes for the guest would be written by a call, which has no stack.
 #[inline(always)]
 pub fn of_port<A: Family>(nat_address: A, port: [u8; 2]) -> MappingKey<A> {
     MappingKey {
         instance: ANY_INSTANCE,
-        guest: A::ZERO,
+        guest: nat_address,
         nat_address,
         port,
         reserved: [0; 2],

@@ -17,7 +17,6 @@ struct Search<'a, A> {
     skb: Skb,
     flow: &'a FlowKey<A>,
     nat_address: &'a A,
-    window: Window,
     /// When the oldest closing flow of the same instance among those tried was last heard of.
     closing_ns: u64,
     seed: u32,
@@ -69,7 +68,6 @@ fn search<A: Family>(skb: Skb, key: &FlowKey<A>, nat_address: &A) -> u32 {
         skb,
         flow: key,
         nat_address,
-        window,
         closing_ns: u64::MAX,
         seed: kernel::random(),
         outcome: 0,
@@ -106,7 +104,8 @@ unsafe extern "C" fn try_port<A: Family>(attempt: u64, search: *mut Search<'_, A
     let port = if attempt == 0 && search.own != 0 {
         search.own
     } else {
-        search.window.candidate(search.seed, attempt)
+        let window = Window::new(search.flow.instance, maps::nat_ports());
+        window.candidate(search.seed, attempt)
     };
     let reverse_key = nat::key_of_port(search.flow, (*search.nat_address, port.to_be_bytes()));
     match try_to_claim(search.skb, &reverse_key, search.flow) {

@@ -7,6 +7,7 @@ pub mod skb_layout;
 pub mod attach;
 pub mod clsact;
 pub mod datapath;
+pub mod fill;
 pub mod maps;
 
 pub mod addresses;
@@ -32,6 +33,7 @@ use crate::apply::attach::Attacher;
 use crate::apply::datapath::Datapath;
 use crate::apply::expedite::{Expedite, Guard};
 use crate::apply::features::UplinkFeatures;
+use crate::apply::fill::Alerts;
 use crate::apply::maps::Maps;
 use crate::apply::pins::Pins;
 use crate::apply::reserved::Reserved;
@@ -71,6 +73,7 @@ pub struct KernelHost {
     /// What [`Host::take_sockets`] has not taken yet.
     sockets: Option<ServiceSockets>,
     rounds: u32,
+    alerts: Alerts,
 }
 
 impl KernelHost {
@@ -111,6 +114,7 @@ impl KernelHost {
             services: None,
             sockets: None,
             rounds: 0,
+            alerts: Alerts::default(),
         })
     }
 
@@ -327,7 +331,13 @@ impl Host for KernelHost {
             return Ok(());
         };
         let collected = datapath.collect(with_orphans).await;
-        collected.map_err(|cause| HostError::failed("collect flows", cause))
+        collected.map_err(|cause| HostError::failed("collect flows", cause))?;
+        let fills = datapath.maps.fills();
+        let fills = fills.map_err(|cause| HostError::failed("read how full tables are", cause))?;
+        for (table, count, most) in fills {
+            self.alerts.say(table, count, most);
+        }
+        Ok(())
     }
 }
 
