@@ -21,6 +21,17 @@ pub const fn fold_wide(sum: u64) -> u16 {
     fold(add(sum as u32, (sum >> 32) as u32))
 }
 
+/// Sum of words of 32 bits, for [`fold_wide`].
+#[must_use]
+#[inline(always)]
+pub fn sum_wide<const N: usize>(words: &[u32; N]) -> u64 {
+    let mut total = 0;
+    for word in words {
+        total += u64::from(*word);
+    }
+    total
+}
+
 /// Sum of the bytes, taken as words of 32 bits in the order of the host's memory; `N` is a multiple of 4.
 #[must_use]
 #[inline(always)]
@@ -52,6 +63,21 @@ pub fn difference<const N: usize>(old: &[u8; N], new: &[u8; N]) -> u32 {
     total
 }
 
+/// What replacing a word of 16 bits at an even place does to a sum.
+#[must_use]
+#[inline(always)]
+pub fn word_difference([a, b]: [u8; 2], [c, d]: [u8; 2]) -> u32 {
+    difference(&[a, b, 0, 0], &[c, d, 0, 0])
+}
+
+/// A checksum field after a change of what it covers (RFC 1624, equation 3).
+#[must_use]
+#[inline(always)]
+pub fn corrected(field: [u8; 2], difference: u32) -> [u8; 2] {
+    let sum = u32::from(!u16::from_ne_bytes(field));
+    (!fold(add(sum, difference))).to_ne_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +92,19 @@ mod tests {
             let changed = add(sum(&before), difference(&old, &address));
             // 0 and 0xffff are the same number in one's complement.
             prop_assert_eq!(fold(changed) % 0xffff, fold(sum(&after)) % 0xffff);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_corrected_checksum_is_right_for_the_changed_bytes(before: [u8; 40], new: [u8; 2]) {
+            let mut after = before;
+            after[10..12].copy_from_slice(&new);
+            let field = (!fold(sum(&before))).to_ne_bytes();
+            let old = [before[10], before[11]];
+            let corrected = corrected(field, word_difference(old, new));
+            let expected = !fold(sum(&after));
+            prop_assert_eq!(u16::from_ne_bytes(corrected) % 0xffff, expected % 0xffff);
         }
     }
 

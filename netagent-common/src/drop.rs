@@ -51,7 +51,7 @@ drop_reasons! {
     BadChecksum = 6, "bad_checksum";
     /// IPv4 options or IPv6 extension headers.
     IpOptions = 7, "ip_options";
-    /// A fragment.
+    /// A fragment that follows none that passed, overlaps it, has no whole transport header, or is one too many.
     Fragment = 8, "fragment";
     /// A protocol other than TCP, UDP, ICMP echo.
     UnknownProtocol = 9, "unknown_protocol";

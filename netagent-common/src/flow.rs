@@ -24,7 +24,7 @@ wire! {
 wire! {
     /// State of a flow and everything that is done to its packets.
     ///
-    /// `address_difference`, `state`, `origin` and `nat_port` are one aligned word: whoever changes the state compares
+    /// `address_difference`, `state`, `opener` and `nat_port` are one aligned word: whoever changes the state compares
     /// all of it, so that of several CPUs exactly one makes the change.
     pub struct Flow<A> = 56 or 80 bytes {
         /// Time of the last packet, ns of the monotonic clock, at most a second old under traffic.
@@ -45,8 +45,8 @@ wire! {
         pub address_difference: u32,
         /// A [`FlowState`] as a number.
         pub state: u8,
-        /// An [`Origin`] as a number.
-        pub origin: u8,
+        /// An [`Opener`] as a number.
+        pub opener: u8,
         /// The port under which the world knows the flow.
         pub nat_port: [u8; 2],
         /// Neighbour on the way; all zeroes where the other end itself is the neighbour.
@@ -64,7 +64,7 @@ wire! {
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(target_arch = "bpf"), derive(Debug))]
-pub enum Origin {
+pub enum Opener {
     /// The guest, towards the world.
     Guest = 0,
     /// The guest, towards a published port of the host: its packets turn round at the uplink.
@@ -77,8 +77,20 @@ pub enum Origin {
     Host = 4,
 }
 
-impl Origin {
-    /// The origin with this number; an unknown one is [`Origin::Guest`], which is judged by everything.
+impl Opener {
+    /// Whether the packets that the guest sends turn round at the uplink and go to another guest, or back.
+    #[must_use]
+    pub const fn turns_round(number: u8) -> bool {
+        number & 1 != 0
+    }
+
+    /// Whether somebody else than the guest opened the flow.
+    #[must_use]
+    pub const fn is_inbound(number: u8) -> bool {
+        number >= Self::World as u8
+    }
+
+    /// The opener with this number; an unknown one is [`Opener::Guest`], which is judged by everything.
     #[must_use]
     pub const fn from_number(number: u8) -> Self {
         match number {
@@ -92,7 +104,7 @@ impl Origin {
 
     /// At which end of the flow it was opened. Nobody has answered before the other end was heard.
     #[must_use]
-    pub const fn opener(self) -> Sender {
+    pub const fn side(self) -> Sender {
         match self {
             Self::Guest | Self::GuestToHost => Sender::Vm,
             Self::World | Self::GuestAtHost | Self::Host => Sender::World,
@@ -188,9 +200,9 @@ impl FlowState {
 
     /// The state after a packet: of a TCP segment with these flags, or with `None`, of anything else.
     #[must_use]
-    pub const fn after(self, origin: Origin, sender: Sender, flags: Option<u8>) -> Self {
+    pub const fn after(self, opener: Opener, sender: Sender, flags: Option<u8>) -> Self {
         let is_answer = !matches!(
-            (origin.opener(), sender),
+            (opener.side(), sender),
             (Sender::Vm, Sender::Vm) | (Sender::World, Sender::World)
         );
         match (self, flags) {
@@ -207,7 +219,7 @@ impl FlowState {
             return Self::Reset;
         }
         if flags & SYN != 0 {
-            return self.after_syn(is_answer, flags);
+            return self.after_syn((sender, is_answer), flags);
         }
         if flags & FIN != 0 {
             return self.after_fin(sender);
@@ -215,16 +227,19 @@ impl FlowState {
         match (self, sender) {
             // Data after a reset: whoever got it did not believe it.
             (Self::Reset, Sender::Vm) => Self::Established,
+            // Who opened it from outside is believed by what follows its SYN, and not by the answer to that, which
+            // everybody gets.
+            (Self::Opening, Sender::World) => Self::Established,
             (Self::Opening, _) if is_answer => Self::Established,
             _ => self,
         }
     }
 
-    const fn after_syn(self, is_answer: bool, flags: u8) -> Self {
-        match (is_answer, self) {
+    const fn after_syn(self, (sender, is_answer): (Sender, bool), flags: u8) -> Self {
+        match (is_answer, self, sender) {
             // A new connection with the ports of one that ended (TIME_WAIT reuse).
-            (false, Self::Closed | Self::Reset) if flags & ACK == 0 => Self::Opening,
-            (true, Self::Opening) => Self::Established,
+            (false, Self::Closed | Self::Reset, _) if flags & ACK == 0 => Self::Opening,
+            (true, Self::Opening, Sender::World) => Self::Established,
             _ => self,
         }
     }
@@ -251,7 +266,7 @@ mod tests {
 
     fn check(start: FlowState, segments: &[(Sender, u8)], expected: FlowState) {
         let end = segments.iter().fold(start, |state, (sender, flags)| {
-            state.after(Origin::Guest, *sender, Some(*flags))
+            state.after(Opener::Guest, *sender, Some(*flags))
         });
         assert_eq!(end, expected, "{start:?} {segments:?}");
     }
@@ -278,6 +293,26 @@ mod tests {
             &[(Sender::Vm, ACK), (Sender::World, ACK)],
             Established,
         );
+    }
+
+    #[test]
+    fn a_connection_from_outside_is_established_by_the_end_of_its_handshake_alone() {
+        let check = |segments: &[(Sender, u8)], expected| {
+            let end = segments.iter().fold(Opening, |state, (sender, flags)| {
+                state.after(Opener::World, *sender, Some(*flags))
+            });
+            assert_eq!(end, expected, "{segments:?}");
+        };
+        let syn = (Sender::World, SYN);
+        check(&[syn, syn, (Sender::Vm, SYN | ACK), syn], Opening);
+        check(
+            &[syn, (Sender::Vm, SYN | ACK), (Sender::World, ACK)],
+            Established,
+        );
+        check(&[syn, (Sender::Vm, RST | ACK)], Reset);
+        check(&[syn, (Sender::Vm, RST | ACK), syn], Opening);
+        assert_eq!(Opening.after(Opener::World, Sender::World, None), Opening);
+        assert_eq!(Opening.after(Opener::World, Sender::Vm, None), Established);
     }
 
     #[test]
@@ -337,7 +372,7 @@ mod tests {
     fn a_flow_that_is_being_removed_stays_so() {
         for sender in [Sender::Vm, Sender::World] {
             for flags in [None, Some(SYN), Some(ACK), Some(FIN), Some(RST)] {
-                let after = FlowState::Removed.after(Origin::Guest, sender, flags);
+                let after = FlowState::Removed.after(Opener::Guest, sender, flags);
                 assert_eq!(after, FlowState::Removed);
             }
         }
@@ -345,17 +380,17 @@ mod tests {
 
     #[test]
     fn only_the_other_end_answers() {
-        for origin in [Origin::World, Origin::GuestAtHost] {
-            for flags in [None, Some(SYN), Some(ACK)] {
-                let after = |sender| Opening.after(origin, sender, flags);
-                assert_eq!(after(Sender::World), Opening, "{origin:?} {flags:?}");
-                assert_eq!(after(Sender::Vm), Established, "{origin:?} {flags:?}");
-            }
-            assert_eq!(Closed.after(origin, Sender::World, Some(SYN)), Opening);
-            assert_eq!(Closed.after(origin, Sender::Vm, Some(SYN)), Closed);
+        for opener in [Opener::World, Opener::GuestAtHost] {
+            let after = |sender, flags| Opening.after(opener, sender, flags);
+            assert_eq!(after(Sender::World, None), Opening, "{opener:?}");
+            assert_eq!(after(Sender::World, Some(SYN)), Opening, "{opener:?}");
+            assert_eq!(after(Sender::Vm, None), Established, "{opener:?}");
+            assert_eq!(after(Sender::Vm, Some(ACK)), Established, "{opener:?}");
+            assert_eq!(Closed.after(opener, Sender::World, Some(SYN)), Opening);
+            assert_eq!(Closed.after(opener, Sender::Vm, Some(SYN)), Closed);
         }
         for flags in [None, Some(SYN), Some(ACK)] {
-            let after = |sender| Opening.after(Origin::Guest, sender, flags);
+            let after = |sender| Opening.after(Opener::Guest, sender, flags);
             assert_eq!(after(Sender::Vm), Opening, "{flags:?}");
             assert_eq!(after(Sender::World), Established, "{flags:?}");
         }

@@ -9,6 +9,7 @@ pub mod net;
 
 pub mod drop;
 pub mod flow;
+pub mod fragment;
 pub mod limit;
 pub mod nat;
 pub mod policy;

@@ -17,6 +17,31 @@ pub const COLLECT_FLOWS: &str = "collect_flows";
 /// Program, run by the agent, that removes reverse entries without a flow.
 pub const COLLECT_ORPHANS: &str = "collect_orphans";
 
+/// Programs on the sockets of the host's processes: what they connect to, send to, hear from and are told.
+pub mod socket {
+    /// `connect` of an IPv4 socket.
+    pub const CONNECT_V4: &str = "connect_v4";
+    /// `connect` of an IPv6 socket.
+    pub const CONNECT_V6: &str = "connect_v6";
+    /// `sendmsg` of an IPv4 datagram socket that is not connected.
+    pub const SENDMSG_V4: &str = "sendmsg_v4";
+    /// As [`SENDMSG_V4`], for IPv6.
+    pub const SENDMSG_V6: &str = "sendmsg_v6";
+    /// `recvmsg` of an IPv4 datagram socket.
+    pub const RECVMSG_V4: &str = "recvmsg_v4";
+    /// As [`RECVMSG_V4`], for IPv6.
+    pub const RECVMSG_V6: &str = "recvmsg_v6";
+    /// `getpeername` of an IPv4 socket.
+    pub const PEER_V4: &str = "peer_v4";
+    /// As [`PEER_V4`], for IPv6.
+    pub const PEER_V6: &str = "peer_v6";
+
+    /// All of them.
+    pub const ALL: [&str; 8] = [
+        CONNECT_V4, CONNECT_V6, SENDMSG_V4, SENDMSG_V6, RECVMSG_V4, RECVMSG_V6, PEER_V4, PEER_V6,
+    ];
+}
+
 /// Names of the pinned maps: at most 15 bytes, so that the kernel keeps them whole.
 pub mod map {
     /// Array, one [`crate::vm::State`].
@@ -59,11 +84,30 @@ pub mod map {
     pub const SERVICES: &str = "SERVICES";
     /// Array by slot of [`crate::services::Allowance`].
     pub const ALLOWANCES: &str = "ALLOWANCES";
+    /// Hash from [`crate::publish::PublishKey`] to [`crate::publish::Published`].
+    pub const PUBLISHED_V4: &str = "PUBLISHED_V4";
+    /// As [`PUBLISHED_V4`], for IPv6.
+    pub const PUBLISHED_V6: &str = "PUBLISHED_V6";
+    /// LPM trie from [`crate::publish::SenderKey`] to 1: who may use a limited published port.
+    pub const SENDERS_V4: &str = "SENDERS_V4";
+    /// As [`SENDERS_V4`], for IPv6.
+    pub const SENDERS_V6: &str = "SENDERS_V6";
+    /// Hash from [`crate::publish::ExposedKey`] to the generation of the instance.
+    pub const EXPOSED: &str = "EXPOSED";
+    /// LRU hash from [`crate::publish::LedKey`] to [`crate::publish::Led`].
+    pub const LED_SOCKETS: &str = "LED_SOCKETS";
     /// Array, one [`crate::flow::Collected`]: what the last collection pass did.
     pub const COLLECTED: &str = "COLLECTED";
 
+    /// Array by slot of [`crate::limit::Used`].
+    pub const USED: &str = "USED";
+    /// LRU hash from [`crate::fragment::FragmentKey`] to [`crate::fragment::First`].
+    pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
+    /// As [`FRAGMENTS_V4`], for IPv6.
+    pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
+
     /// All of them.
-    pub const ALL: [&str; 21] = [
+    pub const ALL: [&str; 30] = [
         STATE,
         ACTIVE,
         INTERFACES,
@@ -85,6 +129,15 @@ pub mod map {
         SERVICES,
         ALLOWANCES,
         COLLECTED,
+        PUBLISHED_V4,
+        PUBLISHED_V6,
+        SENDERS_V4,
+        SENDERS_V6,
+        EXPOSED,
+        LED_SOCKETS,
+        USED,
+        FRAGMENTS_V4,
+        FRAGMENTS_V6,
     ];
 }
 
@@ -96,6 +149,8 @@ pub mod global {
     pub const NAT_PORT_FIRST: &str = "NAT_PORT_FIRST";
     /// `u16`: number of ports in the NAT range; not 0.
     pub const NAT_PORT_COUNT: &str = "NAT_PORT_COUNT";
+    /// `u64`: cookie of the agent's network namespace; sockets of other namespaces are left alone.
+    pub const NETNS_COOKIE: &str = "NETNS_COOKIE";
     /// `u16`: external ports by endpoint-independent mappings that one instance may have; 0 for none.
     pub const EIM_PORTS: &str = "EIM_PORTS";
     /// `u16`: 1 where whoever sends to such a port reaches its guest (endpoint-independent filtering).
@@ -126,3 +181,5 @@ pub mod global {
 pub const PROGRAMS_DIR: &str = "programs";
 /// The sub-directory of links.
 pub const LINKS_DIR: &str = "links";
+/// The sub-directory of links to the root of the control groups, named after their programs.
+pub const SOCKETS_DIR: &str = "sockets";

@@ -1,6 +1,6 @@
 //! How long flows live without a packet.
 
-use crate::flow::{FlowState, Origin, Sender};
+use crate::flow::{FlowState, Opener, Sender};
 use crate::net::protocol::{TCP, UDP};
 
 /// Times after which flows without a packet are removed, s. The defaults are the least that the RFCs allow, but for
@@ -34,11 +34,11 @@ impl Timeouts {
 
     /// The time of a flow, ns.
     #[must_use]
-    pub const fn of_flow_ns(&self, protocol: u8, state: FlowState, origin: Origin) -> u64 {
+    pub const fn of_flow_ns(&self, protocol: u8, state: FlowState, opener: Opener) -> u64 {
         let seconds = match (protocol, state) {
             (_, FlowState::Removed) => 0,
             (TCP, FlowState::Established) => self.tcp_established,
-            (TCP | UDP, FlowState::Opening) if matches!(origin.opener(), Sender::World) => {
+            (TCP | UDP, FlowState::Opening) if matches!(opener.side(), Sender::World) => {
                 least(WORLD_OPENING_S, self.opening(protocol))
             }
             (TCP, FlowState::Opening | FlowState::VmClosed | FlowState::WorldClosed) => {
@@ -78,44 +78,44 @@ mod tests {
     use crate::net::protocol::{ICMP, ICMPV6};
     use FlowState::{Closed, Established, Opening, Removed, Reset, VmClosed, WorldClosed};
 
-    fn seconds(protocol: u8, state: FlowState, origin: Origin) -> u64 {
-        Timeouts::DEFAULT.of_flow_ns(protocol, state, origin) / 1_000_000_000
+    fn seconds(protocol: u8, state: FlowState, opener: Opener) -> u64 {
+        Timeouts::DEFAULT.of_flow_ns(protocol, state, opener) / 1_000_000_000
     }
 
     #[test]
     fn the_defaults_keep_the_floors_of_the_rfcs() {
-        assert!(seconds(TCP, Established, Origin::Guest) >= 7_440);
+        assert!(seconds(TCP, Established, Opener::Guest) >= 7_440);
         for state in [Opening, VmClosed, WorldClosed] {
-            assert!(seconds(TCP, state, Origin::Guest) >= 240, "{state:?}");
+            assert!(seconds(TCP, state, Opener::Guest) >= 240, "{state:?}");
         }
         for state in [Opening, Established] {
-            assert!(seconds(UDP, state, Origin::Guest) >= 120, "{state:?}");
-            assert!(seconds(ICMP, state, Origin::Guest) >= 60, "{state:?}");
-            assert!(seconds(ICMPV6, state, Origin::Guest) >= 60, "{state:?}");
+            assert!(seconds(UDP, state, Opener::Guest) >= 120, "{state:?}");
+            assert!(seconds(ICMP, state, Opener::Guest) >= 60, "{state:?}");
+            assert!(seconds(ICMPV6, state, Opener::Guest) >= 60, "{state:?}");
         }
     }
 
     #[test]
     fn what_is_closed_or_reset_goes_soon() {
         for state in [Closed, Reset] {
-            assert_eq!(seconds(TCP, state, Origin::Guest), 40, "{state:?}");
+            assert_eq!(seconds(TCP, state, Opener::Guest), 40, "{state:?}");
         }
-        assert_eq!(seconds(TCP, Removed, Origin::Guest), 0);
+        assert_eq!(seconds(TCP, Removed, Opener::Guest), 0);
     }
 
     #[test]
     fn what_the_world_opened_waits_half_a_minute_for_the_guest() {
         for protocol in [TCP, UDP] {
-            assert_eq!(seconds(protocol, Opening, Origin::World), 30);
-            for origin in [Origin::Guest, Origin::GuestToHost] {
-                assert!(seconds(protocol, Opening, origin) > 30, "{origin:?}");
+            assert_eq!(seconds(protocol, Opening, Opener::World), 30);
+            for opener in [Opener::Guest, Opener::GuestToHost] {
+                assert!(seconds(protocol, Opening, opener) > 30, "{opener:?}");
             }
         }
-        assert_eq!(seconds(TCP, Established, Origin::World), 7_440);
+        assert_eq!(seconds(TCP, Established, Opener::World), 7_440);
         let short = Timeouts {
             tcp_transitory: 5,
             ..Timeouts::DEFAULT
         };
-        assert_eq!(short.of_flow_ns(TCP, Opening, Origin::World), 5_000_000_000);
+        assert_eq!(short.of_flow_ns(TCP, Opening, Opener::World), 5_000_000_000);
     }
 }

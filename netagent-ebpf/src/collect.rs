@@ -3,7 +3,7 @@
 
 use core::ffi::c_void;
 
-use netagent_common::flow::{Collected, Flow, FlowKey, FlowState, Origin, Place, REMOVED_MAX};
+use netagent_common::flow::{Collected, Flow, FlowKey, FlowState, Opener, Place, REMOVED_MAX};
 use netagent_common::nat::{ANY_INSTANCE, Mapping, MappingKey, ORPHAN_AGE_S, Reverse, ReverseKey};
 use netagent_common::timeouts::CROWDED_S;
 use netagent_common::vm::Interface;
@@ -121,8 +121,8 @@ unsafe extern "C" fn expire<A: Family>(
 #[inline(always)]
 fn timeout_ns<A>(key: &FlowKey<A>, flow: &Flow<A>, interface: &Interface) -> u64 {
     let state = FlowState::from_number(flow.state);
-    let origin = Origin::from_number(flow.origin);
-    let timeout_ns = maps::timeouts().of_flow_ns(key.protocol as u8, state, origin);
+    let opener = Opener::from_number(flow.opener);
+    let timeout_ns = maps::timeouts().of_flow_ns(key.protocol as u8, state, opener);
     let is_crowded = state.place() == Some(Place::Closing)
         && maps::closing_flows(key.instance) > u64::from(interface.flow_limit / 2);
     if is_crowded {

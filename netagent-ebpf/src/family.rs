@@ -6,6 +6,8 @@ pub mod ipv6;
 use netagent_common::drop::DropReason;
 use netagent_common::vm::{INTERFACES_MAX, Interface};
 
+use crate::fragment::Fragment;
+use crate::icmp::Report;
 use crate::kernel::Skb;
 use crate::maps::FamilyMaps;
 use crate::parse::Header;
@@ -22,16 +24,34 @@ pub trait Family: FamilyMaps {
     const ECHO_REPLY: u8;
     /// Whether the address of a packet is part of its ICMP checksum.
     const ICMP_HAS_PSEUDO_HEADER: bool;
+    /// Length of the header that fragments have besides, bytes.
+    const FRAGMENT_HEADER_LEN: u32;
+    /// Bytes that the fragments of one packet may have together, behind their headers.
+    const FRAGMENTED_MAX: u32;
     /// No address.
     const ZERO: Self;
 
+    /// The address that stands in sixteen bytes, an IPv4 one in the first four.
+    fn from_sixteen(bytes: [u8; 16]) -> Self;
+    /// The address in sixteen bytes, an IPv4 one in the first four.
+    fn to_sixteen(self) -> [u8; 16];
+    /// Whether this is a loopback address.
+    fn is_loopback(address: Self) -> bool;
     /// Whether an ICMP type is an error message.
     fn is_error(icmp_type: u8) -> bool;
+    /// Whether an ICMP type is an error that reports what became of a packet, and is believed: no redirect, and
+    /// no source quench (RFC 6633).
+    fn is_report(icmp_type: u8) -> bool;
     /// The IP header.
     ///
     /// # Errors
     /// The reason why it is refused.
     fn header(skb: Skb) -> Result<Header<Self>, DropReason>;
+    /// The headers of a fragment. An atomic one, of IPv6, is one too: the first, with none to follow (RFC 6946).
+    ///
+    /// # Errors
+    /// The reason why it is refused.
+    fn fragment(skb: Skb) -> Result<Fragment<Self>, DropReason>;
     /// The destination, of a header that need not be one that is understood.
     ///
     /// # Errors
@@ -43,6 +63,10 @@ pub trait Family: FamilyMaps {
     fn guest(interface: &Interface) -> Option<Self>;
     /// Whether this is the gateway's address: this interface's, or the one that the guest was told.
     fn is_gateway(interface: &Interface, address: Self) -> bool;
+    /// The gateway's address as the guest knows it, where it has one.
+    fn gateway(interface: &Interface) -> Option<Self>;
+    /// Whether an address is one of a single interface, as far as it shows.
+    fn is_unicast(address: Self) -> bool;
     /// What replacing one address by another does to a checksum.
     fn difference(old: Self, new: Self) -> u32;
     /// Replaces the source address and lowers the hop limit, header checksum included.
@@ -82,12 +106,32 @@ pub trait Family: FamilyMaps {
     fn turn_round(skb: Skb, header: &Header<Self>) -> Result<(), DropReason>;
     /// Sends the packet to a neighbour.
     fn redirect(ifindex: u32, next_hop: Self, skb: Skb) -> i32;
-    /// Source, destination and ports of a header that lies somewhere in the packet: in an ICMP error, or
-    /// behind a fragment header.
+    /// Writes an ICMP error over the packet that it is about, which it quotes up to the first eight bytes of
+    /// the transport header. Whatever the frame was before, it is finished then.
     ///
     /// # Errors
-    /// [`DropReason::Malformed`] where it does not fit.
-    fn quoted(skb: Skb) -> Result<Quoted<Self>, DropReason>;
+    /// [`DropReason::TooBig`] where nobody may be told so; [`DropReason::HelperFailed`].
+    fn report(skb: Skb, report: &Report<Self>) -> Result<(), DropReason>;
+    /// The packet that an ICMP error quotes, which lies within `payload_len` bytes behind the IP header.
+    ///
+    /// # Errors
+    /// [`DropReason::IcmpError`] where its header has options, or its ports are not there.
+    fn quoted(skb: Skb, payload_len: u32) -> Result<Quoted<Self>, DropReason>;
+    /// Replaces an address of a quoted packet, header checksum included: its source or its destination. Returns
+    /// what that does to the sum over the quoted packet.
+    ///
+    /// # Errors
+    /// [`DropReason::Malformed`] where it is not there.
+    fn set_quoted(skb: Skb, end: End, address: Self, difference: u32) -> Result<u32, DropReason>;
+}
+
+/// One end of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Where it comes from.
+    Source,
+    /// Where it goes.
+    Destination,
 }
 
 /// A packet that an ICMP error quotes.
@@ -99,11 +143,13 @@ pub struct Quoted<A> {
     pub destination: A,
     /// Protocol number.
     pub protocol: u8,
-    /// The eight bytes behind the IP header.
+    /// How far behind the IP header its transport header lies, bytes: a first fragment of IPv6 has another between.
+    pub shift: u32,
+    /// The first eight bytes of the transport header.
     pub transport: [[u8; 2]; 4],
 }
 
 /// Where the hop limit of an answer starts.
-const HOP_LIMIT: u8 = 64;
+pub const HOP_LIMIT: u8 = 64;
 
 const _: () = assert!(INTERFACES_MAX == 4, "`is_own` compares four addresses");

@@ -184,8 +184,8 @@ pub fn judge(skb: Skb) -> Result<Action, Dropped> {
 #[inline(always)]
 fn answer<A: Answered>(skb: Skb) -> Result<Action, Dropped> {
     let interface = asker::<A>(skb).map_err(Dropped::nowhere)?;
-    let sent = send::<A>(skb, interface).answer();
-    sent.and_then(|sent| sent.done(DropReason::Unsolicited))
+    send::<A>(skb, interface)
+        .action()
         .map_err(|reason| Dropped {
             slot: interface.slot,
             reason,

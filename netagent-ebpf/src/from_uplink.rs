@@ -1,18 +1,19 @@
 //! What the world sends: replies to guests are taken, everything else is the host's.
 
 use netagent_common::drop::DropReason;
-use netagent_common::flow::{FlowKey, Sender};
+use netagent_common::flow::{Flow, FlowKey, Sender};
 use netagent_common::nat::{Reverse, ReverseKey};
-use netagent_common::net::protocol::UDP;
 use netagent_common::net::{GATEWAY_MAC, ethertype};
 use netagent_common::policy::RouteKind;
+use netagent_common::vm::Interface;
 
 use crate::family::Family;
 use crate::kernel::Skb;
 use crate::packet::Origin;
-use crate::parse::{self, Header, Transport};
-use crate::verdict::{Action, Dropped};
-use crate::{conntrack, mapping, maps, nat};
+use crate::parse::{self, Header, Kind, Transport};
+use crate::publish::Entrance;
+use crate::verdict::{Action, Dropped, Judged, Packed};
+use crate::{conntrack, fragment, icmp, mapping, maps, mss, nat, publish, quote};
 
 /// Judges a frame from an uplink.
 ///
@@ -33,40 +34,136 @@ pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     match u16::from_be_bytes(ethernet.two::<12>()) {
         ethertype::IPV4 => {
             skb.reach::<{ 14 + 20 + 20 }>(Origin::Uplink);
-            packet::<[u8; 4]>(skb)
+            explained::<[u8; 4]>(skb, judge_at::<[u8; 4]>(skb, Entrance::Uplink))
         }
         ethertype::IPV6 => {
             skb.reach::<{ 14 + 40 + 20 }>(Origin::Uplink);
-            packet::<[u8; 16]>(skb)
+            explained::<[u8; 16]>(skb, judge_at::<[u8; 16]>(skb, Entrance::Uplink))
         }
         _ => Ok(Action::Next),
     }
 }
 
+/// What needs a deep stack: fragments, translating an ICMP error, and making one where a packet cannot go on.
 #[inline(always)]
-fn packet<A: Family>(skb: Skb) -> Result<Action, Dropped> {
-    let Ok(header) = A::header(skb) else {
-        return unparsed::<A>(skb);
+fn explained<A: Family>(skb: Skb, judged: Result<Action, Dropped>) -> Result<Action, Dropped> {
+    match judged {
+        Err(Dropped {
+            reason: DropReason::Fragment,
+            ..
+        }) => fragment::from_uplink::<A>(skb).action_with_slot(),
+        Err(Dropped {
+            reason: DropReason::IcmpError,
+            ..
+        }) => quote::from_uplink::<A>(skb).action_with_slot(),
+        Err(Dropped {
+            slot,
+            reason: DropReason::TooBig,
+        }) => icmp::tell_world::<A>(skb, slot, DropReason::TooBig).action_with_slot(),
+        Err(Dropped {
+            slot,
+            reason: DropReason::TtlExpired,
+        }) => icmp::tell_world::<A>(skb, slot, DropReason::TtlExpired).action_with_slot(),
+        judged => judged,
+    }
+}
+
+/// Judges a packet that arrives for an address of the host, and opens a flow where it belongs to none and its port is
+/// published. What takes a deep stack is called from here, for nested functions share 512 bytes.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub fn judge_at<A: Family>(skb: Skb, entrance: Entrance) -> Result<Action, Dropped> {
+    let mut judged = packet::<A>(skb);
+    let is_stale = judged.is_stale();
+    if is_stale || judged.is_no_flow() {
+        let prepared = if is_stale {
+            judge_anew::<A>(skb)
+        } else if is_admitted::<A>(skb, entrance) {
+            Packed::new(Ok(Judged::Opened))
+        } else {
+            publish::open::<A>(skb, entrance)
+        };
+        if prepared.is_no_flow() {
+            return Ok(Action::Next);
+        }
+        if !prepared.is_opened() {
+            return prepared.action_with_slot();
+        }
+        judged = packet::<A>(skb);
+        if judged.is_stale() || judged.is_no_flow() {
+            // Its flow was removed, or the policy changed, in this very moment.
+            return Err(Dropped::nowhere(DropReason::Unsolicited));
+        }
+    }
+    judged.action_with_slot()
+}
+
+/// Whether whoever sends to a guest's port reaches it, and this packet, whose flow is there now, does.
+#[inline(always)]
+fn is_admitted<A: Family>(skb: Skb, entrance: Entrance) -> bool {
+    entrance == Entrance::Uplink && maps::filters_nobody() && mapping::admit::<A>(skb)
+}
+
+/// Judges the flow of a reply by the policy in force.
+#[inline(never)]
+fn judge_anew<A: Family>(skb: Skb) -> Packed {
+    Packed::with_slot(judge_flow_anew::<A>(skb))
+}
+
+#[inline(always)]
+fn judge_flow_anew<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
+    let gone = Dropped::nowhere(DropReason::Unsolicited);
+    let header = A::header(skb).map_err(Dropped::nowhere)?;
+    let transport = parse::transport(skb, &header).map_err(Dropped::nowhere)?;
+    let reverse = maps::reverse(&reverse_key(&header, &transport)).ok_or(gone)?;
+    let key = flow_key(&header, &transport, reverse);
+    let slot = maps::flow(&key).ok_or(gone)?.slot;
+    let interface = maps::record(slot).map_err(Dropped::nowhere)?;
+    if conntrack::revalidate(&key, interface, maps::route_generation()) {
+        Ok(Judged::Opened)
+    } else {
+        Err(Dropped {
+            slot,
+            reason: DropReason::Unsolicited,
+        })
+    }
+}
+
+#[inline(never)]
+fn packet<A: Family>(skb: Skb) -> Packed {
+    Packed::with_slot(judge_packet::<A>(skb))
+}
+
+/// [`Judged::NoFlow`] where the packet could open a flow at a published port.
+#[inline(always)]
+fn judge_packet<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
+    let header = match A::header(skb) {
+        Ok(header) if !header.first_fragment => header,
+        Ok(_) | Err(DropReason::Fragment) => return Err(Dropped::nowhere(DropReason::Fragment)),
+        Err(_) => return unparsed::<A>(skb),
     };
     match parse::transport(skb, &header) {
-        Ok(transport) => match reverse_or_admitted(skb, &reverse_key(&header, &transport)) {
+        Ok(transport) => match maps::reverse(&reverse_key(&header, &transport)) {
             Some(reverse) => reply(skb, (&header, &transport), reverse),
-            None => not_a_reply(header.destination),
+            None => newcomer(header.destination, transport.kind),
         },
-        Err(DropReason::IcmpError) => icmp_error(skb, &header),
+        Err(DropReason::IcmpError) => Err(Dropped::nowhere(DropReason::IcmpError)),
         Err(_) => not_a_reply(header.destination),
     }
 }
 
-/// The reverse entry of a packet; one that is there only now where whoever sends to a guest's port reaches it.
 #[inline(always)]
-fn reverse_or_admitted<A: Family>(skb: Skb, key: &ReverseKey<A>) -> Option<&'static Reverse<A>> {
-    let known = maps::reverse(key);
-    let may_be_admitted = maps::filters_nobody() && key.protocol == u32::from(UDP);
-    if known.is_none() && may_be_admitted && mapping::admit::<A>(skb) {
-        return maps::reverse(key);
+fn newcomer<A: Family>(destination: A, kind: Kind) -> Result<Judged, Dropped> {
+    let Some(route) = maps::route(destination) else {
+        return Ok(Judged::Done(Action::Next));
+    };
+    match RouteKind::from_number(route.kind) {
+        RouteKind::Instance => Err(Dropped::nowhere(DropReason::NotRedirected)),
+        RouteKind::Host if publish::may_open(kind) => Ok(Judged::NoFlow),
+        _ => Ok(Judged::Done(Action::Next)),
     }
-    known
 }
 
 #[inline(always)]
@@ -80,24 +177,46 @@ fn reverse_key<A: Copy>(header: &Header<A>, transport: &Transport) -> ReverseKey
     }
 }
 
-/// The host's, unless it is addressed to an instance: with `ip_forward=1` the host would forward it.
 #[inline(always)]
-fn not_a_reply<A: Family>(destination: A) -> Result<Action, Dropped> {
+fn flow_key<A: Copy>(
+    header: &Header<A>,
+    transport: &Transport,
+    reverse: &Reverse<A>,
+) -> FlowKey<A> {
+    FlowKey {
+        instance: reverse.instance,
+        guest: reverse.guest,
+        remote: header.source,
+        guest_port: reverse.guest_port,
+        remote_port: transport.source,
+        protocol: header.protocol.into(),
+    }
+}
+
+/// The host's, unless it is addressed to an instance: with `ip_forward=1` the host would forward it.
+///
+/// # Errors
+/// [`DropReason::NotRedirected`].
+#[inline(always)]
+pub fn not_a_reply<A: Family>(destination: A) -> Result<Judged, Dropped> {
     let is_instance = maps::route(destination)
         .is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Instance);
     if is_instance {
         Err(Dropped::nowhere(DropReason::NotRedirected))
     } else {
-        Ok(Action::Next)
+        Ok(Judged::Done(Action::Next))
     }
 }
 
-/// Options, extension headers, fragments and garbage are the host's to refuse, unless addressed to an instance.
+/// Options, extension headers and garbage are the host's to refuse, unless addressed to an instance.
+///
+/// # Errors
+/// As of [`not_a_reply`].
 #[inline(always)]
-fn unparsed<A: Family>(skb: Skb) -> Result<Action, Dropped> {
+pub fn unparsed<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     match A::destination(skb) {
         Ok(destination) => not_a_reply(destination),
-        Err(_) => Ok(Action::Next),
+        Err(_) => Ok(Judged::Done(Action::Next)),
     }
 }
 
@@ -107,28 +226,12 @@ fn reply<A: Family>(
     skb: Skb,
     (header, transport): (&Header<A>, &Transport),
     reverse: &Reverse<A>,
-) -> Result<Action, Dropped> {
-    let key = FlowKey {
-        instance: reverse.instance,
-        guest: reverse.guest,
-        remote: header.source,
-        guest_port: reverse.guest_port,
-        remote_port: transport.source,
-        protocol: header.protocol.into(),
-    };
-    // Its flow is gone, or belongs to an earlier life of the slot.
-    let flow = maps::flow(&key).ok_or(Dropped::nowhere(DropReason::Unsolicited))?;
-    let slot = flow.slot;
+) -> Result<Judged, Dropped> {
+    let (flow, interface) = flow_of(&reverse_key(header, transport), reverse)?;
+    let slot = interface.slot;
     let dropped = |reason| Dropped { slot, reason };
-    let interface = maps::record(slot).map_err(dropped)?;
-    if flow.generation != interface.generation
-        || flow.nat_port != transport.destination
-        || flow.nat_address != header.destination
-    {
-        return Err(dropped(DropReason::Unsolicited));
-    }
-    if header.first_fragment {
-        return Err(dropped(DropReason::Fragment));
+    if flow.policy_generation != interface.policy_generation {
+        return Ok(Judged::Stale);
     }
     // What refreshes a flow is what the guest sends as well; its port is looked after there.
     conntrack::touch(flow, Sender::World, transport.kind);
@@ -137,40 +240,45 @@ fn reply<A: Family>(
         return Err(dropped(DropReason::TtlExpired));
     }
     maps::count_to_vm(slot, parse::on_the_wire::<A>(skb, transport));
+    if transport.kind.opens() {
+        mss::clamp::<A>(skb, transport.len, flow.mtu.min(interface.mtu));
+    }
     let guest = (reverse.guest, reverse.guest_port);
     nat::rewrite_destination(skb, header, transport, guest).map_err(dropped)?;
     skb.window::<12>(0)
         .map_err(dropped)?
         .set_macs(interface.guest_mac, GATEWAY_MAC);
     skb.set_mark(maps::mark());
-    Ok(Action::Redirect(skb.redirect(interface.ifindex)))
+    let code = skb.redirect(interface.ifindex);
+    Ok(Judged::Done(Action::Redirect(code)))
 }
 
-/// An ICMP error about a guest's flow is not translated and must not reach the host, whose flow it is not.
+/// The flow to which a packet of the world belongs, and the interface that it goes to.
+///
+/// # Errors
+/// [`DropReason::Unsolicited`] where it is gone, or belongs to an earlier life of the slot.
 #[inline(always)]
-fn icmp_error<A: Family>(skb: Skb, header: &Header<A>) -> Result<Action, Dropped> {
-    skb.reach::<{ 14 + 40 + 8 + 40 + 8 }>(Origin::Uplink);
-    let Ok(quoted) = A::quoted(skb) else {
-        return not_a_reply(header.destination);
+pub fn flow_of<A: Family>(
+    key: &ReverseKey<A>,
+    reverse: &Reverse<A>,
+) -> Result<(&'static mut Flow<A>, &'static Interface), Dropped> {
+    let flow_key = FlowKey {
+        instance: reverse.instance,
+        guest: reverse.guest,
+        remote: key.remote,
+        guest_port: reverse.guest_port,
+        remote_port: key.remote_port,
+        protocol: key.protocol,
     };
-    let [first, second, third, _] = quoted.transport;
-    let (nat_port, remote_port) = if quoted.protocol == A::ICMP {
-        (third, [0; 2])
-    } else {
-        (first, second)
-    };
-    let key = ReverseKey {
-        remote: quoted.destination,
-        nat_address: quoted.source,
-        remote_port,
-        nat_port,
-        protocol: quoted.protocol.into(),
-    };
-    match maps::reverse(&key) {
-        Some(reverse) => Err(Dropped {
-            slot: reverse.instance,
-            reason: DropReason::IcmpError,
-        }),
-        None => not_a_reply(header.destination),
+    let flow = maps::flow(&flow_key).ok_or(Dropped::nowhere(DropReason::Unsolicited))?;
+    let slot = flow.slot;
+    let dropped = |reason| Dropped { slot, reason };
+    let interface = maps::record(slot).map_err(dropped)?;
+    if flow.generation != interface.generation
+        || flow.nat_port != key.nat_port
+        || flow.nat_address != key.nat_address
+    {
+        return Err(dropped(DropReason::Unsolicited));
     }
+    Ok((flow, interface))
 }

@@ -1,17 +1,22 @@
 //! What a guest sends.
 
 use netagent_common::drop::DropReason;
-use netagent_common::flow::Sender;
+use netagent_common::flow::{Flow, Opener, Sender};
 use netagent_common::net::{GATEWAY_MAC, ethertype, protocol};
 use netagent_common::vm::Interface;
 
+use crate::conntrack::Whole;
 use crate::family::Family;
 use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
+use crate::publish::Entrance;
 use crate::services::Steered;
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{arp, conntrack, echo, maps, nat, neighbour, services, spoof};
+use crate::{
+    arp, conntrack, echo, fragment, from_uplink, icmp, maps, mss, nat, neighbour, quote, services,
+    spoof,
+};
 
 /// Judges a frame from a TAP.
 ///
@@ -20,14 +25,20 @@ use crate::{arp, conntrack, echo, maps, nat, neighbour, services, spoof};
 #[inline(always)]
 pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     let interface = maps::interface(skb.ifindex())?;
-    frame(skb, interface).map_err(|reason| Dropped {
+    let mut judged = frame(skb, interface).unwrap_or_else(Packed::refused);
+    if let Some(reason) = judged.refusal()
+        && icmp::is_told(reason)
+    {
+        judged = icmp::tell_guest(skb, interface, reason);
+    }
+    judged.action().map_err(|reason| Dropped {
         slot: interface.slot,
         reason,
     })
 }
 
 #[inline(always)]
-fn frame(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
+fn frame(skb: Skb, interface: &Interface) -> Result<Packed, DropReason> {
     // Whatever the VMM set: our own mark opens the way into a TAP.
     skb.set_mark(0);
     if skb.vlan_present() {
@@ -38,49 +49,52 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
         return Err(DropReason::SpoofedMac);
     }
     let to_gateway = ethernet.is_mac::<0, 4>(GATEWAY_MAC);
-    match u16::from_be_bytes(ethernet.two::<12>()) {
+    Ok(match u16::from_be_bytes(ethernet.two::<12>()) {
         ethertype::IPV4 => opening::<[u8; 4]>(skb, interface, || ipv4(skb, interface, to_gateway)),
         ethertype::IPV6 => {
             skb.reach::<{ 14 + 40 + 32 }>(Origin::Vm);
-            if let Some(kind) = neighbour::kind(skb) {
-                let answer = neighbour::from_vm(skb, interface, kind).answer()?;
-                return answer.done(DropReason::NeighbourUnanswered);
+            match neighbour::kind(skb) {
+                Some(kind) => neighbour::from_vm(skb, interface, kind),
+                None => opening::<[u8; 16]>(skb, interface, || ipv6(skb, interface, to_gateway)),
             }
-            opening::<[u8; 16]>(skb, interface, || ipv6(skb, interface, to_gateway))
         }
-        ethertype::ARP => {
-            let answer = arp::from_vm(skb, interface).answer()?;
-            answer.done(DropReason::ArpUnanswered)
-        }
-        _ => Err(DropReason::UnknownEthertype),
-    }
+        ethertype::ARP => arp::from_vm(skb, interface),
+        _ => Packed::refused(DropReason::UnknownEthertype),
+    })
 }
 
-/// Opens a flow where the packet belongs to none. Opening parses the packet again: within the 512 bytes that
-/// nested functions share as stack, it cannot lie below the function that found nothing.
+/// Does what takes a deep stack: within the 512 bytes that nested functions share, it cannot lie below the function
+/// that found nothing. So opening a flow parses the packet again.
 #[inline(always)]
-fn opening<A: Steered>(
-    skb: Skb,
-    interface: &Interface,
-    judge: impl Fn() -> Packed,
-) -> Result<Action, DropReason> {
-    match judge().answer()? {
-        Judged::Done(action) => return Ok(action),
-        Judged::Dns => {
-            return services::dns::<A>(skb, interface)
-                .answer()?
-                .done(DropReason::NoRoute);
-        }
-        Judged::Dhcp => {
-            return services::dhcp(skb, interface)
-                .answer()?
-                .done(DropReason::NoRoute);
-        }
-        Judged::NoFlow => {}
+fn opening<A: Steered>(skb: Skb, interface: &Interface, judge: impl Fn() -> Packed) -> Packed {
+    let mut judged = judge();
+    if judged.is_done() {
+        return judged;
     }
-    conntrack::open::<A>(skb, interface)?;
-    // Nothing is found again only where the agent changed the routes in this very moment.
-    judge().answer()?.done(DropReason::NoRoute)
+    if judged.is_no_flow() {
+        judged = match conntrack::provide::<A, Whole>(skb, interface) {
+            // Nothing is found again only where the agent changed the routes in this very moment.
+            Ok(()) => judge().or_refused_for(DropReason::NoRoute),
+            Err(reason) => Packed::refused(reason),
+        };
+    }
+    if judged.is_for_dns() {
+        services::dns::<A>(skb, interface)
+    } else if judged.is_for_dhcp() {
+        services::dhcp(skb, interface)
+    } else if judged.is_turning_round() {
+        match from_uplink::judge_at::<A>(skb, Entrance::TurnedRound) {
+            Ok(Action::Next) => Packed::refused_silently(DropReason::HostAddress),
+            Err(dropped) => Packed::refused_silently(dropped.reason),
+            done => Packed::of(done.map_err(|dropped| dropped.reason)),
+        }
+    } else if judged.is_refused_for(DropReason::IcmpError) {
+        quote::from_vm::<A>(skb, interface)
+    } else if judged.is_refused_for(DropReason::Fragment) {
+        fragment::judge::<A>(skb, interface)
+    } else {
+        judged
+    }
 }
 
 #[inline(never)]
@@ -183,19 +197,15 @@ fn packet<A: Steered>(
     let key = conntrack::key_from_vm(interface, header, transport);
     let flow = match maps::flow(&key) {
         Some(flow) if conntrack::is_current(flow, interface) => flow,
-        _ if A::is_gateway(interface, header.destination) && transport.kind != Kind::EchoReply => {
+        None if A::is_gateway(interface, header.destination)
+            && transport.kind != Kind::EchoReply =>
+        {
             return gateway(skb, interface, (header, transport));
         }
         _ => return Ok(Judged::NoFlow),
     };
     if flow.uplink == 0 {
-        // Only the host's own pings open such flows and keep them alive, and only replies belong to them.
-        let is_reply = transport.kind == Kind::EchoReply;
-        return if is_reply {
-            Ok(Judged::Done(Action::Next))
-        } else {
-            Err(DropReason::HostAddress)
-        };
+        return to_host(skb, interface, flow, transport);
     }
     let refreshed = conntrack::touch(flow, Sender::Vm, transport.kind);
     if refreshed && !nat::keep_port(skb, &key, flow) {
@@ -203,14 +213,20 @@ fn packet<A: Steered>(
         conntrack::forget(&key, flow, interface);
         return Ok(Judged::NoFlow);
     }
-    let (uplink, next_hop) = (flow.uplink, flow.next_hop);
+    let (uplink, next_hop, opener) = (flow.uplink, flow.next_hop, flow.opener);
     parse::fits::<A>(skb, transport, flow.mtu)?;
     parse::check_segments(skb, transport)?;
     if header.hop_limit <= 1 {
         return Err(DropReason::TtlExpired);
     }
+    if transport.kind.opens() {
+        mss::clamp::<A>(skb, transport.len, flow.mtu.min(interface.mtu));
+    }
     nat::rewrite_source(skb, (header, transport), flow, checksum)?;
     maps::count_from_vm(interface.slot, parse::on_the_wire::<A>(skb, transport));
+    if Opener::turns_round(opener) {
+        return Ok(Judged::TurnsRound);
+    }
     let next_hop = if next_hop == A::ZERO {
         header.destination
     } else {
@@ -218,6 +234,22 @@ fn packet<A: Steered>(
     };
     let code = A::redirect(uplink, next_hop, skb);
     Ok(Judged::Done(Action::Redirect(code)))
+}
+
+/// Only the host itself opens such flows, and only replies belong to them.
+#[inline(always)]
+fn to_host<A: Family>(
+    skb: Skb,
+    interface: &Interface,
+    flow: &mut Flow<A>,
+    transport: &Transport,
+) -> Result<Judged, DropReason> {
+    if transport.kind == Kind::EchoRequest {
+        return Err(DropReason::HostAddress);
+    }
+    conntrack::touch(flow, Sender::Vm, transport.kind);
+    maps::count_from_vm(interface.slot, parse::on_the_wire::<A>(skb, transport));
+    Ok(Judged::Done(Action::Next))
 }
 
 /// The gateway itself serves echo, DNS and DHCP, and nothing else.

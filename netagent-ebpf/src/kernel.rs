@@ -103,6 +103,13 @@ impl Skb {
         unsafe { (*self.raw).mark = mark }
     }
 
+    /// Cookie of the socket that sent the frame; 0 where none did.
+    #[inline(always)]
+    pub fn socket_cookie(self) -> u64 {
+        // SAFETY: `raw` is the program's context.
+        unsafe { helpers::bpf_get_socket_cookie(self.raw.cast()) }
+    }
+
     /// First byte that can be read directly.
     #[inline(always)]
     pub(crate) fn data(self) -> usize {
@@ -168,6 +175,22 @@ impl Skb {
         refused(code)
     }
 
+    /// Corrects a checksum whose pseudo header stays as it is, for bytes that were written directly: together they
+    /// leave the sum over the packet, and so the device's own, as it was.
+    #[inline(always)]
+    pub fn correct_l4_checksum_for_payload(
+        self,
+        field: ChecksumField,
+        difference: u32,
+    ) -> Result<(), DropReason> {
+        let (raw, difference) = (self.raw.cast(), u64::from(difference));
+        // SAFETY: `raw` is the program's context; the helper checks the offset.
+        let code = unsafe {
+            helpers::bpf_l4_csum_replace(raw, field.offset, 0, difference, field.flags())
+        };
+        refused(code)
+    }
+
     /// Writes bytes and keeps the device's own checksum of the whole packet right.
     #[inline(always)]
     pub fn store<const N: usize>(self, offset: u32, bytes: &[u8; N]) -> Result<(), DropReason> {
@@ -177,6 +200,26 @@ impl Skb {
             helpers::bpf_skb_store_bytes(self.raw.cast(), offset, from, N as u32, RECOMPUTE_CSUM)
         };
         refused(code)
+    }
+
+    /// Writes bytes whose change a checksum within the packet makes up for: the device's own stays right.
+    #[inline(always)]
+    pub fn overwrite<const N: usize>(self, offset: u32, bytes: &[u8; N]) -> Result<(), DropReason> {
+        let from = bytes.as_ptr().cast();
+        // SAFETY: `from` is readable for `N` bytes; the helper checks the offset.
+        let code =
+            unsafe { helpers::bpf_skb_store_bytes(self.raw.cast(), offset, from, N as u32, 0) };
+        refused(code)
+    }
+
+    /// Reads bytes at an offset that is not known before.
+    #[inline(always)]
+    pub fn load<const N: usize>(self, offset: u32) -> Result<[u8; N], DropReason> {
+        let mut bytes = [0; N];
+        let to = bytes.as_mut_ptr().cast();
+        // SAFETY: `to` is writable for `N` bytes; the helper checks the offset.
+        let code = unsafe { helpers::bpf_skb_load_bytes(self.raw.cast(), offset, to, N as u32) };
+        refused(code).map(|()| bytes)
     }
 
     /// Makes the frame one of `len` bytes with finished checksums, to be written anew from its start. Whatever

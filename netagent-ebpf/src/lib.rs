@@ -9,6 +9,7 @@ pub mod verdict;
 pub mod from_services;
 pub mod from_uplink;
 pub mod from_vm;
+pub mod socket;
 pub mod to_vm;
 
 pub mod arp;
@@ -16,11 +17,16 @@ pub mod collect;
 pub mod conntrack;
 pub mod echo;
 pub mod family;
+pub mod fragment;
+pub mod icmp;
 pub mod mapping;
+pub mod mss;
 pub mod nat;
 pub mod neighbour;
 pub mod parse;
 pub mod ports;
+pub mod publish;
+pub mod quote;
 pub mod services;
 pub mod spoof;
 

@@ -6,18 +6,27 @@
 
 mod constants;
 mod families;
+mod published;
 
 pub use constants::*;
 pub use families::*;
+pub use published::*;
 
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use netagent_common::drop::{DropKey, DropReason};
 use netagent_common::flow::{Collected, Flow, FlowKey, Place};
-use netagent_common::limit::{DROPS_MAX, FLOWS_MAX, FLOWS_PER_MAPPING, ROUTES_MAX};
+use netagent_common::fragment::{First, FragmentKey};
+use netagent_common::limit::{
+    DROPS_MAX, FLOWS_MAX, FLOWS_PER_MAPPING, FRAGMENTS_MAX, ROUTES_MAX, Used,
+};
 use netagent_common::names::ABI_VERSION;
 use netagent_common::nat::{Holdings, Mapping, MappingKey, Reverse, ReverseKey, fill};
 use netagent_common::policy::Route;
+use netagent_common::publish::{
+    EXPOSED_MAX, ExposedKey, LED_SOCKETS_MAX, Led, LedKey, PUBLISHED_MAX, PublishKey, Published,
+    SENDERS_MAX, SenderKey,
+};
 use netagent_common::services::{Allowance, Services};
 use netagent_common::vm::{self, ACTIVE_CHUNKS, Active, Interface, SLOTS_MAX, State, Traffic};
 
@@ -26,9 +35,13 @@ use crate::verdict::Dropped;
 
 pub(crate) type Flows<A> = HashMap<FlowKey<A>, Flow<A>, { FLOWS_MAX as usize }>;
 pub(crate) type Reverses<A> = HashMap<ReverseKey<A>, Reverse<A>, { FLOWS_MAX as usize }>;
+pub(crate) type PublishedPorts<A> =
+    HashMap<PublishKey<A>, Published<A>, { PUBLISHED_MAX as usize }, NO_PREALLOC>;
+pub(crate) type Senders<A> = LpmTrie<SenderKey<A>, u32, { SENDERS_MAX as usize }>;
 pub(crate) type Mappings<A> =
     HashMap<MappingKey<A>, Mapping<A>, { (FLOWS_MAX / FLOWS_PER_MAPPING) as usize }, NO_PREALLOC>;
 pub(crate) type Routes<A> = LpmTrie<A, Route<A>, { ROUTES_MAX as usize }>;
+pub(crate) type Fragments<A> = LruHashMap<FragmentKey<A>, First, { FRAGMENTS_MAX as usize }>;
 
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 
@@ -73,6 +86,24 @@ static SERVICES: Array<Services, 1> = Array::new();
 #[btf_map]
 static ALLOWANCES: Array<Allowance, { SLOTS_MAX as usize }> = Array::new();
 #[btf_map]
+static PUBLISHED_V4: PublishedPorts<[u8; 4]> = PublishedPorts::new();
+#[btf_map]
+static PUBLISHED_V6: PublishedPorts<[u8; 16]> = PublishedPorts::new();
+#[btf_map]
+static SENDERS_V4: Senders<[u8; 4]> = Senders::new();
+#[btf_map]
+static SENDERS_V6: Senders<[u8; 16]> = Senders::new();
+#[btf_map]
+static EXPOSED: HashMap<ExposedKey, u32, { EXPOSED_MAX as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static LED_SOCKETS: LruHashMap<LedKey, Led, { LED_SOCKETS_MAX as usize }> = LruHashMap::new();
+#[btf_map]
+static USED: Array<Used, { SLOTS_MAX as usize }> = Array::new();
+#[btf_map]
+static FRAGMENTS_V4: Fragments<[u8; 4]> = Fragments::new();
+#[btf_map]
+static FRAGMENTS_V6: Fragments<[u8; 16]> = Fragments::new();
+#[btf_map]
 static COLLECTED: Array<Collected, 1> = Array::new();
 
 /// Generation of the routes.
@@ -100,6 +131,14 @@ pub fn allowance(slot: u32) -> Option<&'static mut Allowance> {
     // SAFETY: an array element lives as long as the map. Two CPUs may change it at once: each writes whole words,
     // and what one of them overwrites is an allowance of one packet.
     Some(unsafe { &mut *allowance })
+}
+
+/// What a slot has used up.
+#[inline(always)]
+pub fn used(slot: u32) -> Option<&'static mut Used> {
+    let used = USED.get_ptr_mut(slot)?;
+    // SAFETY: as in `allowance`.
+    Some(unsafe { &mut *used })
 }
 
 /// The interface with this index.

@@ -4,7 +4,7 @@ use netagent_common::drop::DropReason;
 use netagent_common::flow::{Flow, FlowKey};
 use netagent_common::nat::{Reverse, ReverseKey};
 
-use crate::family::Family;
+use crate::family::{End, Family};
 use crate::kernel::{self, Checksum, Skb};
 use crate::parse::{Header, Kind, Transport, checksum_field, transport_offset};
 use crate::{mapping, maps};
@@ -103,7 +103,7 @@ pub fn rewrite_source<A: Family>(
         match checksum {
             // One correction for both: a full checksum does not tell the header from the pseudo header.
             Checksum::Full if has_pseudo_header::<A>(kind) => {
-                difference = checksum::add(difference, port_difference(old, new));
+                difference = checksum::add(difference, checksum::word_difference(old, new));
             }
             Checksum::Full | Checksum::Partial | Checksum::Unknown => {
                 skb.correct_l4_checksum_for_word(checksum_field::<A>(kind), old, new)?;
@@ -112,12 +112,6 @@ pub fn rewrite_source<A: Family>(
     }
     correct_for_address::<A>(skb, kind, difference)?;
     A::rewrite_source(skb, header, address, address_difference)
-}
-
-/// What replacing a port does to a checksum.
-#[inline(always)]
-fn port_difference([a, b]: [u8; 2], [c, d]: [u8; 2]) -> u32 {
-    checksum::difference(&[a, b, 0, 0], &[c, d, 0, 0])
 }
 
 /// Makes a packet of the world one for the guest.
@@ -142,12 +136,6 @@ pub fn rewrite_destination<A: Family>(
         A::difference(header.destination, guest),
     )?;
     A::rewrite_destination(skb, header, guest)
-}
-
-#[derive(Clone, Copy)]
-enum End {
-    Source,
-    Destination,
 }
 
 #[inline(always)]

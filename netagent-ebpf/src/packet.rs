@@ -108,6 +108,30 @@ impl<const N: usize> Window<N> {
         bytemuck::cast(words)
     }
 
+    /// Words from `AT` on, as they lie in memory.
+    #[inline(always)]
+    pub fn words<const AT: usize, const COUNT: usize>(self) -> [u32; COUNT] {
+        const { assert!(AT + 4 * COUNT <= N) };
+        let from = self.start.wrapping_add(AT);
+        core::array::from_fn(|index| {
+            let from = from.wrapping_add(4 * index).cast::<u32>();
+            // SAFETY: as in `two`.
+            unsafe { from.read() }
+        })
+    }
+
+    /// Writes words from `AT` on.
+    #[inline(always)]
+    pub fn set_words<const AT: usize, const COUNT: usize>(self, words: &[u32; COUNT]) {
+        const { assert!(AT + 4 * COUNT <= N) };
+        let mut to = self.start.wrapping_add(AT).cast::<u32>();
+        for word in words {
+            // SAFETY: as in `set_byte`; alignment as in `two`.
+            unsafe { to.write(*word) };
+            to = to.wrapping_add(1);
+        }
+    }
+
     /// Writes one byte.
     #[inline(always)]
     pub fn set_byte<const AT: usize>(self, byte: u8) {
@@ -141,6 +165,15 @@ impl<const N: usize> Window<N> {
         let to = self.start.wrapping_add(AT).cast::<[u32; 4]>();
         // SAFETY: as in `set_byte`; alignment as in `two`.
         unsafe { to.write(bytemuck::cast(bytes)) }
+    }
+
+    /// The MAC addresses of an answer, as [`Window::set_words`] takes them, where the window starts with the Ethernet
+    /// header.
+    #[inline(always)]
+    pub fn swapped_macs(self) -> [u32; 3] {
+        let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) =
+            (self.four::<0>(), self.four::<4>(), self.four::<8>());
+        [[g, h, i, j], [k, l, a, b], [c, d, e, f]].map(u32::from_ne_bytes)
     }
 
     /// Writes the MAC addresses, where the window starts with the Ethernet header.

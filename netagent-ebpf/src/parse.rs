@@ -2,7 +2,7 @@
 
 use netagent_common::drop::DropReason;
 use netagent_common::limit::SEGMENTS_MAX;
-use netagent_common::net::{ETHERNET_LEN, protocol};
+use netagent_common::net::{ETHERNET_LEN, protocol, tcp_flag};
 
 use crate::family::Family;
 use crate::kernel::{ChecksumField, Skb};
@@ -65,6 +65,16 @@ impl Kind {
             Self::EchoRequest | Self::EchoReply => ICMP_CHECKSUM_OFFSET,
         }
     }
+
+    /// Whether it is a segment that opens a connection or answers one that does, and may announce an MSS.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opens(self) -> bool {
+        match self {
+            Self::Segment(flags) => flags & tcp_flag::SYN != 0,
+            Self::Datagram | Self::EchoRequest | Self::EchoReply => false,
+        }
+    }
 }
 
 /// Offset of the transport header.
@@ -94,9 +104,18 @@ pub fn transport<A: Family>(skb: Skb, header: &Header<A>) -> Result<Transport, D
 /// [`DropReason::Malformed`].
 #[inline(always)]
 pub fn tcp<A: Family>(skb: Skb, header: &Header<A>) -> Result<Transport, DropReason> {
-    let segment = skb.window::<20>(transport_offset::<A>())?;
+    tcp_at(skb, transport_offset::<A>(), header.payload_len)
+}
+
+/// The same at any place, in a packet that ends `payload_len` bytes behind it.
+///
+/// # Errors
+/// [`DropReason::Malformed`].
+#[inline(always)]
+pub fn tcp_at(skb: Skb, at: u32, payload_len: u32) -> Result<Transport, DropReason> {
+    let segment = skb.window::<20>(at)?;
     let len = u32::from(segment.byte::<12>() >> 4) * 4;
-    if len < 20 || len > header.payload_len {
+    if len < 20 || len > payload_len {
         return Err(DropReason::Malformed);
     }
     Ok(Transport {
@@ -113,9 +132,18 @@ pub fn tcp<A: Family>(skb: Skb, header: &Header<A>) -> Result<Transport, DropRea
 /// [`DropReason::Malformed`].
 #[inline(always)]
 pub fn udp<A: Family>(skb: Skb, header: &Header<A>) -> Result<Transport, DropReason> {
-    let datagram = skb.window::<8>(transport_offset::<A>())?;
+    udp_at(skb, transport_offset::<A>(), header.payload_len)
+}
+
+/// The same at any place; the datagram has at most `len_max` bytes.
+///
+/// # Errors
+/// [`DropReason::Malformed`].
+#[inline(always)]
+pub fn udp_at(skb: Skb, at: u32, len_max: u32) -> Result<Transport, DropReason> {
+    let datagram = skb.window::<8>(at)?;
     let len = u32::from(u16::from_be_bytes(datagram.two::<4>()));
-    if len < 8 || len > header.payload_len {
+    if len < 8 || len > len_max {
         return Err(DropReason::Malformed);
     }
     Ok(Transport {
@@ -132,7 +160,16 @@ pub fn udp<A: Family>(skb: Skb, header: &Header<A>) -> Result<Transport, DropRea
 /// [`DropReason::IcmpError`]; [`DropReason::UnknownProtocol`] where it is no echo.
 #[inline(always)]
 pub fn icmp<A: Family>(skb: Skb) -> Result<Transport, DropReason> {
-    let message = skb.window::<8>(transport_offset::<A>())?;
+    icmp_at::<A>(skb, transport_offset::<A>())
+}
+
+/// The same at any place.
+///
+/// # Errors
+/// As of [`icmp`].
+#[inline(always)]
+pub fn icmp_at<A: Family>(skb: Skb, at: u32) -> Result<Transport, DropReason> {
+    let message = skb.window::<8>(at)?;
     let identifier = message.two::<4>();
     let (kind, source, destination) = match message.byte::<0>() {
         kind if kind == A::ECHO_REQUEST => (Kind::EchoRequest, identifier, [0; 2]),

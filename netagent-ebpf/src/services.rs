@@ -228,8 +228,15 @@ fn pay_for(interface: &Interface, request: &Request) -> Result<(), DropReason> {
 }
 
 /// A token bucket in one number: the time up to which everything that was sent is paid.
+///
+/// # Errors
+/// [`DropReason::ServiceLimit`] where it is used up.
 #[inline(always)]
-fn pay(paid_ns: &mut u64, packets: u64, (per_second, burst): (u64, u64)) -> Result<(), DropReason> {
+pub fn pay(
+    paid_ns: &mut u64,
+    packets: u64,
+    (per_second, burst): (u64, u64),
+) -> Result<(), DropReason> {
     let (now, price) = (kernel::now_ns(), 1_000_000_000 / per_second);
     let from = if *paid_ns > now { *paid_ns } else { now };
     let paid = from + packets * price;

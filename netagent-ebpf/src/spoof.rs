@@ -67,6 +67,18 @@ pub fn check_partial_checksum<A: Family>(
     }
 }
 
+/// Whether the checksum stands in the packet already.
+///
+/// # Errors
+/// [`DropReason::PartialChecksum`].
+#[inline(always)]
+pub fn check_no_partial_checksum(skb: Skb) -> Result<(), DropReason> {
+    match maps::skb_layout().map(|layout| skb.checksum(layout)) {
+        Some(Checksum::Partial) => Err(DropReason::PartialChecksum),
+        Some(Checksum::Full | Checksum::Unknown) | None => Ok(()),
+    }
+}
+
 /// Whether a source address that is not the guest's own may stand in this packet: a link-local address in an
 /// echo request to the gateway.
 #[inline(always)]

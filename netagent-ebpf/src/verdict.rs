@@ -44,20 +44,12 @@ pub enum Judged {
     Dhcp,
     /// It asks the resolver.
     Dns,
-}
-
-impl Judged {
-    /// The action, where there is one.
-    ///
-    /// # Errors
-    /// `otherwise`, where there is none.
-    #[inline(always)]
-    pub fn done(self, otherwise: DropReason) -> Result<Action, DropReason> {
-        match self {
-            Self::Done(action) => Ok(action),
-            Self::NoFlow | Self::Dhcp | Self::Dns => Err(otherwise),
-        }
-    }
+    /// It is rewritten and goes to an address of the host: as if it had left by the uplink and come back.
+    TurnsRound,
+    /// Its flow is there now.
+    Opened,
+    /// Its flow was opened under another policy.
+    Stale,
 }
 
 /// The answer of a function that is not inlined, in one register. The compiler's own packing leaves bits of no
@@ -71,6 +63,10 @@ impl Packed {
     const REDIRECT: u64 = 2;
     const DHCP: u64 = 3;
     const DNS: u64 = 4;
+    const TURNS_ROUND: u64 = 5;
+    const OPENED: u64 = 6;
+    const STALE: u64 = 7;
+    const SILENT: u64 = 8;
 
     /// Packs an answer.
     #[inline(always)]
@@ -82,6 +78,9 @@ impl Packed {
             Ok(Judged::Done(Action::Redirect(code))) => Self::REDIRECT | (code as u32 as u64) << 32,
             Ok(Judged::Dhcp) => Self::DHCP,
             Ok(Judged::Dns) => Self::DNS,
+            Ok(Judged::TurnsRound) => Self::TURNS_ROUND,
+            Ok(Judged::Opened) => Self::OPENED,
+            Ok(Judged::Stale) => Self::STALE,
             Err(reason) => (reason as u32 as u64) << 8,
         })
     }
@@ -93,18 +92,132 @@ impl Packed {
         Self::new(answer.map(Judged::Done))
     }
 
-    /// What was packed.
+    /// Packs a drop.
     #[inline(always)]
-    pub fn answer(self) -> Result<Judged, DropReason> {
+    #[must_use]
+    pub const fn refused(reason: DropReason) -> Self {
+        Self::new(Err(reason))
+    }
+
+    /// Packs a drop of which nobody is told, since the packet is no longer what the guest sent.
+    #[inline(always)]
+    #[must_use]
+    pub const fn refused_silently(reason: DropReason) -> Self {
+        Self(Self::SILENT | Self::refused(reason).0)
+    }
+
+    /// Whether an action was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_done(self) -> bool {
+        matches!(self.0 & 0xff, Self::NEXT | Self::REDIRECT)
+    }
+
+    /// Whether [`Judged::NoFlow`] was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_no_flow(self) -> bool {
+        self.0 == Self::NO_FLOW
+    }
+
+    /// Whether [`Judged::Dns`] was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_for_dns(self) -> bool {
+        self.0 == Self::DNS
+    }
+
+    /// Whether [`Judged::Dhcp`] was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_for_dhcp(self) -> bool {
+        self.0 == Self::DHCP
+    }
+
+    /// Whether [`Judged::TurnsRound`] was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_turning_round(self) -> bool {
+        self.0 == Self::TURNS_ROUND
+    }
+
+    /// Whether [`Judged::Opened`] was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_opened(self) -> bool {
+        self.0 == Self::OPENED
+    }
+
+    /// Whether [`Judged::Stale`] was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_stale(self) -> bool {
+        self.0 == Self::STALE
+    }
+
+    /// Whether a drop for this reason was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_refused_for(self, reason: DropReason) -> bool {
+        self.0 == Self::refused(reason).0
+    }
+
+    /// Why it is dropped, where it is and somebody may be told.
+    #[inline(always)]
+    #[must_use]
+    pub const fn refusal(self) -> Option<DropReason> {
+        if self.0 & 0xff != 0 {
+            return None;
+        }
+        self.reason()
+    }
+
+    #[inline(always)]
+    const fn reason(self) -> Option<DropReason> {
+        DropReason::from_number((self.0 >> 8) as u32 & 0xff_ffff)
+    }
+
+    /// The same, but for [`Judged::NoFlow`], which becomes a drop for this reason.
+    #[inline(always)]
+    #[must_use]
+    pub const fn or_refused_for(self, reason: DropReason) -> Self {
+        if self.is_no_flow() {
+            Self::refused(reason)
+        } else {
+            self
+        }
+    }
+
+    /// Packs an answer that says itself who counts a drop.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_slot(answer: Result<Judged, Dropped>) -> Self {
+        match answer {
+            Ok(judged) => Self::new(Ok(judged)),
+            Err(Dropped { slot, reason }) => Self((slot as u64) << 32 | Self::refused(reason).0),
+        }
+    }
+
+    /// What was packed by [`Packed::with_slot`].
+    ///
+    /// # Errors
+    /// Who counts the drop, and why it is one.
+    #[inline(always)]
+    pub fn action_with_slot(self) -> Result<Action, Dropped> {
+        let slot = (self.0 >> 32) as u32;
+        self.action().map_err(|reason| Dropped { slot, reason })
+    }
+
+    /// The action that was packed.
+    ///
+    /// # Errors
+    /// Why there is none.
+    #[inline(always)]
+    pub fn action(self) -> Result<Action, DropReason> {
         match self.0 & 0xff {
-            Self::NEXT => Ok(Judged::Done(Action::Next)),
-            Self::REDIRECT => Ok(Judged::Done(Action::Redirect((self.0 >> 32) as i32))),
-            Self::DHCP => Ok(Judged::Dhcp),
-            Self::DNS => Ok(Judged::Dns),
-            _ if self.0 == Self::NO_FLOW => Ok(Judged::NoFlow),
-            _ => {
-                Err(DropReason::from_number((self.0 >> 8) as u32).unwrap_or(DropReason::Malformed))
-            }
+            Self::NEXT => Ok(Action::Next),
+            Self::REDIRECT => Ok(Action::Redirect((self.0 >> 32) as i32)),
+            _ => Err(self.reason().unwrap_or(DropReason::Malformed)),
         }
     }
 }

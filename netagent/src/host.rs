@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use netagent_common::drop::DropReason;
 use netagent_common::timeouts::Timeouts;
@@ -13,6 +14,8 @@ use uuid::Uuid;
 
 use crate::instance::Before;
 use crate::plan::{Observed, Step};
+use crate::publish::{Leads, ReserveError, Reserved};
+use crate::spec::publish::HostPort;
 
 /// The machine that the agent works on: it is looked at, and changed one step at a time.
 pub trait Host: Send + 'static {
@@ -58,6 +61,18 @@ pub trait Host: Send + 'static {
 
     /// The sockets that [`Step::ServeGuests`] made, once: they hold the servers' namespace.
     fn take_sockets(&mut self) -> Option<ServiceSockets>;
+
+    /// Takes a port of the host, so that nobody else can. It is held as long as its sockets.
+    ///
+    /// # Errors
+    /// Where somebody has it, or the host has not that address.
+    fn reserve(&mut self, at: &HostPort) -> Result<Reserved, ReserveError>;
+
+    /// Who has a port, as `nginx (pid 123)`; `None` where that cannot be seen. It takes a moment.
+    fn owner(&mut self, at: &HostPort) -> Option<String>;
+
+    /// Tells the programs which sockets of the agent lead to guests.
+    fn leads(&self) -> Arc<dyn Leads>;
 
     /// Runs one round of the flow collection pass; without a datapath, does nothing.
     fn collect(&mut self) -> impl Future<Output = Result<(), HostError>> + Send;

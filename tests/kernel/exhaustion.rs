@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use netagent_common::drop::DropReason;
-use netagent_common::flow::{Flow, FlowKey, FlowState, Origin};
+use netagent_common::flow::{Flow, FlowKey, FlowState, Opener};
 use netagent_common::names::{COLLECT_FLOWS, FROM_VM, map};
 use netagent_common::net::GATEWAY_MAC;
 use netagent_common::net::tcp_flag::{ACK, FIN, RST, SYN};
@@ -227,8 +227,8 @@ fn of_the_closing_flows_that_are_found_the_oldest_is_used_again() {
     assert_eq!(send(&mut scene, HERE, 3_000, SYN), None, "all are open now");
 }
 
-/// Writes a state and an origin into the flow of a port of the guest, and says whether it is removed when it is so old.
-fn is_removed(protocol: Build, (state, origin): (FlowState, Origin), age_s: u64) -> bool {
+/// Writes a state and an opener into the flow of a port of the guest, and says whether it is removed when it is so old.
+fn is_removed(protocol: Build, (state, opener): (FlowState, Opener), age_s: u64) -> bool {
     let mut scene = Scene::usual();
     let outcome = scene.from_vm(&protocol(&to(REMOTE_V4), 4_000));
     assert_eq!(outcome.verdict, verdict::REDIRECT);
@@ -237,7 +237,7 @@ fn is_removed(protocol: Build, (state, origin): (FlowState, Origin), age_s: u64)
         .datapath
         .entries::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(name);
     for (key, mut flow) in flows {
-        (flow.state, flow.origin) = (state as u8, origin as u8);
+        (flow.state, flow.opener) = (state as u8, opener as u8);
         flow.last_seen_ns -= age_s * 1_000_000_000;
         scene
             .datapath
@@ -255,7 +255,7 @@ fn flows_live_as_long_as_their_timeout_says() {
     let echo: Build = |ends, from| netagent_tests::packet::echo_request(ends, (from, 1), b"");
     let times = Timeouts::DEFAULT;
     use FlowState::{Closed, Established, Opening, Reset, VmClosed, WorldClosed};
-    let guest = Origin::Guest;
+    let guest = Opener::Guest;
     let table = [
         (tcp, (Established, guest), times.tcp_established),
         (tcp, (Opening, guest), times.tcp_transitory),
@@ -263,10 +263,10 @@ fn flows_live_as_long_as_their_timeout_says() {
         (tcp, (WorldClosed, guest), times.tcp_transitory),
         (tcp, (Closed, guest), times.tcp_closing),
         (tcp, (Reset, guest), times.tcp_closing),
-        (tcp, (Opening, Origin::World), 30),
+        (tcp, (Opening, Opener::World), 30),
         (udp, (Established, guest), times.udp),
         (udp, (Opening, guest), times.udp_unreplied),
-        (udp, (Opening, Origin::World), 30),
+        (udp, (Opening, Opener::World), 30),
         (echo, (Opening, guest), times.icmp),
         (echo, (Established, guest), times.icmp),
     ];

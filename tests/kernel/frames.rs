@@ -5,22 +5,14 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use netagent_common::drop::DropReason;
 use netagent_common::net::{GATEWAY_MAC, ethertype};
 use netagent_tests::neighbour::multicast_mac;
-use netagent_tests::packet::{self, Ends};
+use netagent_tests::packet::{self, Ends, with_header_checksum};
 use netagent_tests::scene::{GUEST_MAC, REMOTE_V4, REMOTE_V6, to};
 
 use crate::drops::{Case, Maps, REMOTES, udp_to};
 
-fn changed(mut bytes: Vec<u8>, offset: usize, value: &[u8]) -> Vec<u8> {
+pub(crate) fn changed(mut bytes: Vec<u8>, offset: usize, value: &[u8]) -> Vec<u8> {
     bytes[offset..offset + value.len()].copy_from_slice(value);
     bytes
-}
-
-/// The same IPv4 packet with a header checksum that fits.
-fn summed(bytes: Vec<u8>) -> Vec<u8> {
-    let bytes = changed(bytes, 24, &[0, 0]);
-    let header = 14 + usize::from(bytes[14] & 15) * 4;
-    let checksum = !packet::fold(packet::sum(&bytes[14..header]));
-    changed(bytes, 24, &checksum.to_be_bytes())
 }
 
 pub(crate) fn maps_cases() -> Vec<Case> {
@@ -50,9 +42,9 @@ pub(crate) fn malformed_cases() -> Vec<Case> {
     use DropReason::{BadChecksum, Malformed, UnknownEthertype};
     let (v4, v6) = (udp_to(REMOTE_V4), udp_to(REMOTE_V6));
     let ethernet = |kind, payload: &[u8]| packet::ethernet(GATEWAY_MAC, GUEST_MAC, kind, payload);
-    let version_five = summed(changed(v4.clone(), 14, &[0x55]));
-    let short_header = summed(changed(v4.clone(), 14, &[0x44]));
-    let too_long = summed(changed(v4.clone(), 16, &[2, 0]));
+    let version_five = with_header_checksum(changed(v4.clone(), 14, &[0x55]));
+    let short_header = with_header_checksum(changed(v4.clone(), 14, &[0x44]));
+    let too_long = with_header_checksum(changed(v4.clone(), 16, &[2, 0]));
     let table = [
         (UnknownEthertype, "LLDP", ethernet(0x88cc, &[0; 46])),
         (UnknownEthertype, "PPPoE", ethernet(0x8864, &[0; 46])),
@@ -92,7 +84,7 @@ pub(crate) fn refused_cases() -> Vec<Case> {
     add(
         IpOptions,
         "IPv4 options",
-        summed(changed(options, 16, &length.to_be_bytes())),
+        with_header_checksum(changed(options, 16, &length.to_be_bytes())),
     );
     for header in [0_u8, 43, 60] {
         let what = format!("IPv6 extension header {header}");
@@ -102,15 +94,15 @@ pub(crate) fn refused_cases() -> Vec<Case> {
     add(
         Fragment,
         "a first fragment",
-        summed(changed(v4.clone(), 20, &[0x20, 0])),
+        with_header_checksum(changed(v4.clone(), 20, &[0x20, 0])),
     );
     add(
         Fragment,
         "a later fragment",
-        summed(changed(v4, 20, &[0, 9])),
+        with_header_checksum(changed(v4, 20, &[0, 9])),
     );
-    let bytes = packet::ip(&to(REMOTE_V6), 44, &[17, 0, 0, 1, 0, 0, 0, 7]);
-    add(Fragment, "an IPv6 fragment", bytes);
+    let bytes = packet::ip(&to(REMOTE_V6), 44, &[17, 0, 0, 9, 0, 0, 0, 7, 1, 2, 3, 4]);
+    add(Fragment, "a later IPv6 fragment", bytes);
     let protocols = [
         (47, "GRE"),
         (132, "SCTP"),
@@ -152,5 +144,5 @@ pub(crate) fn report_cases() -> Vec<Case> {
     igmp.splice(34..34, [0x94, 4, 0, 0]);
     let igmp = changed(changed(igmp, 14, &[0x46]), 17, &[40]);
     let case = |what, bytes| Case::from_vm(DropReason::MulticastReport, what, bytes);
-    vec![case("MLD", mld), case("IGMP", summed(igmp))]
+    vec![case("MLD", mld), case("IGMP", with_header_checksum(igmp))]
 }

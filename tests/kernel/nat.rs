@@ -11,7 +11,7 @@ use netagent_tests::scene::{
     self, GUEST_MAC, GUEST_V4, GUEST_V6, REMOTE_V4, REMOTE_V6, Scene, back, to,
 };
 
-const REMOTES: [IpAddr; 4] = [
+pub(crate) const REMOTES: [IpAddr; 4] = [
     IpAddr::V4(REMOTE_V4),
     IpAddr::V6(REMOTE_V6),
     // On the uplink's network: no next hop.
@@ -19,7 +19,7 @@ const REMOTES: [IpAddr; 4] = [
     IpAddr::V6(scene::ROUTER_V6),
 ];
 
-fn host(remote: IpAddr) -> IpAddr {
+pub(crate) fn host(remote: IpAddr) -> IpAddr {
     if remote.is_ipv4() {
         scene::HOST_V4.into()
     } else {
@@ -27,7 +27,7 @@ fn host(remote: IpAddr) -> IpAddr {
     }
 }
 
-fn guest(remote: IpAddr) -> IpAddr {
+pub(crate) fn guest(remote: IpAddr) -> IpAddr {
     if remote.is_ipv4() {
         GUEST_V4.into()
     } else {
@@ -182,29 +182,6 @@ fn what_comes_back_to_no_flow_is_left_to_the_host() {
         assert_eq!(outcome.verdict, verdict::NEXT, "{}", hex(&bytes));
         assert_eq!(outcome.bytes, bytes, "it is not changed");
     }
-}
-
-#[test]
-fn a_reply_without_a_hop_left_or_too_large_is_dropped() {
-    use netagent_common::drop::DropReason::{TooBig, TtlExpired};
-    let mut scene = Scene::usual();
-    let nat_port = check_both_ways(&mut scene, REMOTES[0], PROTOCOLS[0], 4_000);
-    for ttl in [0, 1] {
-        let late = udp(
-            &Ends {
-                ttl,
-                ..back(REMOTE_V4)
-            },
-            (53, nat_port),
-            b"late",
-        );
-        assert_eq!(scene.from_uplink(&late).verdict, verdict::DROP);
-    }
-    let large = udp(&back(REMOTE_V4), (53, nat_port), &[0; 1_500]);
-    assert_eq!(scene.from_uplink(&large).verdict, verdict::DROP);
-    let drops = scene.datapath.drops();
-    assert_eq!(drops.get(&(scene::SLOT, TtlExpired)), Some(&2), "{drops:?}");
-    assert_eq!(drops.get(&(scene::SLOT, TooBig)), Some(&1), "{drops:?}");
 }
 
 #[test]

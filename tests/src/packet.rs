@@ -218,6 +218,16 @@ pub fn fold(mut sum: u64) -> u16 {
     sum as u16
 }
 
+/// The same IPv4 packet with a header checksum that fits.
+#[must_use]
+pub fn with_header_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
+    let end = 14 + usize::from(bytes[14] & 15) * 4;
+    bytes[24..26].fill(0);
+    let checksum = !fold(sum(&bytes[14..end]));
+    bytes[24..26].copy_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
 /// Where the parts of a packet are, without options or extension headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transport {

@@ -20,6 +20,7 @@ use netagent_common::limit::FLOWS_PER_MAPPING;
 use netagent_common::names::{self, ABI_VERSION, global, map};
 use netagent_common::nat::EIM_PORTS;
 use netagent_common::policy::Route;
+use netagent_common::publish::SenderKey;
 use netagent_common::vm::{Active, Interface, State, active_place, record_index};
 
 use crate::netns::NetNs;
@@ -69,6 +70,9 @@ impl Default for Sizes {
         }
     }
 }
+
+/// Fragmented packets that are remembered of each family: few, so that loading takes no time.
+const FRAGMENTS_MAX: u32 = 8_192;
 
 /// Where a packet is seen.
 #[derive(Clone, Copy, Debug, Default)]
@@ -132,6 +136,9 @@ impl Datapath {
             map::REVERSE_V6,
         ] {
             loader.map_max_entries(name, sizes.flows_max);
+        }
+        for name in [map::FRAGMENTS_V4, map::FRAGMENTS_V6] {
+            loader.map_max_entries(name, FRAGMENTS_MAX);
         }
         for name in [map::MAPPINGS_V4, map::MAPPINGS_V6] {
             let mappings_max = (sizes.flows_max / FLOWS_PER_MAPPING).max(1);
@@ -216,6 +223,28 @@ impl Datapath {
                 routes
                     .insert(&Key::new(prefix, address.octets()), value, 0)
                     .expect("room for a route");
+            }
+        }
+    }
+
+    /// Lets an address use a published port of limited use.
+    ///
+    /// # Panics
+    /// When the map is full.
+    pub fn add_sender(&mut self, id: u32, (address, length): (IpAddr, u8)) {
+        let prefix = u32::BITS + u32::from(length);
+        match address {
+            IpAddr::V4(address) => {
+                let address = address.octets();
+                let key = Key::new(prefix, SenderKey { id, address });
+                let mut senders: LpmTrie<_, SenderKey<[u8; 4]>, u32> = self.map(map::SENDERS_V4);
+                senders.insert(&key, 1, 0).expect("room for a sender");
+            }
+            IpAddr::V6(address) => {
+                let address = address.octets();
+                let key = Key::new(prefix, SenderKey { id, address });
+                let mut senders: LpmTrie<_, SenderKey<[u8; 16]>, u32> = self.map(map::SENDERS_V6);
+                senders.insert(&key, 1, 0).expect("room for a sender");
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::ffi::{CString, c_int, c_ulong};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
@@ -157,12 +157,12 @@ pub fn packet_socket(ifindex: u32) -> io::Result<OwnedFd> {
 const PACKET_IGNORE_OUTGOING: c_int = 23;
 const RECEIVE_BUFFER: c_int = 256 << 20;
 
-fn set_option(socket: &OwnedFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+fn set_option(socket: impl AsFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
     let length = size_of::<c_int>() as libc::socklen_t;
     // SAFETY: `value` lives through the call and `length` is its size.
     check(unsafe {
         libc::setsockopt(
-            socket.as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             level,
             option,
             (&raw const value).cast(),
@@ -229,6 +229,24 @@ pub struct Instruction {
     pub immediate: i32,
 }
 
+/// A program that does nothing but return a value.
+#[must_use]
+pub const fn returns(value: i32) -> [Instruction; 2] {
+    let to_register_0 = Instruction {
+        code: 0xb7,
+        registers: 0,
+        offset: 0,
+        immediate: value,
+    };
+    let exit = Instruction {
+        code: 0x95,
+        registers: 0,
+        offset: 0,
+        immediate: 0,
+    };
+    [to_register_0, exit]
+}
+
 /// The part of `union bpf_attr` that BPF_PROG_LOAD reads here.
 #[repr(C)]
 #[derive(Default)]
@@ -269,11 +287,24 @@ fn bpf<T>(command: c_int, attributes: &T) -> io::Result<OwnedFd> {
 /// # Errors
 /// What the kernel says.
 pub fn load_classifier(instructions: &[Instruction]) -> io::Result<OwnedFd> {
-    const BPF_PROG_LOAD: c_int = 5;
     const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+    load_program(BPF_PROG_TYPE_SCHED_CLS, instructions)
+}
+
+/// Loads an XDP program given as instructions.
+///
+/// # Errors
+/// What the kernel says.
+pub fn load_xdp(instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    const BPF_PROG_TYPE_XDP: u32 = 6;
+    load_program(BPF_PROG_TYPE_XDP, instructions)
+}
+
+fn load_program(kind: u32, instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    const BPF_PROG_LOAD: c_int = 5;
     let license = CString::new("GPL").expect("holds no zero byte");
     let attributes = LoadProgram {
-        kind: BPF_PROG_TYPE_SCHED_CLS,
+        kind,
         instruction_count: u32::try_from(instructions.len()).expect("a short program"),
         instructions: instructions.as_ptr().expose_provenance() as u64,
         license: license.as_ptr().expose_provenance() as u64,
@@ -287,12 +318,34 @@ pub fn load_classifier(instructions: &[Instruction]) -> io::Result<OwnedFd> {
 /// # Errors
 /// What the kernel says.
 pub fn attach_tcx_ingress(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
-    const BPF_LINK_CREATE: c_int = 28;
     const BPF_TCX_INGRESS: u32 = 46;
+    attach(program, ifindex, BPF_TCX_INGRESS)
+}
+
+/// The same to what leaves by it.
+///
+/// # Errors
+/// What the kernel says.
+pub fn attach_tcx_egress(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
+    const BPF_TCX_EGRESS: u32 = 47;
+    attach(program, ifindex, BPF_TCX_EGRESS)
+}
+
+/// Attaches an XDP program to an interface of the calling thread's namespace.
+///
+/// # Errors
+/// What the kernel says.
+pub fn attach_xdp(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
+    const BPF_XDP: u32 = 37;
+    attach(program, ifindex, BPF_XDP)
+}
+
+fn attach(program: &OwnedFd, ifindex: u32, attach_type: u32) -> io::Result<OwnedFd> {
+    const BPF_LINK_CREATE: c_int = 28;
     let attributes = CreateLink {
         program: program.as_raw_fd().cast_unsigned(),
         target: ifindex,
-        attach_type: BPF_TCX_INGRESS,
+        attach_type,
         ..CreateLink::default()
     };
     bpf(BPF_LINK_CREATE, &attributes)
@@ -304,4 +357,19 @@ fn check(result: c_int) -> io::Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// Lets no datagram of a UDP socket be fragmented: one that is larger than the path is refused.
+///
+/// # Errors
+/// As of setsockopt(2).
+pub fn forbid_fragments(socket: BorrowedFd<'_>, is_v4: bool) -> io::Result<()> {
+    let (level, option, value) = if is_v4 {
+        let value = libc::IP_PMTUDISC_DO;
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value)
+    } else {
+        let value = libc::IPV6_PMTUDISC_DO;
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, value)
+    };
+    set_option(socket, level, option, value)
 }

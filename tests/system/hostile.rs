@@ -7,6 +7,7 @@ use netagent_common::drop::DropReason;
 use netagent_common::net::tcp_flag;
 use netagent_tests::coverage;
 use netagent_tests::deadline::{Deadline, SOON, wait_until};
+use netagent_tests::fragment;
 use netagent_tests::frame::{Frame, NEEDS_CHECKSUM, VnetHeader};
 use netagent_tests::guest::Guest;
 use netagent_tests::neighbour::{self, Claim, icmpv6};
@@ -258,12 +259,11 @@ fn check_paths(scene: &Surroundings) {
     }
     let lldp = packet::ethernet([1, 0x80, 0xc2, 0, 0, 0xe], nic.mac, 0x88cc, &[0; 46]);
     scene.check(DropReason::UnknownEthertype, &[Frame::plain(lldp)]);
-    let mut first_fragment = packet::udp(&nic.to(SILENT[0]), (4_000, 5_000), &[0; 64]);
-    first_fragment[20] = 0x20;
-    first_fragment[24..26].fill(0);
-    let checksum = !packet::fold(packet::sum(&first_fragment[14..34]));
-    first_fragment[24..26].copy_from_slice(&checksum.to_be_bytes());
-    scene.check(DropReason::Fragment, &[Frame::plain(first_fragment)]);
+    for remote in SILENT {
+        let whole = packet::udp(&nic.to(remote), (4_000, 5_000), &[0; 64]);
+        let later = fragment::fragment(&whole, (16, 40), 7);
+        scene.check(DropReason::Fragment, &[Frame::plain(later)]);
+    }
     let hop_by_hop = packet::ip(&nic.to(SILENT[1]), 0, &[17, 0, 1, 4, 0, 0, 0, 0]);
     scene.check(DropReason::IpOptions, &[Frame::plain(hop_by_hop)]);
 }

@@ -10,6 +10,7 @@ mod surroundings;
 
 mod gateway;
 mod masquerade;
+mod path;
 mod ports;
 mod segments;
 mod sockets;
@@ -31,11 +32,18 @@ mod guest_formats;
 mod interfaces;
 
 mod changes;
+mod closed_ways;
 mod crash;
+mod doctor;
 mod life;
 mod mtu;
+mod published_host;
+mod published_kills;
+mod published_ports;
 mod recovery;
 mod refusals;
+mod second_uplink;
 mod settings;
 mod show;
 mod sources;
+mod uplink_life;

@@ -186,9 +186,9 @@ fn guests_have_ipv6_where_the_uplink_has_it_though_new_links_get_none() {
     }
 }
 
-/// Whether the uplink gathers segments into lists.
-fn gathers_lists(host: &NetNs) -> bool {
-    let features = host.shell(&format!("ethtool --show-features {UPLINK}"));
+/// Whether an uplink gathers segments into lists.
+pub(crate) fn gathers_lists(host: &NetNs, name: &str) -> bool {
+    let features = host.shell(&format!("ethtool --show-features {name}"));
     let line = features
         .lines()
         .find_map(|line| line.trim().strip_prefix("rx-gro-list:"));
@@ -206,15 +206,18 @@ fn the_uplink_gathers_no_lists_while_the_agent_runs_and_what_was_set_comes_back(
             world
                 .host
                 .shell(&format!("ethtool --features {UPLINK} rx-gro-list {word}"));
-            assert_eq!(gathers_lists(&world.host), before);
+            assert_eq!(gathers_lists(&world.host, UPLINK), before);
             let mut agent: Agent = world.agent(configuration);
-            assert!(!gathers_lists(&world.host), "it was {word}");
+            assert!(!gathers_lists(&world.host, UPLINK), "it was {word}");
             agent.kill9();
             agent.run();
-            assert!(!gathers_lists(&world.host), "started again: it was {word}");
+            assert!(
+                !gathers_lists(&world.host, UPLINK),
+                "started again: it was {word}"
+            );
             agent.stop();
             agent.cli("down", &[]);
-            assert_eq!(gathers_lists(&world.host), before, "it was {word}");
+            assert_eq!(gathers_lists(&world.host, UPLINK), before, "it was {word}");
         }
     }
 }

@@ -33,10 +33,15 @@ fn boot(world: &World, agent: &Agent, name: &str) -> Stack {
 }
 
 /// Sends so many bytes over TCP and gets them back.
-fn echo_tcp(netns: &NetNs, remote: IpAddr, length: usize) {
-    let mut stream = netns
+pub(crate) fn echo_tcp(netns: &NetNs, remote: IpAddr, length: usize) {
+    let stream = netns
         .run(|| TcpStream::connect_timeout(&(remote, PORT).into(), SOON))
         .unwrap();
+    echo_on(stream, remote, length);
+}
+
+/// The same over a connection that is open.
+pub(crate) fn echo_on(mut stream: TcpStream, remote: IpAddr, length: usize) {
     stream.set_read_timeout(Some(SOON)).unwrap();
     let sent = Random::new(5).bytes(length);
     let (mut writer, outgoing) = (stream.try_clone().unwrap(), sent.clone());
@@ -54,7 +59,7 @@ fn echo_tcp(netns: &NetNs, remote: IpAddr, length: usize) {
     );
 }
 
-fn echo_udp(netns: &NetNs, remote: IpAddr, length: usize) {
+pub(crate) fn echo_udp(netns: &NetNs, remote: IpAddr, length: usize) {
     let any = if remote.is_ipv4() {
         "0.0.0.0:0"
     } else {

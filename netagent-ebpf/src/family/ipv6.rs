@@ -5,11 +5,17 @@ use netagent_common::drop::DropReason;
 use netagent_common::net::{ETHERNET_LEN, protocol};
 use netagent_common::vm::{EXACT_ADDRESS, Interface, WHOLE_NETWORK};
 
-use crate::family::{Family, HOP_LIMIT, Quoted};
+use crate::family::{End, Family, HOP_LIMIT, Quoted};
+use crate::fragment::Fragment;
+use crate::icmp::{Message, Report};
 use crate::kernel::Skb;
 use crate::parse::Header;
 
 const V6_NEXT_HEADER: u32 = ETHERNET_LEN + 6;
+/// Next header: a fragment.
+const FRAGMENT: u8 = 44;
+/// Of a packet that an ICMP error quotes.
+const QUOTED: u32 = ETHERNET_LEN + 40 + 8;
 
 impl Family for [u8; 16] {
     const HEADER_LEN: u32 = 40;
@@ -17,12 +23,36 @@ impl Family for [u8; 16] {
     const ECHO_REQUEST: u8 = 128;
     const ECHO_REPLY: u8 = 129;
     const ICMP_HAS_PSEUDO_HEADER: bool = true;
+    const FRAGMENT_HEADER_LEN: u32 = 8;
+    const FRAGMENTED_MAX: u32 = 0xffff;
     const ZERO: Self = [0; 16];
+
+    #[inline(always)]
+    fn from_sixteen(bytes: [u8; 16]) -> Self {
+        bytes
+    }
+
+    #[inline(always)]
+    fn to_sixteen(self) -> [u8; 16] {
+        self
+    }
+
+    /// `::1`, RFC 4291 section 2.5.3.
+    #[inline(always)]
+    fn is_loopback(address: Self) -> bool {
+        halves(&address) == (0, 1_u64.to_be())
+    }
 
     /// Types below 128 (RFC 4443, section 2.1).
     #[inline(always)]
     fn is_error(icmp_type: u8) -> bool {
         icmp_type < 128
+    }
+
+    /// RFC 4443, sections 3.1 to 3.4.
+    #[inline(always)]
+    fn is_report(icmp_type: u8) -> bool {
+        matches!(icmp_type, 1..=4)
     }
 
     #[inline(always)]
@@ -39,7 +69,7 @@ impl Family for [u8; 16] {
             // Hop-by-hop, routing, ESP, AH, destination options, mobility, HIP, shim6 (IANA).
             0 if is_multicast_report(skb) => return Err(DropReason::MulticastReport),
             0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 => return Err(DropReason::IpOptions),
-            44 => return Err(DropReason::Fragment),
+            FRAGMENT => return Err(DropReason::Fragment),
             _ => {}
         }
         Ok(Header {
@@ -49,6 +79,35 @@ impl Family for [u8; 16] {
             hop_limit: ip.byte::<7>(),
             first_fragment: false,
             payload_len,
+        })
+    }
+
+    /// RFC 8200, section 4.5: the fragment header comes first, since no other is let through.
+    #[inline(always)]
+    fn fragment(skb: Skb) -> Result<Fragment<Self>, DropReason> {
+        let ip = skb.window::<48>(ETHERNET_LEN)?;
+        let payload_len = u32::from(u16::from_be_bytes(ip.two::<4>()));
+        if ip.byte::<0>() >> 4 != 6
+            || ip.byte::<6>() != FRAGMENT
+            || payload_len <= Self::FRAGMENT_HEADER_LEN
+            || payload_len + Self::HEADER_LEN > skb.len() - ETHERNET_LEN
+        {
+            return Err(DropReason::Malformed);
+        }
+        let fragment = u16::from_be_bytes(ip.two::<42>());
+        Ok(Fragment {
+            header: Header {
+                source: ip.sixteen::<8>(),
+                destination: ip.sixteen::<24>(),
+                protocol: FRAGMENT,
+                hop_limit: ip.byte::<7>(),
+                first_fragment: fragment & !7 == 0,
+                payload_len: payload_len - Self::FRAGMENT_HEADER_LEN,
+            },
+            protocol: ip.byte::<40>(),
+            id: ip.four::<44>(),
+            offset: u32::from(fragment & !7),
+            has_more: fragment & 1 != 0,
         })
     }
 
@@ -77,6 +136,16 @@ impl Family for [u8; 16] {
     #[inline(always)]
     fn is_gateway(interface: &Interface, address: Self) -> bool {
         interface.has_v6 != 0 && address == interface.gateway_v6
+    }
+
+    #[inline(always)]
+    fn gateway(interface: &Interface) -> Option<Self> {
+        (interface.has_v6 != 0).then_some(interface.gateway_v6)
+    }
+
+    #[inline(always)]
+    fn is_unicast([first, ..]: Self) -> bool {
+        first != 0xff
     }
 
     #[inline(always)]
@@ -140,23 +209,97 @@ impl Family for [u8; 16] {
     }
 
     #[inline(always)]
-    fn quoted(skb: Skb) -> Result<Quoted<Self>, DropReason> {
-        let inner = skb.window::<48>(ETHERNET_LEN + Self::HEADER_LEN + 8)?;
-        if inner.byte::<0>() >> 4 != 6 {
-            return Err(DropReason::Malformed);
+    fn report(skb: Skb, report: &Report<Self>) -> Result<(), DropReason> {
+        let next_header = skb.window::<1>(V6_NEXT_HEADER)?.byte::<0>();
+        if next_header == FRAGMENT {
+            write_report::<56, 14, 118>(skb, report)
+        } else {
+            write_report::<48, 12, 110>(skb, report)
+        }
+    }
+
+    #[inline(always)]
+    fn quoted(skb: Skb, payload_len: u32) -> Result<Quoted<Self>, DropReason> {
+        let Ok(inner) = skb.window::<48>(QUOTED) else {
+            return Err(DropReason::IcmpError);
+        };
+        let (mut protocol, mut shift) = (inner.byte::<6>(), 0);
+        if protocol == FRAGMENT {
+            // A later fragment has no ports.
+            if u16::from_be_bytes(inner.two::<42>()) & !7 != 0 {
+                return Err(DropReason::IcmpError);
+            }
+            (protocol, shift) = (inner.byte::<40>(), Self::FRAGMENT_HEADER_LEN);
+        }
+        let Ok(transport) = skb.window::<8>(QUOTED + Self::HEADER_LEN + shift) else {
+            return Err(DropReason::IcmpError);
+        };
+        if payload_len < 8 + 48 + shift || inner.byte::<0>() >> 4 != 6 {
+            return Err(DropReason::IcmpError);
         }
         Ok(Quoted {
             source: inner.sixteen::<8>(),
             destination: inner.sixteen::<24>(),
-            protocol: inner.byte::<6>(),
+            protocol,
+            shift,
             transport: [
-                inner.two::<40>(),
-                inner.two::<42>(),
-                inner.two::<44>(),
-                inner.two::<46>(),
+                transport.two::<0>(),
+                transport.two::<2>(),
+                transport.two::<4>(),
+                transport.two::<6>(),
             ],
         })
     }
+
+    #[inline(always)]
+    fn set_quoted(skb: Skb, end: End, address: Self, difference: u32) -> Result<u32, DropReason> {
+        let header = skb.window::<40>(QUOTED)?;
+        match end {
+            End::Source => header.set_sixteen::<8>(address),
+            End::Destination => header.set_sixteen::<24>(address),
+        }
+        Ok(difference)
+    }
+}
+
+/// An error (RFC 4443, sections 3.1 to 3.3) in a frame of `LEN` bytes, quoting so many bytes, which are so many words.
+#[inline(always)]
+fn write_report<const QUOTED: usize, const WORDS: usize, const LEN: usize>(
+    skb: Skb,
+    report: &Report<[u8; 16]>,
+) -> Result<(), DropReason> {
+    const { assert!(QUOTED == 4 * WORDS && LEN == 14 + 40 + 8 + QUOTED) };
+    let payload_len = const { 8 + QUOTED as u8 };
+    let quoted = skb.window::<QUOTED>(ETHERNET_LEN)?.words::<0, WORDS>();
+    let (kind, code, mtu) = match report.message {
+        Message::TooBig(mtu) => (2, 0, mtu),
+        Message::TimeExceeded => (3, 0, 0),
+        Message::Prohibited => (1, 1, 0),
+        Message::NoRoute => (1, 0, 0),
+    };
+    let [high, low] = mtu.to_be_bytes();
+    let message = [[kind, code, 0, 0], [0, 0, high, low]].map(u32::from_ne_bytes);
+    let pseudo = [0, 0, 0, payload_len, 0, 0, 0, protocol::ICMPV6];
+    let sum = u64::from(checksum::sum(&report.from))
+        + u64::from(checksum::sum(&report.to))
+        + u64::from(checksum::sum(&pseudo))
+        + checksum::sum_wide(&message)
+        + checksum::sum_wide(&quoted);
+    let message_checksum = !checksum::fold_wide(sum);
+
+    let macs = skb.window::<12>(0)?.swapped_macs();
+    skb.become_plain(LEN as u32)?;
+    let frame = skb.window::<LEN>(0)?;
+    frame.set_words::<0, 3>(&macs);
+    frame.set_four::<12>([0x86, 0xdd, 0x60, 0]);
+    frame.set_four::<16>([0, 0, 0, payload_len]);
+    frame.set_two::<20>([protocol::ICMPV6, HOP_LIMIT]);
+    frame.set_sixteen::<22>(report.from);
+    frame.set_sixteen::<38>(report.to);
+    frame.set_words::<54, 2>(&message);
+    frame.set_two::<56>(message_checksum.to_ne_bytes());
+    frame.set_words::<62, WORDS>(&quoted);
+    Ok(())
 }
 
 /// Which of the instance's entries an address belongs to.

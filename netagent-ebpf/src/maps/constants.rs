@@ -13,6 +13,8 @@ static NAT_PORT_FIRST: Global<u16> = Global::new(0);
 static NAT_PORT_COUNT: Global<u16> = Global::new(0);
 
 #[unsafe(no_mangle)]
+static NETNS_COOKIE: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
 static EIM_PORTS: Global<u16> = Global::new(EIM_PORTS_DEFAULT);
 #[unsafe(no_mangle)]
 static FILTERS_NOBODY: Global<u16> = Global::new(0);
@@ -63,6 +65,12 @@ pub fn skb_layout() -> Option<SkbLayout> {
 #[inline(always)]
 pub fn mark() -> u32 {
     MARK.load()
+}
+
+/// Cookie of the agent's network namespace; 0 where sockets are left alone.
+#[inline(always)]
+pub fn netns_cookie() -> u64 {
+    NETNS_COOKIE.load()
 }
 
 /// First port and number of ports of the NAT range.

@@ -8,14 +8,16 @@ use core::ffi::c_void;
 use core::mem::offset_of;
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use netagent_common::flow::{Flow, FlowKey, FlowState, Origin};
+use netagent_common::flow::{Flow, FlowKey, FlowState, Opener};
+use netagent_common::fragment::{First, FragmentKey};
 use netagent_common::nat::{Mapping, MappingKey, Reverse, ReverseKey, fill};
 use netagent_common::policy::Route;
 
 use crate::kernel::compare_exchange;
 use crate::maps::{
-    FLOWS_V4, FLOWS_V6, Flows, MAPPINGS_V4, MAPPINGS_V6, Mappings, REVERSE_V4, REVERSE_V6,
-    ROUTES_V4, ROUTES_V6, Reverses, Routes,
+    FLOWS_V4, FLOWS_V6, FRAGMENTS_V4, FRAGMENTS_V6, Flows, Fragments, MAPPINGS_V4, MAPPINGS_V6,
+    Mappings, PUBLISHED_V4, PUBLISHED_V6, PublishedPorts, REVERSE_V4, REVERSE_V6, ROUTES_V4,
+    ROUTES_V6, Reverses, Routes, SENDERS_V4, SENDERS_V6, Senders,
 };
 
 /// The maps of one address family.
@@ -28,6 +30,12 @@ pub trait FamilyMaps: Copy + Eq + 'static {
     fn mapping_map() -> &'static Mappings<Self>;
     #[doc(hidden)]
     fn route_map() -> &'static Routes<Self>;
+    #[doc(hidden)]
+    fn published_map() -> &'static PublishedPorts<Self>;
+    #[doc(hidden)]
+    fn senders_map() -> &'static Senders<Self>;
+    #[doc(hidden)]
+    fn fragment_map() -> &'static Fragments<Self>;
     /// Place of its flows in the array of fills.
     const FLOWS_PLACE: u32;
     /// Place of its mappings there.
@@ -55,6 +63,18 @@ impl FamilyMaps for [u8; 4] {
     fn route_map() -> &'static Routes<Self> {
         &ROUTES_V4
     }
+    #[inline(always)]
+    fn published_map() -> &'static PublishedPorts<Self> {
+        &PUBLISHED_V4
+    }
+    #[inline(always)]
+    fn senders_map() -> &'static Senders<Self> {
+        &SENDERS_V4
+    }
+    #[inline(always)]
+    fn fragment_map() -> &'static Fragments<Self> {
+        &FRAGMENTS_V4
+    }
 }
 
 impl FamilyMaps for [u8; 16] {
@@ -75,6 +95,18 @@ impl FamilyMaps for [u8; 16] {
     #[inline(always)]
     fn route_map() -> &'static Routes<Self> {
         &ROUTES_V6
+    }
+    #[inline(always)]
+    fn published_map() -> &'static PublishedPorts<Self> {
+        &PUBLISHED_V6
+    }
+    #[inline(always)]
+    fn senders_map() -> &'static Senders<Self> {
+        &SENDERS_V6
+    }
+    #[inline(always)]
+    fn fragment_map() -> &'static Fragments<Self> {
+        &FRAGMENTS_V6
     }
 }
 
@@ -110,15 +142,15 @@ impl StateWord {
 
     /// Who opened the flow.
     #[inline(always)]
-    pub const fn origin(self) -> Origin {
-        let [_, _, _, _, _, origin, ..] = self.0;
-        Origin::from_number(origin)
+    pub const fn opener(self) -> Opener {
+        let [_, _, _, _, _, opener, ..] = self.0;
+        Opener::from_number(opener)
     }
 
     #[inline(always)]
     const fn with(self, state: FlowState) -> Self {
-        let [a, b, c, d, _, origin, e, f] = self.0;
-        Self([a, b, c, d, state as u8, origin, e, f])
+        let [a, b, c, d, _, opener, e, f] = self.0;
+        Self([a, b, c, d, state as u8, opener, e, f])
     }
 }
 
@@ -217,6 +249,21 @@ pub fn remove_mapping<A: FamilyMaps>(key: &MappingKey<A>) -> bool {
 #[inline(always)]
 pub fn route<A: FamilyMaps>(address: A) -> Option<&'static Route<A>> {
     A::route_map().get(&Key::new(A::BITS, address))
+}
+
+/// What the first fragment of a packet said.
+#[inline(always)]
+pub fn first_fragment<A: FamilyMaps>(key: &FragmentKey<A>) -> Option<First> {
+    let first = A::fragment_map().get_ptr(key)?;
+    // SAFETY: the element stays readable until the program ends. It may become another packet's meanwhile: what is
+    // read then leads to a flow between the same two addresses, or to none.
+    Some(unsafe { first.read_volatile() })
+}
+
+/// Remembers a first fragment; false where there is no room.
+#[inline(always)]
+pub fn remember_fragment<A: FamilyMaps>(key: &FragmentKey<A>, first: &First) -> bool {
+    A::fragment_map().insert(key, first, 0).is_ok()
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::apply::{Cause, KernelHost, idle_alias};
+use crate::apply::{Cause, KernelHost, host_sockets, idle_alias};
 use crate::host::Place;
 use crate::observe::{interfaces, links as observed_links, routes as observed_routes};
 use crate::plan::{Observed, ObservedDatapath, ObservedLink};
@@ -87,7 +87,10 @@ impl KernelHost {
             severed: attached.severed,
             interfaces: datapath.maps.interfaces()?,
             routes: datapath.maps.routes()?,
+            ports: datapath.maps.ports()?,
             serving,
+            leading: self.leads_no_sockets
+                || host_sockets::is_attached(&self.pins, &datapath.programs.sockets)?,
         }))
     }
 

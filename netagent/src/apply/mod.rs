@@ -10,6 +10,8 @@ pub mod datapath;
 pub mod fill;
 pub mod maps;
 
+pub mod led;
+
 pub mod addresses;
 pub mod links;
 pub mod queues;
@@ -19,6 +21,7 @@ pub mod tap;
 
 pub mod ethtool;
 pub mod features;
+pub mod host_sockets;
 pub mod reserved;
 
 pub mod expedite;
@@ -28,15 +31,17 @@ pub mod memory;
 use std::error::Error;
 use std::fs;
 use std::io;
+use std::sync::Arc;
 
 use crate::apply::attach::Attacher;
 use crate::apply::datapath::Datapath;
 use crate::apply::expedite::{Expedite, Guard};
 use crate::apply::features::UplinkFeatures;
 use crate::apply::fill::Alerts;
+use crate::apply::led::LedSockets;
 use crate::apply::maps::Maps;
 use crate::apply::pins::Pins;
-use crate::apply::reserved::Reserved;
+use crate::apply::reserved::Reservation;
 use crate::apply::services::HostEnd;
 use crate::host::{
     Changes, Cleaned, Counters, Host, HostError, HostOptions, Place, ServiceSockets,
@@ -45,6 +50,8 @@ use crate::instance::Before;
 use crate::netlink::Netlink;
 use crate::observe::events::Events;
 use crate::plan::{Observed, Step};
+use crate::publish::{Leads, ReserveError, Reserved, owner, sockets};
+use crate::spec::publish::HostPort;
 
 /// Every so many rounds of collection, reverse entries without a flow are looked for too.
 const ORPHANS_EVERY: u32 = 12;
@@ -65,7 +72,7 @@ pub struct KernelHost {
     /// Held from the first step that waits for RCU until the agent says that no step follows.
     guard: Option<Guard>,
     features: UplinkFeatures,
-    reserved: Reserved,
+    reserved: Reservation,
     /// `None` where it is not loaded.
     datapath: Option<Datapath>,
     /// The host's end of the way to the servers, as long as this agent lives.
@@ -74,6 +81,8 @@ pub struct KernelHost {
     sockets: Option<ServiceSockets>,
     rounds: u32,
     alerts: Alerts,
+    /// The kernel refused to lead sockets; it is not asked again.
+    leads_no_sockets: bool,
 }
 
 impl KernelHost {
@@ -92,7 +101,7 @@ impl KernelHost {
             Events::open().map_err(|error| HostError::failed("listen to netlink", error))?;
         let features = UplinkFeatures::new(&options.state_dir)
             .map_err(|error| HostError::failed("ask which boot this is", error))?;
-        let reserved = Reserved::new(&options.state_dir)
+        let reserved = Reservation::new(&options.state_dir)
             .map_err(|error| HostError::failed("ask which namespace this is", error))?;
         let attacher = Attacher::new(options.attach, netlink.clone(), idle_alias(&options));
         let datapath = Datapath::open(&pins, &options).unwrap_or_else(|error| {
@@ -115,6 +124,7 @@ impl KernelHost {
             sockets: None,
             rounds: 0,
             alerts: Alerts::default(),
+            leads_no_sockets: false,
         })
     }
 
@@ -131,6 +141,7 @@ impl KernelHost {
                     .await?;
             }
             Step::ServeGuests => self.serve_guests().await?,
+            Step::LeadSockets => self.lead_sockets()?,
             Step::SetRoute {
                 destination,
                 target,
@@ -164,6 +175,7 @@ impl KernelHost {
                 addresses::add_guest_route(netlink, *ifindex, *guest).await?;
             }
             Step::SetLinkDown { ifindex } => links::set_up(netlink, *ifindex, false).await?,
+            Step::Port(step) => self.maps()?.change_port(step)?,
             Step::ClearInterface { slot } => self.maps()?.clear_interface(*slot)?,
             Step::DetachTap { ifindex } => self.attacher.detach(&self.pins, *ifindex).await?,
             Step::DetachUplink { ifindex } => {
@@ -219,6 +231,20 @@ impl KernelHost {
         Ok(())
     }
 
+    /// Where it cannot be, published ports are reached by the agent's listeners, and the host works on.
+    fn lead_sockets(&mut self) -> Result<(), Cause> {
+        let programs = &mut loaded(&mut self.datapath)?.programs;
+        if let Err(error) = host_sockets::attach(&self.pins, &mut programs.sockets) {
+            let reason = crate::host::one_line(&error);
+            tracing::warn!(
+                reason,
+                "processes of the host reach published ports through the agent alone"
+            );
+            self.leads_no_sockets = true;
+        }
+        Ok(())
+    }
+
     async fn unload(&mut self) -> Result<usize, Cause> {
         let links = self.attacher.detach_all(&self.pins).await?;
         self.features.restore(None)?;
@@ -257,6 +283,19 @@ impl KernelHost {
         let links = links::remove_marked(&self.netlink, &prefix).await?;
         let pins = self.unload().await?;
         Ok(Cleaned { links, pins })
+    }
+}
+
+impl Drop for KernelHost {
+    /// The servers end with the agent: what asks for them is dropped with its reason, not sent to a device that is
+    /// gone. After a kill nothing comes of it either, for no other device gets that index.
+    fn drop(&mut self) {
+        if self.services.is_none() {
+            return;
+        }
+        if let Err(error) = self.maps().map(|maps| maps.set_services(0)) {
+            tracing::debug!(%error, "the way to the servers stays open");
+        }
     }
 }
 
@@ -324,6 +363,18 @@ impl Host for KernelHost {
         self.sockets.take()
     }
 
+    fn reserve(&mut self, at: &HostPort) -> Result<Reserved, ReserveError> {
+        sockets::reserve(at)
+    }
+
+    fn owner(&mut self, at: &HostPort) -> Option<String> {
+        owner::find(at)
+    }
+
+    fn leads(&self) -> Arc<dyn Leads> {
+        Arc::new(LedSockets::new(&self.pins))
+    }
+
     async fn collect(&mut self) -> Result<(), HostError> {
         self.rounds = self.rounds.wrapping_add(1);
         let with_orphans = self.rounds.is_multiple_of(ORPHANS_EVERY);
@@ -356,6 +407,7 @@ const fn waits_for_rcu(step: &Step) -> bool {
     match step {
         Step::LoadDatapath
         | Step::ServeGuests
+        | Step::LeadSockets
         | Step::AttachUplink { .. }
         | Step::DetachUplink { .. }
         | Step::CreateTap { .. }
@@ -376,6 +428,7 @@ const fn waits_for_rcu(step: &Step) -> bool {
         | Step::AddAddress { .. }
         | Step::AddNeighbour { .. }
         | Step::AddGuestRoute { .. }
+        | Step::Port(_)
         | Step::ClearInterface { .. }
         | Step::CollectFlows
         | Step::ReservePorts { .. } => false,

@@ -17,14 +17,14 @@ const NAMESPACE: &str = "/proc/self/ns/net";
 
 /// Adds ports to the setting, and remembers which.
 #[derive(Clone, Debug)]
-pub struct Reserved {
+pub struct Reservation {
     setting: PathBuf,
     file: PathBuf,
     /// The setting is one of this boot and this network namespace: in another, nothing was added.
     place: String,
 }
 
-impl Reserved {
+impl Reservation {
     /// Looks nothing up yet.
     ///
     /// # Errors
@@ -134,9 +134,9 @@ mod tests {
         last: 29_999,
     };
 
-    fn scratch(setting: &str) -> (tempfile::TempDir, Reserved) {
+    fn scratch(setting: &str) -> (tempfile::TempDir, Reservation) {
         let directory = tempfile::tempdir().unwrap();
-        let reserved = Reserved {
+        let reserved = Reservation {
             setting: directory.path().join("setting"),
             file: directory.path().join(FILE),
             place: "boot 1".to_owned(),
@@ -145,7 +145,7 @@ mod tests {
         (directory, reserved)
     }
 
-    fn setting(reserved: &Reserved) -> String {
+    fn setting(reserved: &Reservation) -> String {
         ports::print_list(&reserved.read_setting().unwrap())
     }
 
@@ -221,7 +221,7 @@ mod tests {
         let (_directory, reserved) = scratch("");
         reserved.reserve(RANGE).unwrap();
         for place in ["boot 2", "other 1"] {
-            let elsewhere = Reserved {
+            let elsewhere = Reservation {
                 place: place.to_owned(),
                 ..reserved.clone()
             };

@@ -86,7 +86,7 @@ impl Config {
         )?;
         check(
             "uplink",
-            self.uplink.as_ref().is_none_or(|name| !name.is_empty()),
+            self.uplink.iter().all(|name| !name.is_empty()),
             || "is empty: name an interface, or leave it out to take the default route's".into(),
         )
     }

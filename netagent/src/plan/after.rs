@@ -49,12 +49,14 @@ impl Observed {
             Step::RemoveLink { ifindex, .. } => self.remove_link(*ifindex),
             Step::AttachUplink { .. }
             | Step::ServeGuests
+            | Step::LeadSockets
             | Step::DetachUplink { .. }
             | Step::SetRoute { .. }
             | Step::RemoveRoute { .. }
             | Step::RaiseRouteGeneration
             | Step::WriteInterface { .. }
             | Step::AttachTap { .. }
+            | Step::Port(_)
             | Step::ClearInterface { .. }
             | Step::DetachTap { .. }
             | Step::RemoveSeveredPin { .. }
@@ -154,6 +156,7 @@ impl ObservedDatapath {
                 self.attached.remove(ifindex);
             }
             Step::ServeGuests => self.serving = true,
+            Step::LeadSockets => self.leading = true,
             Step::SetRoute {
                 destination,
                 target,
@@ -172,6 +175,7 @@ impl ObservedDatapath {
             Step::RemoveSeveredPin { name } => {
                 self.severed.remove(name);
             }
+            Step::Port(step) => self.ports.follow(step),
             // What concerns links is followed by the caller; the others leave nothing to see.
             Step::RaiseRouteGeneration
             | Step::CollectFlows

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::config::PortRange;
 use crate::instance::Before;
+use crate::plan::publish::Ports;
 
 mod after;
 mod display;
@@ -16,6 +17,7 @@ mod host;
 mod interfaces;
 mod leftovers;
 mod observed;
+pub mod publish;
 pub mod routes;
 mod step;
 
@@ -34,6 +36,8 @@ pub struct Wanted {
     pub datapath: WantedDatapath,
     /// Interfaces of the instances that run, by interface id.
     pub interfaces: BTreeMap<Uuid, WantedInterface>,
+    /// Published and exposed ports of the instances that run, by their number.
+    pub ports: BTreeMap<u32, Ports>,
     /// How existing TAPs are to be given back when they are no longer wanted, by the alias that they carry while
     /// they are in use.
     pub lent: Lent,
@@ -53,6 +57,8 @@ pub const SERVICES: &str = ":services";
 pub struct WantedDatapath {
     /// Interface indices that lead to the world.
     pub uplinks: BTreeSet<u32>,
+    /// Names of uplinks that are not there.
+    pub missing_uplinks: BTreeSet<String>,
     /// Ports that stand for guests: the kernel gives them to nobody else.
     pub ports: PortRange,
     /// Prefixes of the pools: other instances and their gateways.
@@ -171,10 +177,10 @@ pub enum Problem {
         name: String,
     },
     /// An uplink went away.
-    #[error("uplink {ifindex} is gone: bring it back, or name another with --uplink")]
+    #[error("uplink '{name}' is gone: bring it back, or name another with --uplink")]
     UplinkGone {
-        /// Its interface index.
-        ifindex: u32,
+        /// Its name.
+        name: String,
     },
     /// The route map is too small.
     #[error(
@@ -226,6 +232,7 @@ impl Plan {
 pub fn plan(wanted: &Wanted, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
     host::plan_host(wanted, observed, &mut plan);
+    publish::plan_ownerless(wanted, observed, &mut plan);
     leftovers::plan_leftovers(wanted, observed, &mut plan);
     interfaces::plan_interfaces(wanted, observed, &mut plan);
     plan
@@ -249,6 +256,7 @@ pub fn plan_stop(
     observed: &Observed,
 ) -> Plan {
     let mut plan = Plan::default();
+    publish::plan_slots(slots, observed, &mut plan);
     leftovers::plan_removal((aliases, slots), lent, observed, &mut plan);
     plan
 }

@@ -9,6 +9,7 @@ use netagent_common::policy::RouteKind;
 use netagent_common::vm::Interface;
 
 use crate::config::PortRange;
+use crate::plan::publish::Ports;
 use crate::plan::{LENT, SERVICES};
 
 /// What is there.
@@ -122,8 +123,12 @@ pub struct ObservedDatapath {
     pub interfaces: BTreeMap<u32, Interface>,
     /// The route map.
     pub routes: BTreeMap<IpNet, RouteTarget>,
+    /// Published and exposed ports of all instances.
+    pub ports: Ports,
     /// Whether the way to the agent's own servers is open: their namespace, and the programs that lead there.
     pub serving: bool,
+    /// Whether the programs on sockets of the host are attached, or cannot be.
+    pub leading: bool,
 }
 
 /// An entry of the route map.

@@ -48,6 +48,7 @@ fn wanted(interfaces: &[(u32, u32, bool)]) -> Wanted {
         store_id: STORE,
         datapath: WantedDatapath {
             uplinks: [UPLINK].into(),
+            missing_uplinks: BTreeSet::new(),
             ports: PortRange::default(),
             pools: vec![
                 "172.16.0.0/16".parse().unwrap(),
@@ -59,6 +60,7 @@ fn wanted(interfaces: &[(u32, u32, bool)]) -> Wanted {
             .iter()
             .map(|(slot, uses, v6)| interface(*slot, *uses, *v6))
             .collect(),
+        ports: BTreeMap::new(),
         lent: Lent::new(),
     }
 }
@@ -505,10 +507,34 @@ fn an_uplink_that_is_none_any_more_is_detached() {
     );
     let routes = &steps[1..steps.len() - 2];
     assert!(!routes.is_empty() && routes.iter().all(|step| step.contains("route ")));
-    other.datapath.uplinks = [77].into();
+    other.datapath.missing_uplinks = ["eth9".to_owned()].into();
     let plan = plan_of(&other, &host);
-    assert_eq!(plan.problems, [Problem::UplinkGone { ifindex: 77 }]);
+    let name = "eth9".to_owned();
+    assert_eq!(plan.problems, [Problem::UplinkGone { name }]);
     assert_eq!(plan.problems[0].owner(), Owner::Host);
+}
+
+#[test]
+fn several_uplinks_are_attached_before_the_first_route_through_any() {
+    let host = host();
+    let mut both = wanted(&[]);
+    both.datapath.uplinks.insert(3);
+    let steps = texts(&plan_of(&both, &host));
+    let place = |text: &str| {
+        steps
+            .iter()
+            .position(|step| step.starts_with(text))
+            .unwrap()
+    };
+    let first_route = place("route ");
+    assert!(
+        place("attach from_uplink to eth0") < first_route,
+        "{steps:?}"
+    );
+    assert!(
+        place("attach from_uplink to docker0") < first_route,
+        "{steps:?}"
+    );
 }
 
 #[test]
@@ -649,3 +675,5 @@ fn the_same_input_gives_the_same_plan() {
         .collect();
     assert_eq!(owners.len(), 4);
 }
+
+mod publish;

@@ -18,7 +18,7 @@ use crate::setup::compiler::Compiler;
 use crate::shell::say;
 
 /// Programs that the agent's tests, benchmarks and demonstrations run, and the Debian packages that they are in.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 14] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("nsenter", "util-linux"),
@@ -26,6 +26,8 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("bpftool", "bpftool"),
     ("tcpdump", "tcpdump"),
     ("ethtool", "ethtool"),
+    ("traceroute", "traceroute"),
+    ("tracepath", "iputils-tracepath"),
     ("busybox", "busybox-static"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("systemd-analyze", "systemd"),

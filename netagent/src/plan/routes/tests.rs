@@ -15,6 +15,7 @@ fn wanted() -> Wanted {
         store_id: Uuid::from_u128(7),
         datapath: WantedDatapath {
             uplinks: [UPLINK].into(),
+            missing_uplinks: BTreeSet::new(),
             ports: PortRange::default(),
             pools: vec![
                 "172.16.0.0/16".parse().unwrap(),
@@ -23,6 +24,7 @@ fn wanted() -> Wanted {
             always_denied: always_denied(),
         },
         interfaces: BTreeMap::new(),
+        ports: BTreeMap::new(),
         lent: BTreeMap::new(),
     }
 }

@@ -1,0 +1,281 @@
+//! ICMP errors about packets of flows (RFC 5508 section 4, RFC 4443 section 2.4): they go to whoever sent the packet,
+//! and the packet that they quote becomes the one that was sent. They open, refresh and close nothing.
+
+use netagent_common::checksum;
+use netagent_common::drop::DropReason;
+use netagent_common::flow::{Flow, FlowKey, Opener};
+use netagent_common::nat::ReverseKey;
+use netagent_common::net::{ETHERNET_LEN, GATEWAY_MAC, protocol};
+use netagent_common::vm::Interface;
+
+use crate::family::{End, Family, Quoted};
+use crate::from_uplink::not_a_reply;
+use crate::kernel::Skb;
+use crate::packet::Origin;
+use crate::parse::{Header, Kind, checksum_field, transport_offset};
+use crate::verdict::{Action, Dropped, Judged, Packed};
+use crate::{conntrack, maps, spoof};
+
+/// Ethernet, IP, ICMP, the quoted IP and fragment headers, and of a quoted TCP header as much as to the checksum.
+const REACH: usize = 14 + 40 + 8 + 40 + 8 + 18;
+
+/// An error on the uplink. The host's, where it is about none of a guest's packets.
+#[inline(never)]
+pub fn from_uplink<A: Family>(skb: Skb) -> Packed {
+    Packed::with_slot(judge_from_uplink::<A>(skb))
+}
+
+#[inline(always)]
+fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
+    skb.reach::<REACH>(Origin::Uplink);
+    let Ok(header) = A::header(skb) else {
+        return Ok(Judged::Done(Action::Next));
+    };
+    let quoted = A::quoted(skb, header.payload_len);
+    let Some((quoted, (nat_port, remote_port))) = with_ports(quoted) else {
+        return not_a_reply(header.destination);
+    };
+    let key = ReverseKey {
+        remote: quoted.destination,
+        nat_address: quoted.source,
+        remote_port,
+        nat_port,
+        protocol: quoted.protocol.into(),
+    };
+    let Some(reverse) = maps::reverse(&key) else {
+        return not_a_reply(header.destination);
+    };
+    let dropped = |reason| Dropped {
+        slot: reverse.instance,
+        reason,
+    };
+    let key = FlowKey {
+        instance: reverse.instance,
+        guest: reverse.guest,
+        remote: quoted.destination,
+        guest_port: reverse.guest_port,
+        remote_port,
+        protocol: quoted.protocol.into(),
+    };
+    let flow = maps::flow(&key).ok_or(dropped(DropReason::IcmpError))?;
+    let slot = flow.slot;
+    let dropped = |reason| Dropped { slot, reason };
+    let interface = maps::record(slot).map_err(dropped)?;
+    let is_its_own = flow.generation == interface.generation
+        && flow.nat_port == nat_port
+        && flow.nat_address == quoted.source
+        && header.destination == quoted.source;
+    if !is_its_own {
+        return Err(dropped(DropReason::IcmpError));
+    }
+    check(skb, &header, interface.mtu).map_err(dropped)?;
+    let ports = (nat_port, key.guest_port);
+    let guest = key.guest;
+    let difference = A::difference(quoted.source, guest);
+    let change = Change {
+        end: End::Source,
+        address: guest,
+        difference,
+        ports,
+    };
+    translate(
+        skb,
+        &header,
+        ((quoted.protocol, quoted.shift), difference),
+        &change,
+    )
+    .map_err(dropped)?;
+    maps::count_to_vm(slot, (1, skb.len()));
+    A::rewrite_destination(skb, &header, guest).map_err(dropped)?;
+    skb.window::<12>(0)
+        .map_err(dropped)?
+        .set_macs(interface.guest_mac, GATEWAY_MAC);
+    skb.set_mark(maps::mark());
+    let code = skb.redirect(interface.ifindex);
+    Ok(Judged::Done(Action::Redirect(code)))
+}
+
+/// An error of the guest about a packet that the world sent it. Its source is known to be the guest's own.
+#[inline(never)]
+pub fn from_vm<A: Family>(skb: Skb, interface: &Interface) -> Packed {
+    Packed::of(judge_from_vm::<A>(skb, interface))
+}
+
+#[inline(always)]
+fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
+    skb.reach::<REACH>(Origin::Vm);
+    if !skb.window::<6>(0)?.is_mac::<0, 4>(GATEWAY_MAC) {
+        return Err(DropReason::NotForGateway);
+    }
+    let header = A::header(skb)?;
+    let quoted = A::quoted(skb, header.payload_len);
+    let (quoted, (remote_port, guest_port)) = with_ports(quoted).ok_or(DropReason::IcmpError)?;
+    // Whoever sent the packet is told, and nobody else.
+    if quoted.source != header.destination {
+        return Err(DropReason::IcmpError);
+    }
+    let key = FlowKey {
+        instance: interface.instance,
+        guest: quoted.destination,
+        remote: quoted.source,
+        guest_port,
+        remote_port,
+        protocol: quoted.protocol.into(),
+    };
+    let flow: &Flow<A> = maps::flow(&key).ok_or(DropReason::IcmpError)?;
+    let turns_round = Opener::turns_round(flow.opener);
+    if !conntrack::is_current(flow, interface) || flow.uplink == 0 || turns_round {
+        return Err(DropReason::IcmpError);
+    }
+    // Copied before the packet is touched, since the record may change meanwhile.
+    let (address, nat_port, uplink, next_hop) =
+        (flow.nat_address, flow.nat_port, flow.uplink, flow.next_hop);
+    check(skb, &header, flow.mtu)?;
+    let difference = A::difference(header.source, address);
+    let change = Change {
+        end: End::Destination,
+        address,
+        difference: A::difference(quoted.destination, address),
+        ports: (guest_port, nat_port),
+    };
+    translate(
+        skb,
+        &header,
+        ((quoted.protocol, quoted.shift), difference),
+        &change,
+    )?;
+    A::rewrite_source(skb, &header, address, difference)?;
+    maps::count_from_vm(interface.slot, (1, skb.len()));
+    let next_hop = if next_hop == A::ZERO {
+        header.destination
+    } else {
+        next_hop
+    };
+    Ok(Action::Redirect(A::redirect(uplink, next_hop, skb)))
+}
+
+/// The ports of a quoted packet, source first: of an echo, the identifier on the side of whoever asked. `None` for
+/// anything else of ICMP: there are no errors about errors.
+#[inline(always)]
+fn with_ports<A: Family>(
+    quoted: Result<Quoted<A>, DropReason>,
+) -> Option<(Quoted<A>, ([u8; 2], [u8; 2]))> {
+    let quoted = quoted.ok()?;
+    let [first, second, identifier, _] = quoted.transport;
+    if quoted.protocol != A::ICMP {
+        return Some((quoted, (first, second)));
+    }
+    let [kind, _] = first;
+    if kind == A::ECHO_REQUEST {
+        Some((quoted, (identifier, [0; 2])))
+    } else if kind == A::ECHO_REPLY {
+        Some((quoted, ([0; 2], identifier)))
+    } else {
+        None
+    }
+}
+
+/// Whether an error can be passed on, by a way of this MTU.
+///
+/// # Errors
+/// Why not.
+#[inline(always)]
+fn check<A: Family>(skb: Skb, header: &Header<A>, mtu: u32) -> Result<(), DropReason> {
+    let kind = skb.window::<1>(transport_offset::<A>())?.byte::<0>();
+    if !A::is_report(kind) || skb.gso_size() != 0 {
+        return Err(DropReason::IcmpError);
+    }
+    // The kernel would write it over what is translated here.
+    spoof::check_no_partial_checksum(skb)?;
+    if skb.len() - ETHERNET_LEN > mtu {
+        return Err(DropReason::TooBig);
+    }
+    if header.hop_limit <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    Ok(())
+}
+
+/// What is changed in a quoted packet.
+struct Change<A> {
+    /// On which of its sides.
+    end: End,
+    address: A,
+    /// What the new address does to a checksum.
+    difference: u32,
+    /// The old port and the new one.
+    ports: ([u8; 2], [u8; 2]),
+}
+
+/// Changes the quoted packet with its checksums, and the checksum of the error, one of whose own addresses changes
+/// by `outer`; `transport` is protocol and [`Quoted::shift`].
+#[inline(always)]
+fn translate<A: Family>(
+    skb: Skb,
+    header: &Header<A>,
+    (transport, outer): ((u8, u32), u32),
+    change: &Change<A>,
+) -> Result<(), DropReason> {
+    let of_address = A::set_quoted(skb, change.end, change.address, change.difference)?;
+    let of_transport = translate_transport(skb, header, transport, change)?;
+    let field = checksum_field::<A>(Kind::EchoRequest);
+    let difference = checksum::add(of_address, of_transport);
+    skb.correct_l4_checksum_for_payload(field, difference)?;
+    if A::ICMP_HAS_PSEUDO_HEADER {
+        skb.correct_l4_checksum_for_address(field, outer)?;
+    }
+    Ok(())
+}
+
+/// Changes port and checksum of a quoted packet; returns what that does to the sum over it.
+#[inline(always)]
+fn translate_transport<A: Family>(
+    skb: Skb,
+    header: &Header<A>,
+    (number, shift): (u8, u32),
+    change: &Change<A>,
+) -> Result<u32, DropReason> {
+    /// How much of the error and of a TCP header is needed for its checksum.
+    const TO_TCP_CHECKSUM: u32 = 8 + 18;
+    let start = transport_offset::<A>() + 8 + A::HEADER_LEN + shift;
+    let transport = skb.window::<8>(start)?;
+    let (old, new) = change.ports;
+    let of_port = checksum::word_difference(old, new);
+    let of_both = checksum::add(of_port, change.difference);
+    if number == A::ICMP {
+        transport.set_two::<4>(new);
+        let of_message = if A::ICMP_HAS_PSEUDO_HEADER {
+            of_both
+        } else {
+            of_port
+        };
+        let old = transport.two::<2>();
+        let new = checksum::corrected(old, of_message);
+        transport.set_two::<2>(new);
+        return Ok(checksum::add(of_port, checksum::word_difference(old, new)));
+    }
+    match change.end {
+        End::Source => transport.set_two::<0>(new),
+        End::Destination => transport.set_two::<2>(new),
+    }
+    if number == protocol::UDP {
+        let old = transport.two::<6>();
+        if old == [0; 2] {
+            return Ok(of_port);
+        }
+        let new = match checksum::corrected(old, of_both) {
+            [0, 0] => [0xff; 2],
+            checksum => checksum,
+        };
+        transport.set_two::<6>(new);
+        return Ok(checksum::add(of_port, checksum::word_difference(old, new)));
+    }
+    if header.payload_len < A::HEADER_LEN + shift + TO_TCP_CHECKSUM {
+        return Ok(of_port);
+    }
+    let field = skb.window::<2>(start + 16)?;
+    let old = field.two::<0>();
+    let new = checksum::corrected(old, of_both);
+    field.set_two::<0>(new);
+    Ok(checksum::add(of_port, checksum::word_difference(old, new)))
+}

@@ -1,0 +1,551 @@
+//! Fragments: each packet that passes whole passes in pieces too, byte for byte, and nothing else does.
+
+use std::net::IpAddr;
+
+use bytemuck::Zeroable;
+use netagent_common::drop::DropReason;
+use netagent_common::fragment::{First, FragmentKey, REMEMBERED_NS};
+use netagent_common::limit::{FRAGMENTED_PER_SECOND, Used};
+use netagent_common::names::{FROM_UPLINK, FROM_VM, map};
+use netagent_common::net::GATEWAY_MAC;
+use netagent_common::vm;
+use netagent_tests::fragment::{fragment, fragments, piece, reassembled};
+use netagent_tests::packet::{self, Ends, Packet, hex};
+use netagent_tests::prog_run::{Context, Outcome, verdict};
+use netagent_tests::scene::{self, GUEST_MAC, REMOTE_V4, REMOTE_V6, SLOT, Scene, back, to};
+
+use crate::nat::{self, Build, PROTOCOLS};
+
+const FAR: [IpAddr; 2] = [IpAddr::V4(REMOTE_V4), IpAddr::V6(REMOTE_V6)];
+
+fn late(ends: Ends) -> Ends {
+    Ends {
+        ttl: ends.ttl - 1,
+        ..ends
+    }
+}
+
+fn payload(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index % 251) as u8).collect()
+}
+
+/// Sends fragments one by one; each must pass.
+fn pass(
+    scene: &mut Scene,
+    run: fn(&mut Scene, &[u8]) -> Outcome,
+    sent: &[Vec<u8>],
+) -> Vec<Vec<u8>> {
+    let each = sent.iter().enumerate().map(|(index, bytes)| {
+        let outcome = run(scene, bytes);
+        assert_eq!(
+            outcome.verdict,
+            verdict::REDIRECT,
+            "fragment {index}: {:?}",
+            scene.datapath.drops()
+        );
+        outcome.bytes
+    });
+    each.collect()
+}
+
+fn from_vm(scene: &mut Scene, bytes: &[u8]) -> Outcome {
+    scene.from_vm(bytes)
+}
+
+fn from_uplink(scene: &mut Scene, bytes: &[u8]) -> Outcome {
+    scene.from_uplink(bytes)
+}
+
+/// What of a packet does not depend on its identification and the flags of IPv4.
+fn essence(bytes: &[u8]) -> String {
+    let mut bytes = bytes.to_vec();
+    if bytes[12..14] == [8, 0] {
+        bytes[18..22].fill(0);
+        bytes = packet::with_header_checksum(bytes);
+    }
+    hex(&bytes[12..])
+}
+
+/// The guest sends a packet in pieces, and the far end answers in pieces.
+fn check_both_ways(
+    scene: &mut Scene,
+    remote: IpAddr,
+    (sent, answered): (Build, Build),
+    length: usize,
+) {
+    let payload = payload(length);
+    let whole = sent(&to(remote), (4_000, 53), &payload);
+    let out = reassembled(&pass(scene, from_vm, &fragments(&whole, 512, 77)));
+    packet::assert_checksums(&out);
+    let nat_port = Packet::parse(&out).unwrap().ports.0;
+    let expected = sent(
+        &late(to(remote)).from(nat::host(remote)),
+        (nat_port, 53),
+        &payload,
+    );
+    assert_eq!(essence(&out), essence(&expected), "{remote}");
+
+    let whole = answered(&back(remote), (53, nat_port), &payload);
+    let into = pass(scene, from_uplink, &fragments(&whole, 1_024, 78));
+    let ends = late(back(remote)).to(nat::guest(remote));
+    let ends = Ends {
+        src_mac: GATEWAY_MAC,
+        dst_mac: GUEST_MAC,
+        ..ends
+    };
+    for bytes in &into {
+        assert_eq!(
+            bytes[..12],
+            [GUEST_MAC, GATEWAY_MAC].concat(),
+            "hardware addresses"
+        );
+    }
+    let into = reassembled(&into);
+    packet::assert_checksums(&into);
+    assert_eq!(
+        essence(&into),
+        essence(&answered(&ends, (53, 4_000), &payload)),
+        "{remote}"
+    );
+}
+
+#[test]
+fn a_packet_in_pieces_is_translated_as_if_it_were_whole() {
+    for remote in FAR {
+        for protocol in PROTOCOLS {
+            let mut scene = Scene::usual();
+            // The last: a fragment of less than eight bytes.
+            for length in [3_000, 10_001, 60_000, 512 * 3 - 8 + 1] {
+                check_both_ways(&mut scene, remote, protocol, length);
+            }
+            assert_eq!(scene.open_flows(), 1);
+            // Once more, when its time is written anew and its port looked after.
+            scene.age_flows(4_000);
+            scene.remove_reverses();
+            check_both_ways(&mut scene, remote, protocol, 3_000);
+            assert!(
+                scene.datapath.drops().is_empty(),
+                "{:?}",
+                scene.datapath.drops()
+            );
+        }
+    }
+}
+
+#[test]
+fn later_fragments_follow_in_any_order_and_none_precedes_the_first() {
+    for remote in FAR {
+        let mut scene = Scene::usual();
+        let whole = packet::udp(&to(remote), (4_000, 53), &payload(4_000));
+        let pieces = fragments(&whole, 1_000, 9);
+        let dropped = scene.from_vm(&pieces[2]);
+        assert_eq!(dropped.verdict, verdict::DROP, "before the first");
+        let drops = scene.datapath.drops();
+        assert_eq!(drops, [((SLOT, DropReason::Fragment), 1)].into());
+        for index in [0, 4, 2, 1, 3] {
+            assert_eq!(
+                scene.from_vm(&pieces[index]).verdict,
+                verdict::REDIRECT,
+                "{index}"
+            );
+        }
+        let nat_port = scene
+            .from_vm(&packet::udp(&to(remote), (4_000, 53), b""))
+            .bytes;
+        let nat_port = Packet::parse(&nat_port).unwrap().ports.0;
+        let answer = packet::udp(&back(remote), (53, nat_port), &payload(4_000));
+        let pieces = fragments(&answer, 1_000, 10);
+        let strange = scene.from_uplink(&pieces[1]);
+        assert_eq!(
+            (strange.verdict, &strange.bytes),
+            (verdict::NEXT, &pieces[1]),
+            "the host's, for all we know"
+        );
+        for index in [0, 4, 2, 1, 3] {
+            assert_eq!(
+                scene.from_uplink(&pieces[index]).verdict,
+                verdict::REDIRECT,
+                "{index}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_datagram_without_a_checksum_keeps_none() {
+    let mut scene = Scene::usual();
+    let mut whole = packet::udp(&to(REMOTE_V4), (4_000, 53), &payload(2_000));
+    whole[40..42].fill(0);
+    let out = reassembled(&pass(&mut scene, from_vm, &fragments(&whole, 1_000, 1)));
+    assert_eq!(out[40..42], [0, 0]);
+}
+
+#[test]
+fn an_atomic_fragment_is_a_whole_packet() {
+    let mut scene = Scene::usual();
+    for protocol in PROTOCOLS {
+        let whole = protocol.0(&to(REMOTE_V6), (4_000, 53), b"RFC 6946");
+        let atomic = piece(&whole, &whole[54..], (0, false), 5);
+        let outcome = scene.from_vm(&atomic);
+        assert_eq!(
+            outcome.verdict,
+            verdict::REDIRECT,
+            "{:?}",
+            scene.datapath.drops()
+        );
+        packet::assert_checksums(&reassembled(&[outcome.bytes]));
+        let behind = piece(&whole, b"eight by", (64, false), 5);
+        assert_eq!(
+            scene.from_vm(&behind).verdict,
+            verdict::DROP,
+            "nothing follows it"
+        );
+    }
+}
+
+/// Fragments of a guest that nobody needs, after a good first one of 512 bytes with identification 7.
+fn bad(remote: IpAddr) -> Vec<(&'static str, Vec<u8>)> {
+    let whole = packet::udp(&to(remote), (4_000, 53), &payload(4_000));
+    let tcp = nat::tcp_segment(&to(remote), (4_001, 53), &payload(4_000));
+    let echo = packet::echo_request(&to(remote), (4_000, 3), &payload(4_000));
+    let start = if remote.is_ipv4() { 34 } else { 54 };
+    let body = |frame: &[u8], length: usize| frame[start..start + length].to_vec();
+    vec![
+        (
+            "over the first one's end",
+            piece(&whole, &[1; 16], (504, true), 7),
+        ),
+        ("over the first one", piece(&whole, &[1; 8], (8, true), 7)),
+        ("of another packet", piece(&whole, &[1; 8], (512, true), 8)),
+        ("of another protocol", piece(&tcp, &[1; 8], (512, true), 7)),
+        ("half an eight", piece(&whole, &[1; 12], (512, true), 7)),
+        (
+            "behind the longest packet",
+            piece(&whole, &[1; 64], (65_528, false), 7),
+        ),
+        (
+            "behind the longest packet, endless",
+            piece(&whole, &[1; 64], (65_528, true), 7),
+        ),
+        (
+            "half a TCP header",
+            piece(&tcp, &body(&tcp, 16), (0, true), 11),
+        ),
+        ("a TCP header without its options", {
+            let mut half = body(&tcp, 24);
+            half[12] = 0xf0;
+            piece(&tcp, &half, (0, true), 12)
+        }),
+        (
+            "half of TCP's flags",
+            piece(&tcp, &body(&tcp, 8), (0, true), 13),
+        ),
+        ("an ICMP error", {
+            let kind = if remote.is_ipv4() { 3 } else { 1 };
+            let mut error = body(&echo, 512);
+            error[0] = kind;
+            piece(&echo, &error, (0, true), 14)
+        }),
+    ]
+}
+
+#[test]
+fn fragments_that_overlap_or_end_nowhere_or_hide_a_header_are_dropped() {
+    for remote in FAR {
+        let mut scene = Scene::usual();
+        let whole = packet::udp(&to(remote), (4_000, 53), &payload(4_000));
+        pass(&mut scene, from_vm, &[fragment(&whole, (0, 512), 7)]);
+        for (what, bytes) in bad(remote) {
+            let before = scene
+                .datapath
+                .drops()
+                .get(&(SLOT, DropReason::Fragment))
+                .copied()
+                .unwrap_or(0);
+            let outcome = scene.from_vm(&bytes);
+            assert_eq!(outcome.verdict, verdict::DROP, "{what}");
+            let drops = scene.datapath.drops();
+            assert_eq!(
+                drops.get(&(SLOT, DropReason::Fragment)),
+                Some(&(before + 1)),
+                "{what} {drops:?}"
+            );
+        }
+        pass(&mut scene, from_vm, &[fragment(&whole, (512, 512), 7)]);
+    }
+}
+
+#[test]
+fn fragments_of_a_guest_are_judged_like_packets() {
+    use DropReason::{
+        Fragment, HostAddress, Malformed, NotForGateway, OtherInstance, SpoofedAddress, TooBig,
+        TtlExpired, UnknownProtocol,
+    };
+    let mut scene = Scene::usual();
+    for remote in FAR {
+        let is_v4 = remote.is_ipv4();
+        let first = |ends: &Ends| {
+            fragment(
+                &packet::udp(ends, (4_000, 53), &payload(4_000)),
+                (0, 512),
+                21,
+            )
+        };
+        let parsed = |text: &str| text.parse::<IpAddr>().unwrap();
+        let (host, other) = if is_v4 {
+            ("198.51.100.2", "172.16.0.18")
+        } else {
+            ("2001:db8:100::2", "fd00:a:b:4::2")
+        };
+        let gateway: IpAddr = if is_v4 {
+            scene::GATEWAY_V4.into()
+        } else {
+            scene::gateway_v6().into()
+        };
+        let whole = packet::udp(&to(remote), (4_000, 53), &payload(4_000));
+        let mut empty = piece(&whole, &[1; 8], (512, true), 21);
+        empty.truncate(empty.len() - 8);
+        let mut cases = vec![
+            (
+                SpoofedAddress,
+                "another's address",
+                first(&to(remote).from(remote)),
+            ),
+            (
+                NotForGateway,
+                "another's hardware address",
+                first(&Ends {
+                    dst_mac: [2; 6],
+                    ..to(remote)
+                }),
+            ),
+            (HostAddress, "to the host", first(&to(parsed(host)))),
+            (
+                OtherInstance,
+                "to another instance",
+                first(&to(parsed(other))),
+            ),
+            (Fragment, "to the gateway", first(&to(gateway))),
+            (
+                TtlExpired,
+                "no hop left",
+                first(&Ends {
+                    ttl: 1,
+                    ..to(remote)
+                }),
+            ),
+            (TooBig, "too large", fragment(&whole, (0, 1_600), 22)),
+            (
+                UnknownProtocol,
+                "GRE",
+                fragment(&packet::ip(&to(remote), 47, &[0; 600]), (0, 512), 23),
+            ),
+            (Malformed, "shorter than it says", empty),
+        ];
+        if is_v4 {
+            let server = packet::udp(&to(remote), (67, 68), &payload(4_000));
+            cases.push((
+                DropReason::RogueDhcp,
+                "a DHCP server",
+                fragment(&server, (0, 512), 24),
+            ));
+        }
+        for (reason, what, bytes) in cases {
+            let before = scene
+                .datapath
+                .drops()
+                .get(&(SLOT, reason))
+                .copied()
+                .unwrap_or(0);
+            let outcome = scene.from_vm(&bytes);
+            let is_told = crate::drops::is_told(&outcome);
+            assert!(outcome.verdict == verdict::DROP || is_told, "{what}");
+            let drops = scene.datapath.drops();
+            assert_eq!(
+                drops.get(&(SLOT, reason)),
+                Some(&(before + 1)),
+                "{what} {drops:?}"
+            );
+        }
+        let context = Context {
+            gso_size: 100,
+            ..scene::FROM_VM
+        };
+        let outcome = scene.datapath.run(FROM_VM, &first(&to(remote)), context);
+        assert_eq!(outcome.verdict, verdict::DROP, "a super-frame");
+    }
+}
+
+#[test]
+fn later_fragments_end_with_their_flow() {
+    for remote in FAR {
+        let whole = packet::udp(&to(remote), (4_000, 53), &payload(4_000));
+        let pieces = fragments(&whole, 1_000, 9);
+        for (generation, policy) in [(1, 0), (0, 1)] {
+            let mut scene = Scene::usual();
+            pass(&mut scene, from_vm, &pieces[..2]);
+            let mut record = scene::record();
+            record.generation += generation;
+            record.policy_generation += policy;
+            scene.datapath.set_interface(&record);
+            assert_eq!(scene.from_vm(&pieces[2]).verdict, verdict::DROP);
+            // A new first one is judged anew.
+            pass(&mut scene, from_vm, &pieces);
+        }
+        let mut scene = Scene::usual();
+        pass(&mut scene, from_vm, &pieces[..2]);
+        let closed = scene::route(
+            netagent_common::policy::RouteKind::NotUplink,
+            remote.is_ipv4(),
+            false,
+        );
+        scene.change_route(remote, &closed);
+        assert_eq!(scene.from_vm(&pieces[2]).verdict, verdict::DROP);
+        assert!(crate::drops::is_told(&scene.from_vm(&pieces[0])));
+        assert_eq!(scene.from_vm(&pieces[2]).verdict, verdict::DROP);
+    }
+}
+
+#[test]
+fn a_first_fragment_is_forgotten_after_a_while() {
+    let mut scene = Scene::usual();
+    let whole = packet::udp(&to(REMOTE_V4), (4_000, 53), &payload(4_000));
+    let pieces = fragments(&whole, 1_000, 9);
+    pass(&mut scene, from_vm, &pieces[..2]);
+    type Key = FragmentKey<[u8; 4]>;
+    let entries = scene.datapath.entries::<Key, First>(map::FRAGMENTS_V4);
+    let [(key, first)] = entries[..] else {
+        panic!("one packet: {entries:?}")
+    };
+    let old = First {
+        seen_ns: first.seen_ns - REMEMBERED_NS - 1_000_000_000,
+        ..first
+    };
+    scene
+        .datapath
+        .insert::<Key, First>(map::FRAGMENTS_V4, key, old);
+    assert_eq!(scene.from_vm(&pieces[2]).verdict, verdict::DROP);
+}
+
+#[test]
+fn one_instances_fragments_are_not_anothers() {
+    const OTHER_SLOT: u32 = SLOT + 1;
+    const OTHER_TAP: u32 = vm::ifindex(OTHER_SLOT, 0);
+    let mut scene = Scene::usual();
+    scene.datapath.add_device(OTHER_TAP, GATEWAY_MAC);
+    scene.datapath.set_interface(&vm::Interface {
+        ifindex: OTHER_TAP,
+        slot: OTHER_SLOT,
+        instance: OTHER_SLOT,
+        ..scene::record()
+    });
+    let context = Context {
+        ifindex: OTHER_TAP,
+        ingress_ifindex: OTHER_TAP,
+        ..scene::FROM_VM
+    };
+    for remote in FAR {
+        let whole = packet::udp(&to(remote), (4_000, 53), &payload(4_000));
+        let pieces = fragments(&whole, 1_000, 9);
+        pass(&mut scene, from_vm, &pieces[..1]);
+        assert_eq!(
+            scene.datapath.run(FROM_VM, &pieces[1], context).verdict,
+            verdict::DROP
+        );
+        assert_eq!(
+            scene
+                .datapath
+                .run(FROM_UPLINK, &pieces[1], scene::FROM_UPLINK)
+                .verdict,
+            verdict::NEXT
+        );
+        pass(&mut scene, from_vm, &pieces[1..]);
+    }
+}
+
+#[test]
+fn fragmented_packets_are_limited_for_each_interface() {
+    let (per_second, burst) = FRAGMENTED_PER_SECOND;
+    let mut scene = Scene::usual();
+    let whole = packet::udp(&to(REMOTE_V4), (4_000, 53), &payload(4_000));
+    let first = fragment(&whole, (0, 512), 0);
+    pass(&mut scene, from_vm, std::slice::from_ref(&first));
+    let mut used = scene.datapath.array::<Used>(map::USED);
+    let mut nothing = used.get(&SLOT, 0).unwrap();
+    nothing.fragmented_ns += 3_600_000_000_000;
+    used.set(SLOT, nothing, 0).unwrap();
+    assert_eq!(scene.from_vm(&first).verdict, verdict::DROP);
+    // What is on its way goes on, and so do whole packets.
+    pass(&mut scene, from_vm, &[fragment(&whole, (512, 512), 0)]);
+    pass(
+        &mut scene,
+        from_vm,
+        &[packet::udp(&to(REMOTE_V4), (4_000, 53), b"whole")],
+    );
+
+    let mut used = scene.datapath.array::<Used>(map::USED);
+    used.set(SLOT, Used::zeroed(), 0).unwrap();
+    let sent = burst + 2_000;
+    let started = netagent_tests::deadline::now();
+    let passed = (0..sent).filter(|number| {
+        let first = fragment(&whole, (0, 512), *number as u16);
+        scene.from_vm(&first).verdict == verdict::REDIRECT
+    });
+    let passed = passed.count() as u64;
+    let most = burst
+        + 1
+        + started.elapsed().as_micros() as u64 * per_second / 1_000_000
+        + per_second / 100;
+    assert!(
+        (burst.min(sent)..=most).contains(&passed),
+        "{passed} of at most {most}"
+    );
+}
+
+#[test]
+fn strange_fragments_of_the_world_are_the_hosts_and_bad_ones_of_a_flow_nobodys() {
+    for remote in FAR {
+        let mut scene = Scene::usual();
+        let nat_port = nat::check_both_ways(&mut scene, remote, PROTOCOLS[0], 4_000);
+        let answer = packet::udp(&back(remote), (53, nat_port), &payload(4_000));
+        let stray = packet::udp(&back(remote), (54, nat_port), &payload(4_000));
+        let echo = packet::echo_request(&back(remote), (9, 9), &payload(4_000));
+        for whole in [&stray, &echo] {
+            for bytes in fragments(whole, 1_000, 3) {
+                let outcome = scene.from_uplink(&bytes);
+                assert_eq!((outcome.verdict, &outcome.bytes), (verdict::NEXT, &bytes));
+            }
+        }
+        let direct = packet::udp(
+            &back(remote).to(nat::guest(remote)),
+            (53, 4_000),
+            &payload(4_000),
+        );
+        for bytes in fragments(&direct, 1_000, 4) {
+            assert_eq!(
+                scene.from_uplink(&bytes).verdict,
+                verdict::DROP,
+                "straight to the guest"
+            );
+        }
+        pass(&mut scene, from_uplink, &[fragment(&answer, (0, 512), 7)]);
+        let dropped = [
+            ("half an eight", piece(&answer, &[1; 12], (512, true), 7)),
+            (
+                "behind the longest packet",
+                piece(&answer, &[1; 64], (65_528, false), 7),
+            ),
+            ("too large", fragment(&answer, (512, 1_600), 7)),
+        ];
+        for (what, bytes) in dropped {
+            assert_eq!(scene.from_uplink(&bytes).verdict, verdict::DROP, "{what}");
+        }
+        let into_first = piece(&answer, &[1; 16], (8, true), 7);
+        assert_eq!(
+            scene.from_uplink(&into_first).verdict,
+            verdict::NEXT,
+            "the host has no first one to spoil"
+        );
+        pass(&mut scene, from_uplink, &[fragment(&answer, (512, 512), 7)]);
+    }
+}

@@ -1,0 +1,549 @@
+//! ICMP errors about packets of flows, byte for byte: what they quote is what its sender sent.
+
+use std::net::IpAddr;
+
+use netagent_common::drop::DropReason;
+use netagent_common::flow::{Flow, FlowKey};
+use netagent_common::names::{FROM_UPLINK, FROM_VM, map};
+use netagent_common::net::GATEWAY_MAC;
+use netagent_common::vm;
+use netagent_tests::fragment::fragment;
+use netagent_tests::packet::{self, Ends, Packet, hex};
+use netagent_tests::prog_run::{Context, Outcome, verdict};
+use netagent_tests::scene::{self, GUEST_MAC, SLOT, Scene, back, to};
+
+use crate::frames::changed;
+use crate::nat::{self, Build, PROTOCOLS, REMOTES};
+
+/// Types and codes that are passed on, and the four bytes behind the checksum.
+fn reports(is_v4: bool) -> Vec<((u8, u8), [u8; 4])> {
+    let codes = |kind: u8, codes: std::ops::RangeInclusive<u8>| codes.map(move |code| (kind, code));
+    let all: Vec<(u8, u8)> = if is_v4 {
+        let unreachable = codes(3, 0..=15);
+        unreachable
+            .chain(codes(11, 0..=1))
+            .chain(codes(12, 0..=2))
+            .collect()
+    } else {
+        let unreachable = codes(1, 0..=7).chain(codes(2, 0..=0));
+        unreachable
+            .chain(codes(3, 0..=1))
+            .chain(codes(4, 0..=2))
+            .collect()
+    };
+    let with_rest = |report| {
+        (
+            report,
+            if matches!(report, (3, 4) | (2, 0)) {
+                [0, 0, 5, 20]
+            } else {
+                [0; 4]
+            },
+        )
+    };
+    all.into_iter().map(with_rest).collect()
+}
+
+/// An error that quotes so many bytes of a frame's packet, or all of it.
+pub(crate) fn error(
+    ends: &Ends,
+    (report, rest): ((u8, u8), [u8; 4]),
+    (quoted, length): (&[u8], usize),
+) -> Vec<u8> {
+    let length = length.min(quoted.len() - 14);
+    packet::icmp(ends, report, &[&rest, &quoted[14..14 + length]].concat())
+}
+
+/// Someone on the way, who is not the far end.
+fn router(remote: IpAddr) -> IpAddr {
+    if remote.is_ipv4() {
+        scene::ROUTER_V4.into()
+    } else {
+        scene::ROUTER_V6.into()
+    }
+}
+
+/// The same packet as seen by whoever lowered its hop limit.
+fn late(ends: Ends) -> Ends {
+    Ends {
+        ttl: ends.ttl - 1,
+        ..ends
+    }
+}
+
+const PAYLOAD: &[u8] = b"seventeen bytes..";
+
+/// Lengths of what is quoted: eight bytes of the transport header, to the checksum of TCP, without and with it.
+fn lengths(remote: IpAddr) -> [usize; 5] {
+    let header = if remote.is_ipv4() { 20 } else { 40 };
+    [8, 16, 18, 20, 1_000].map(|length| header + length)
+}
+
+/// A flow of the guest: what left, as the world got it.
+fn opened(scene: &mut Scene, remote: IpAddr, (sent, _): (Build, Build), port: u16) -> Vec<u8> {
+    let out = scene.from_vm(&sent(&to(remote), (port, 53), PAYLOAD));
+    assert_eq!(
+        out.verdict,
+        verdict::REDIRECT,
+        "{:?}",
+        scene.datapath.drops()
+    );
+    out.bytes
+}
+
+/// Ends of what the guest gets.
+fn delivered(src: IpAddr, remote: IpAddr) -> Ends {
+    let ends = late(back(src).to(nat::guest(remote)));
+    Ends {
+        src_mac: GATEWAY_MAC,
+        dst_mac: GUEST_MAC,
+        ..ends
+    }
+}
+
+#[test]
+fn an_error_of_the_world_reaches_the_guest_and_quotes_what_it_sent() {
+    let mut scene = Scene::usual();
+    for remote in REMOTES {
+        for protocol in PROTOCOLS {
+            let left = opened(&mut scene, remote, protocol, 4_000);
+            let sent = protocol.0(&late(to(remote)), (4_000, 53), PAYLOAD);
+            for report in reports(remote.is_ipv4()) {
+                for length in lengths(remote) {
+                    for src in [router(remote), remote] {
+                        let outcome =
+                            scene.from_uplink(&error(&back(src), report, (&left, length)));
+                        let drops = scene.datapath.drops();
+                        assert_eq!(
+                            outcome.verdict,
+                            verdict::REDIRECT,
+                            "{report:?} {length} {drops:?}"
+                        );
+                        let expected = error(&delivered(src, remote), report, (&sent, length));
+                        assert_eq!(hex(&outcome.bytes), hex(&expected), "{report:?} {length}");
+                    }
+                }
+            }
+        }
+    }
+    assert!(scene.datapath.drops().is_empty());
+}
+
+#[test]
+fn an_error_of_the_guest_reaches_the_world_and_quotes_what_it_sent() {
+    let mut scene = Scene::usual();
+    for remote in REMOTES {
+        for protocol in PROTOCOLS {
+            let left = opened(&mut scene, remote, protocol, 4_000);
+            let nat_port = Packet::parse(&left).unwrap().ports.0;
+            let answer = |ends: &Ends| protocol.1(ends, (53, nat_port), PAYLOAD);
+            let arrived = scene.from_uplink(&answer(&back(remote)));
+            assert_eq!(arrived.verdict, verdict::REDIRECT);
+            for report in reports(remote.is_ipv4()) {
+                for length in lengths(remote) {
+                    let outcome =
+                        scene.from_vm(&error(&to(remote), report, (&arrived.bytes, length)));
+                    let drops = scene.datapath.drops();
+                    assert_eq!(
+                        outcome.verdict,
+                        verdict::REDIRECT,
+                        "{report:?} {length} {drops:?}"
+                    );
+                    let ends = late(to(remote)).from(nat::host(remote));
+                    let answered = answer(&late(back(remote)));
+                    let expected = error(&ends, report, (&answered, length));
+                    assert_eq!(
+                        hex(&outcome.bytes[12..]),
+                        hex(&expected[12..]),
+                        "{report:?} {length}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(scene.datapath.drops().is_empty());
+}
+
+#[test]
+fn a_datagram_without_a_checksum_is_quoted_without_one() {
+    let mut scene = Scene::usual();
+    let sent = changed(
+        packet::udp(&to(REMOTES[0]), (4_000, 53), PAYLOAD),
+        40,
+        &[0, 0],
+    );
+    let left = scene.from_vm(&sent).bytes;
+    let report = ((3, 3), [0; 4]);
+    let outcome = scene.from_uplink(&error(&back(REMOTES[0]), report, (&left, 28)));
+    let seen = changed(
+        packet::udp(&late(to(REMOTES[0])), (4_000, 53), PAYLOAD),
+        40,
+        &[0, 0],
+    );
+    let expected = error(&delivered(REMOTES[0], REMOTES[0]), report, (&seen, 28));
+    assert_eq!(hex(&outcome.bytes), hex(&expected));
+}
+
+/// Every flow as it stands.
+fn flows(scene: &mut Scene) -> String {
+    let v4 = scene
+        .datapath
+        .entries::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>(map::FLOWS_V4);
+    let v6 = scene
+        .datapath
+        .entries::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>(map::FLOWS_V6);
+    format!("{v4:?} {v6:?}")
+}
+
+#[test]
+fn an_error_neither_refreshes_nor_changes_nor_opens_a_flow() {
+    let mut scene = Scene::usual();
+    for remote in REMOTES {
+        for protocol in PROTOCOLS {
+            let left = opened(&mut scene, remote, protocol, 4_000);
+            let nat_port = Packet::parse(&left).unwrap().ports.0;
+            let answer = protocol.1(&back(remote), (53, nat_port), PAYLOAD);
+            let arrived = scene.from_uplink(&answer).bytes;
+            scene.age_flows(4_000);
+            let before = flows(&mut scene);
+            let report = reports(remote.is_ipv4())[0];
+            scene.from_uplink(&error(&back(remote), report, (&left, 1_000)));
+            scene.from_vm(&error(&to(remote), report, (&arrived, 1_000)));
+            // About a packet that nobody sent.
+            let stranger = protocol.0(&to(remote), (4_001, 54), PAYLOAD).to_vec();
+            scene.from_vm(&error(&to(remote), report, (&stranger, 1_000)));
+            assert_eq!(flows(&mut scene), before);
+        }
+    }
+}
+
+/// Runs a packet that must be dropped for this reason, and counted so once.
+fn check_dropped(
+    scene: &mut Scene,
+    reason: DropReason,
+    what: &str,
+    run: impl FnOnce(&mut Scene) -> Outcome,
+) {
+    let count = |scene: &mut Scene| {
+        scene
+            .datapath
+            .drops()
+            .get(&(SLOT, reason))
+            .copied()
+            .unwrap_or(0)
+    };
+    let before = count(scene);
+    let outcome = run(scene);
+    let counted = count(scene) - before;
+    assert_eq!(
+        (outcome.verdict, counted),
+        (verdict::DROP, 1),
+        "{what}: {:?}",
+        scene.datapath.drops()
+    );
+}
+
+/// Errors that are believed from nobody, about a packet that is quoted right.
+fn disbelieved(is_v4: bool) -> Vec<(u8, u8)> {
+    if is_v4 {
+        vec![(4, 0), (5, 0), (5, 1)]
+    } else {
+        vec![(0, 0), (5, 0), (100, 0), (127, 0)]
+    }
+}
+
+/// A quoted packet, spoilt: what, and the frame that it is cut from.
+fn spoilt(good: &[u8], is_v4: bool) -> Vec<(&'static str, Vec<u8>)> {
+    if is_v4 {
+        vec![
+            ("options", changed(good.to_vec(), 14, &[0x46])),
+            ("another version", changed(good.to_vec(), 14, &[0x65])),
+            ("a later fragment", changed(good.to_vec(), 20, &[0, 9])),
+            (
+                "a later fragment with more to come",
+                changed(good.to_vec(), 20, &[0x20, 1]),
+            ),
+        ]
+    } else {
+        let mut rows = vec![("another version", changed(good.to_vec(), 14, &[0x45]))];
+        for header in [0, 43, 44, 60] {
+            rows.push(("an extension header", changed(good.to_vec(), 20, &[header])));
+        }
+        let later = fragment(good, (8, 8), 7);
+        rows.push(("a later fragment", [later.as_slice(), &[0; 64]].concat()));
+        rows
+    }
+}
+
+#[test]
+fn a_first_fragment_is_quoted_as_it_was_sent() {
+    let mut scene = Scene::usual();
+    for remote in [REMOTES[0], REMOTES[1]] {
+        let is_v4 = remote.is_ipv4();
+        let first = |ends: &Ends, ports| {
+            let whole = packet::udp(ends, ports, &[7; 2_000]);
+            fragment(&whole, (0, 1_000), 99)
+        };
+        let left = scene.from_vm(&first(&to(remote), (4_000, 53))).bytes;
+        let report = (if is_v4 { (3, 4) } else { (2, 0) }, [0, 0, 5, 20]);
+        for length in lengths(remote).map(|length| if is_v4 { length } else { length + 8 }) {
+            let outcome = scene.from_uplink(&error(&back(router(remote)), report, (&left, length)));
+            assert_eq!(
+                outcome.verdict,
+                verdict::REDIRECT,
+                "{:?}",
+                scene.datapath.drops()
+            );
+            let seen = first(&late(to(remote)), (4_000, 53));
+            let expected = error(&delivered(router(remote), remote), report, (&seen, length));
+            assert_eq!(hex(&outcome.bytes), hex(&expected), "{length}");
+        }
+        // Not all of the ports.
+        let short = if is_v4 { 27 } else { 55 };
+        let bytes = error(&back(router(remote)), report, (&left, short));
+        assert_eq!(scene.from_uplink(&bytes).verdict, verdict::NEXT);
+    }
+}
+
+#[test]
+fn a_guest_sends_no_errors_but_those_about_what_it_was_sent() {
+    use DropReason::{IcmpError, TooBig, TtlExpired};
+    let mut scene = Scene::usual();
+    for remote in [REMOTES[0], REMOTES[1]] {
+        let is_v4 = remote.is_ipv4();
+        let report = reports(is_v4)[0];
+        let left = opened(&mut scene, remote, PROTOCOLS[0], 4_000);
+        let nat_port = Packet::parse(&left).unwrap().ports.0;
+        let arrived = scene
+            .from_uplink(&packet::udp(&back(remote), (53, nat_port), PAYLOAD))
+            .bytes;
+        let (ends, whole) = (to(remote), 1_000);
+        let mut bad = Vec::new();
+        for kind in disbelieved(is_v4) {
+            bad.push(("a type", error(&ends, (kind, [0; 4]), (&arrived, whole))));
+        }
+        for (what, spoilt) in spoilt(&arrived, is_v4) {
+            bad.push((what, error(&ends, report, (&spoilt, whole))));
+        }
+        let short = if is_v4 { 27 } else { 47 };
+        bad.push(("cut short", error(&ends, report, (&arrived, short))));
+        let mut padded = error(&ends, report, (&arrived, short));
+        padded.extend([0; 40]);
+        bad.push(("cut short, and padding behind it", padded));
+        bad.push((
+            "to another",
+            error(&to(router(remote)), report, (&arrived, whole)),
+        ));
+        let mut unknown = |what, ends: &Ends, ports| {
+            let quoted = packet::udp(ends, ports, PAYLOAD);
+            bad.push((what, error(&to(ends.src), report, (&quoted, whole))));
+        };
+        let into = delivered(remote, remote);
+        unknown("another port of the guest", &into, (53, 4_001));
+        unknown("another port of the world", &into, (54, 4_000));
+        unknown(
+            "another address of the world",
+            &into.from(router(remote)),
+            (53, 4_000),
+        );
+        unknown("its own packet", &into.reversed(), (4_000, 53));
+        unknown(
+            "the address that stands for it",
+            &into.to(nat::host(remote)),
+            (53, nat_port),
+        );
+        let tcp = nat::tcp_segment(&into, (53, 4_000), PAYLOAD);
+        bad.push(("another protocol", error(&ends, report, (&tcp, whole))));
+        let about = error(&into, report, (&arrived, whole));
+        bad.push(("about an error", error(&ends, report, (&about, whole))));
+        for (what, bytes) in bad {
+            check_dropped(&mut scene, IcmpError, what, |scene| scene.from_vm(&bytes));
+        }
+        let good = error(&ends, report, (&arrived, whole));
+        check_dropped(&mut scene, IcmpError, "a super-frame", |scene| {
+            scene.super_frame_from_vm(&good, 20)
+        });
+        let last = error(&Ends { ttl: 1, ..ends }, report, (&arrived, whole));
+        check_dropped(&mut scene, TtlExpired, "no hop left", |scene| {
+            scene.from_vm(&last)
+        });
+        let mut large = arrived.clone();
+        large.resize(1_600, 0);
+        let large = error(&ends, report, (&large, 1_500));
+        check_dropped(&mut scene, TooBig, "too large", |scene| {
+            scene.from_vm(&large)
+        });
+        let mut astray = good.clone();
+        astray[5] ^= 1;
+        check_dropped(
+            &mut scene,
+            DropReason::NotForGateway,
+            "not for the gateway",
+            |scene| scene.from_vm(&astray),
+        );
+        assert_eq!(scene.from_vm(&good).verdict, verdict::REDIRECT);
+    }
+}
+
+#[test]
+fn a_guest_sends_no_errors_about_anothers_flow() {
+    const OTHER_SLOT: u32 = SLOT + 1;
+    const OTHER_TAP: u32 = vm::ifindex(OTHER_SLOT, 0);
+    let mut scene = Scene::usual();
+    scene.datapath.add_device(OTHER_TAP, GATEWAY_MAC);
+    scene.datapath.set_interface(&vm::Interface {
+        ifindex: OTHER_TAP,
+        slot: OTHER_SLOT,
+        instance: OTHER_SLOT,
+        ..scene::record()
+    });
+    for remote in REMOTES {
+        let left = opened(&mut scene, remote, PROTOCOLS[0], 4_000);
+        let nat_port = Packet::parse(&left).unwrap().ports.0;
+        let arrived = scene
+            .from_uplink(&packet::udp(&back(remote), (53, nat_port), PAYLOAD))
+            .bytes;
+        let forged = error(&to(remote), reports(remote.is_ipv4())[0], (&arrived, 1_000));
+        let context = Context {
+            ifindex: OTHER_TAP,
+            ingress_ifindex: OTHER_TAP,
+            ..scene::FROM_VM
+        };
+        let outcome = scene.datapath.run(FROM_VM, &forged, context);
+        assert_eq!(outcome.verdict, verdict::DROP);
+    }
+    let drops = scene.datapath.drops();
+    assert_eq!(
+        drops,
+        [((OTHER_SLOT, DropReason::IcmpError), REMOTES.len() as u64)].into()
+    );
+}
+
+#[test]
+fn errors_about_a_flow_of_another_policy_or_of_an_earlier_instance_are_dropped() {
+    for remote in REMOTES {
+        for (generation, policy) in [(1, 0), (0, 1)] {
+            let mut scene = Scene::usual();
+            let left = opened(&mut scene, remote, PROTOCOLS[0], 4_000);
+            let nat_port = Packet::parse(&left).unwrap().ports.0;
+            let arrived = scene
+                .from_uplink(&packet::udp(&back(remote), (53, nat_port), PAYLOAD))
+                .bytes;
+            let mut record = scene::record();
+            record.generation += generation;
+            record.policy_generation += policy;
+            scene.datapath.set_interface(&record);
+            let report = reports(remote.is_ipv4())[0];
+            let from_guest = error(&to(remote), report, (&arrived, 1_000));
+            check_dropped(
+                &mut scene,
+                DropReason::IcmpError,
+                "from the guest",
+                |scene| scene.from_vm(&from_guest),
+            );
+            let from_world = error(&back(remote), report, (&left, 1_000));
+            let outcome = scene.from_uplink(&from_world);
+            // Replies under another policy are delivered until the guest sends, and so are errors.
+            let expected = if generation == 0 {
+                verdict::REDIRECT
+            } else {
+                verdict::DROP
+            };
+            assert_eq!(outcome.verdict, expected);
+        }
+    }
+}
+
+#[test]
+fn an_error_of_the_world_about_no_packet_of_a_guest_is_left_to_the_host() {
+    let mut scene = Scene::usual();
+    for remote in [REMOTES[0], REMOTES[1]] {
+        let is_v4 = remote.is_ipv4();
+        let left = opened(&mut scene, remote, PROTOCOLS[0], 4_000);
+        let report = reports(is_v4)[0];
+        let own = Packet::parse(&left).unwrap();
+        let mut strange = spoilt(&left, is_v4);
+        let about = |ends: &Ends, ports| packet::udp(ends, ports, PAYLOAD);
+        strange.push(("another port", about(&own.ends, (own.ports.0 ^ 1, 53))));
+        strange.push(("another remote port", about(&own.ends, (own.ports.0, 54))));
+        strange.push((
+            "its reverse",
+            about(&own.ends.reversed(), (53, own.ports.0)),
+        ));
+        strange.push((
+            "another remote",
+            about(&own.ends.to(router(remote)), own.ports),
+        ));
+        let unreachable = error(&own.ends, report, (&left, 1_000));
+        strange.push(("an error", unreachable));
+        for (what, quoted) in strange {
+            let bytes = error(&back(router(remote)), report, (&quoted, 1_000));
+            let outcome = scene.from_uplink(&bytes);
+            assert_eq!(
+                (outcome.verdict, &outcome.bytes),
+                (verdict::NEXT, &bytes),
+                "{what}"
+            );
+        }
+        let short = error(&back(remote), report, (&left, if is_v4 { 27 } else { 47 }));
+        assert_eq!(
+            scene.from_uplink(&short).verdict,
+            verdict::NEXT,
+            "cut short"
+        );
+        let good = error(&back(remote), report, (&left, 1_000));
+        let first = fragment(&good, (0, 48), 7);
+        assert_eq!(
+            scene.from_uplink(&first).verdict,
+            verdict::NEXT,
+            "a fragment"
+        );
+    }
+    assert!(scene.datapath.drops().is_empty());
+}
+
+#[test]
+fn an_error_of_the_world_that_cannot_be_passed_on_reaches_nobody() {
+    use DropReason::{IcmpError, TooBig, TtlExpired};
+    let mut scene = Scene::usual();
+    for remote in REMOTES {
+        let is_v4 = remote.is_ipv4();
+        let left = opened(&mut scene, remote, PROTOCOLS[0], 4_000);
+        let report = reports(is_v4)[0];
+        for kind in disbelieved(is_v4) {
+            let bytes = error(&back(remote), (kind, [0; 4]), (&left, 1_000));
+            check_dropped(&mut scene, IcmpError, "a type", |scene| {
+                scene.from_uplink(&bytes)
+            });
+        }
+        let elsewhere = error(&back(remote).to(router(remote)), report, (&left, 1_000));
+        check_dropped(&mut scene, IcmpError, "to another", |scene| {
+            scene.from_uplink(&elsewhere)
+        });
+        let good = error(&back(remote), report, (&left, 1_000));
+        let context = Context {
+            gso_size: 20,
+            ..scene::FROM_UPLINK
+        };
+        check_dropped(&mut scene, IcmpError, "a super-frame", |scene| {
+            scene.datapath.run(FROM_UPLINK, &good, context)
+        });
+        let last = error(
+            &Ends {
+                ttl: 1,
+                ..back(remote)
+            },
+            report,
+            (&left, 1_000),
+        );
+        check_dropped(&mut scene, TtlExpired, "no hop left", |scene| {
+            scene.from_uplink(&last)
+        });
+        let mut large = left.clone();
+        large.resize(1_600, 0);
+        let large = error(&back(remote), report, (&large, 1_500));
+        check_dropped(&mut scene, TooBig, "too large", |scene| {
+            scene.from_uplink(&large)
+        });
+    }
+}
