@@ -14,6 +14,7 @@ mod path;
 mod segments;
 mod sockets;
 mod stacks;
+mod told;
 
 mod hostile;
 mod isolation;
