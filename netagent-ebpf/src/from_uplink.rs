@@ -30,46 +30,41 @@ pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     let Ok(ethernet) = skb.window::<14>(0) else {
         return Ok(Action::Next);
     };
-    match u16::from_be_bytes(ethernet.two::<12>()) {
-        ethertype::IPV4 => {
-            skb.reach::<{ 14 + 20 + 20 }>(Origin::Uplink);
-            explained::<[u8; 4]>(skb, packet::<[u8; 4]>(skb))
-        }
-        ethertype::IPV6 => {
-            skb.reach::<{ 14 + 40 + 20 }>(Origin::Uplink);
-            explained::<[u8; 16]>(skb, ipv6(skb).action_with_slot())
-        }
-        _ => Ok(Action::Next),
-    }
+    let judged = match u16::from_be_bytes(ethernet.two::<12>()) {
+        ethertype::IPV4 => explained::<[u8; 4]>(skb, ipv4(skb)),
+        ethertype::IPV6 => explained::<[u8; 16]>(skb, ipv6(skb)),
+        _ => return Ok(Action::Next),
+    };
+    judged.action_with_slot()
 }
 
-/// What needs a deep stack: fragments, translating an ICMP error, and making one where a packet cannot go on.
+/// Does what takes a deep stack, which the function that found it out must not lie below: fragments, translating an
+/// ICMP error, and making one where a packet cannot go on.
 #[inline(always)]
-fn explained<A: Family>(skb: Skb, judged: Result<Action, Dropped>) -> Result<Action, Dropped> {
-    match judged {
-        Err(Dropped {
-            reason: DropReason::Fragment,
-            ..
-        }) => fragment::from_uplink::<A>(skb).action_with_slot(),
-        Err(Dropped {
-            reason: DropReason::IcmpError,
-            ..
-        }) => quote::from_uplink::<A>(skb).action_with_slot(),
-        Err(Dropped {
-            slot,
-            reason: DropReason::TooBig,
-        }) => icmp::tell_world::<A>(skb, slot, DropReason::TooBig).action_with_slot(),
-        Err(Dropped {
-            slot,
-            reason: DropReason::TtlExpired,
-        }) => icmp::tell_world::<A>(skb, slot, DropReason::TtlExpired).action_with_slot(),
-        judged => judged,
+fn explained<A: Family>(skb: Skb, judged: Packed) -> Packed {
+    if judged.is_done() {
+        return judged;
+    }
+    let slot = judged.slot();
+    match judged.refusal() {
+        Some(DropReason::Fragment) => fragment::from_uplink::<A>(skb),
+        Some(DropReason::IcmpError) => quote::from_uplink::<A>(skb),
+        Some(reason @ (DropReason::TooBig | DropReason::TtlExpired)) => {
+            icmp::tell_world::<A>(skb, slot, reason)
+        }
+        _ => judged,
     }
 }
 
-/// A function of its own for the sake of the stack: what [`explained`] calls does not lie on top of it.
+#[inline(never)]
+fn ipv4(skb: Skb) -> Packed {
+    skb.reach::<{ 14 + 20 + 20 }>(Origin::Uplink);
+    Packed::with_slot(packet::<[u8; 4]>(skb))
+}
+
 #[inline(never)]
 fn ipv6(skb: Skb) -> Packed {
+    skb.reach::<{ 14 + 40 + 20 }>(Origin::Uplink);
     Packed::with_slot(packet::<[u8; 16]>(skb))
 }
 
