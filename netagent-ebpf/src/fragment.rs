@@ -342,9 +342,12 @@ pub fn transport<A: Family>(skb: Skb, fragment: &Fragment<A>) -> Result<Transpor
         number if number == A::ICMP || number == protocol::UDP => Err(DropReason::Malformed),
         _ => Err(DropReason::UnknownProtocol),
     }
-    .map_err(|reason| match reason {
-        DropReason::Malformed | DropReason::IcmpError => DropReason::Fragment,
-        reason => reason,
+    .map_err(|reason| {
+        if matches!(reason, DropReason::Malformed | DropReason::IcmpError) {
+            DropReason::Fragment
+        } else {
+            reason
+        }
     })
 }
 

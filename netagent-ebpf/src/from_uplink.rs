@@ -44,7 +44,8 @@ pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     }
 }
 
-/// What needs a deep stack: fragments, translating an ICMP error, and making one where a packet cannot go on.
+/// Does what takes a deep stack, which the function that found it out must not lie below: fragments, translating an
+/// ICMP error, and making one where a packet cannot go on.
 #[inline(always)]
 fn explained<A: Family>(skb: Skb, judged: Result<Action, Dropped>) -> Result<Action, Dropped> {
     match judged {
