@@ -163,8 +163,9 @@ fn the_example_requests_of_the_guides_work_as_they_stand() {
     );
     let exposed = agent.api("POST", "/machines", &exposed);
     assert_eq!(
-        (exposed.status, exposed.message()),
-        (501, "Not supported yet: exposed_ports")
+        (exposed.status, &exposed.body["exposed_ports"]),
+        (201, &json!(["80/tcp", "443/tcp", "8080/tcp"])),
+        "{exposed:?}"
     );
     let exec = r#"{"cmd": ["ip", "addr", "show", "eth0"]}"#;
     assert_eq!(

@@ -43,13 +43,13 @@ pub fn reserve(at: &HostPort) -> Result<Reserved, ReserveError> {
 
 fn refused(at: &HostPort, address: IpAddr, errno: Errno) -> ReserveError {
     let port = at.number();
-    match errno {
-        Errno::EADDRINUSE => ReserveError::InUse(port),
-        Errno::EADDRNOTAVAIL => ReserveError::NotOurs(address),
-        errno => ReserveError::Failed {
-            port,
-            source: errno.into(),
-        },
+    if errno == Errno::EADDRINUSE {
+        ReserveError::InUse(port)
+    } else if errno == Errno::EADDRNOTAVAIL {
+        ReserveError::NotOurs(address)
+    } else {
+        let source = errno.into();
+        ReserveError::Failed { port, source }
     }
 }
 
