@@ -1,4 +1,4 @@
-//! Connection tracking: keys, values, TCP states and timeouts.
+//! Connection tracking: keys, values and TCP states.
 
 use crate::net::tcp_flag::{ACK, FIN, RST, SYN};
 use crate::wire;
@@ -23,6 +23,9 @@ wire! {
 
 wire! {
     /// State of a flow and everything that is done to its packets.
+    ///
+    /// `address_difference`, `state`, `opener` and `nat_port` are one aligned word: whoever changes the state compares
+    /// all of it, so that of several CPUs exactly one makes the change.
     pub struct Flow<A> = 56 or 80 bytes {
         /// Time of the last packet, ns of the monotonic clock, at most a second old under traffic.
         pub last_seen_ns: u64,
@@ -42,8 +45,8 @@ wire! {
         pub address_difference: u32,
         /// A [`FlowState`] as a number.
         pub state: u8,
-        /// An [`Origin`] as a number.
-        pub origin: u8,
+        /// An [`Opener`] as a number.
+        pub opener: u8,
         /// The port under which the world knows the flow.
         pub nat_port: [u8; 2],
         /// Neighbour on the way; all zeroes where the other end itself is the neighbour.
@@ -61,7 +64,7 @@ wire! {
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(target_arch = "bpf"), derive(Debug))]
-pub enum Origin {
+pub enum Opener {
     /// The guest, towards the world.
     Guest = 0,
     /// The guest, towards a published port of the host: its packets turn round at the uplink.
@@ -74,8 +77,20 @@ pub enum Origin {
     Host = 4,
 }
 
-impl Origin {
-    /// The origin with this number; an unknown one is [`Origin::Guest`], which is judged by everything.
+impl Opener {
+    /// Whether the packets that the guest sends turn round at the uplink and go to another guest, or back.
+    #[must_use]
+    pub const fn turns_round(number: u8) -> bool {
+        number & 1 != 0
+    }
+
+    /// Whether somebody else than the guest opened the flow.
+    #[must_use]
+    pub const fn is_inbound(number: u8) -> bool {
+        number >= Self::World as u8
+    }
+
+    /// The opener with this number; an unknown one is [`Opener::Guest`], which is judged by everything.
     #[must_use]
     pub const fn from_number(number: u8) -> Self {
         match number {
@@ -84,6 +99,15 @@ impl Origin {
             3 => Self::GuestAtHost,
             4 => Self::Host,
             _ => Self::Guest,
+        }
+    }
+
+    /// At which end of the flow it was opened. Nobody has answered before the other end was heard.
+    #[must_use]
+    pub const fn side(self) -> Sender {
+        match self {
+            Self::Guest | Self::GuestToHost => Sender::Vm,
+            Self::World | Self::GuestAtHost | Self::Host => Sender::World,
         }
     }
 }
@@ -122,6 +146,19 @@ pub enum FlowState {
     Closed = 5,
     /// TCP: one side sent RST. Only its timeout is short: a forged RST must not cut the flow.
     Reset = 6,
+    /// Taken out of every count and about to be removed: no packet changes it any more.
+    Removed = 7,
+}
+
+/// Which of an instance's counts a flow is in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(Debug))]
+pub enum Place {
+    /// The open flows, of which an instance may have [`crate::vm::Interface::flow_limit`].
+    Open,
+    /// The closing flows: both ends said that it is over, and only what is still on its way comes. They are no
+    /// open flows (N-5), and their ports are used again by the same instance.
+    Closing,
 }
 
 /// Who sent a packet.
@@ -144,43 +181,65 @@ impl FlowState {
             4 => Self::WorldClosed,
             5 => Self::Closed,
             6 => Self::Reset,
+            7 => Self::Removed,
             _ => Self::Opening,
         }
     }
 
-    /// The state of a UDP or ICMP flow after a packet.
+    /// The count that a flow of this state is in.
     #[must_use]
-    pub const fn after_datagram(self, sender: Sender) -> Self {
-        match sender {
-            Sender::World => Self::Established,
-            Sender::Vm => self,
+    pub const fn place(self) -> Option<Place> {
+        match self {
+            Self::Opening | Self::Established | Self::VmClosed | Self::WorldClosed => {
+                Some(Place::Open)
+            }
+            Self::Closed | Self::Reset => Some(Place::Closing),
+            Self::Removed => None,
+        }
+    }
+
+    /// The state after a packet: of a TCP segment with these flags, or with `None`, of anything else.
+    #[must_use]
+    pub const fn after(self, opener: Opener, sender: Sender, flags: Option<u8>) -> Self {
+        let is_answer = !matches!(
+            (opener.side(), sender),
+            (Sender::Vm, Sender::Vm) | (Sender::World, Sender::World)
+        );
+        match (self, flags) {
+            (Self::Removed, _) => Self::Removed,
+            (_, Some(flags)) => self.after_segment((sender, is_answer), flags),
+            (_, None) if is_answer => Self::Established,
+            (_, None) => self,
         }
     }
 
     /// The state of a TCP flow after a segment with these flags (RFC 5382, section 5).
-    #[must_use]
-    pub const fn after_segment(self, sender: Sender, flags: u8) -> Self {
+    const fn after_segment(self, (sender, is_answer): (Sender, bool), flags: u8) -> Self {
         if flags & RST != 0 {
             return Self::Reset;
         }
         if flags & SYN != 0 {
-            return self.after_syn(sender, flags);
+            return self.after_syn((sender, is_answer), flags);
         }
         if flags & FIN != 0 {
             return self.after_fin(sender);
         }
         match (self, sender) {
             // Data after a reset: whoever got it did not believe it.
-            (Self::Reset, Sender::Vm) | (Self::Opening, Sender::World) => Self::Established,
+            (Self::Reset, Sender::Vm) => Self::Established,
+            // Who opened it from outside is believed by what follows its SYN, and not by the answer to that, which
+            // everybody gets.
+            (Self::Opening, Sender::World) => Self::Established,
+            (Self::Opening, _) if is_answer => Self::Established,
             _ => self,
         }
     }
 
-    const fn after_syn(self, sender: Sender, flags: u8) -> Self {
-        match (sender, self) {
+    const fn after_syn(self, (sender, is_answer): (Sender, bool), flags: u8) -> Self {
+        match (is_answer, self, sender) {
             // A new connection with the ports of one that ended (TIME_WAIT reuse).
-            (Sender::Vm, Self::Closed | Self::Reset) if flags & ACK == 0 => Self::Opening,
-            (Sender::World, Self::Opening) => Self::Established,
+            (false, Self::Closed | Self::Reset, _) if flags & ACK == 0 => Self::Opening,
+            (true, Self::Opening, Sender::World) => Self::Established,
             _ => self,
         }
     }
@@ -196,28 +255,9 @@ impl FlowState {
     }
 }
 
-const SECOND_NS: u64 = 1_000_000_000;
-
-/// Time without a packet after which a flow is removed, ns: RFC 5382 section 5 (TCP, two hours and four
-/// minutes; transitory, four minutes), RFC 4787 section 4.3 (UDP, at least two minutes), RFC 5508 section 3.2
-/// (echo, sixty seconds).
-#[must_use]
-pub const fn timeout_ns(protocol: u8, state: FlowState) -> u64 {
-    use crate::net::protocol::{TCP, UDP};
-    let seconds = match (protocol, state) {
-        (TCP, FlowState::Established) => 7_440,
-        (TCP, FlowState::Opening | FlowState::VmClosed | FlowState::WorldClosed) => 240,
-        (TCP, FlowState::Closed | FlowState::Reset) => 40,
-        (UDP, FlowState::Established) => 300,
-        (UDP, _) => 120,
-        _ => 60,
-    };
-    seconds * SECOND_NS
-}
-
 /// How stale `last_seen_ns` may become: it is written at most this often, so that two CPUs do not fight for
 /// the cache line.
-pub const LAST_SEEN_STEP_NS: u64 = SECOND_NS;
+pub const LAST_SEEN_STEP_NS: u64 = 1_000_000_000;
 
 #[cfg(test)]
 mod tests {
@@ -226,7 +266,7 @@ mod tests {
 
     fn check(start: FlowState, segments: &[(Sender, u8)], expected: FlowState) {
         let end = segments.iter().fold(start, |state, (sender, flags)| {
-            state.after_segment(*sender, *flags)
+            state.after(Opener::Guest, *sender, Some(*flags))
         });
         assert_eq!(end, expected, "{start:?} {segments:?}");
     }
@@ -253,6 +293,26 @@ mod tests {
             &[(Sender::Vm, ACK), (Sender::World, ACK)],
             Established,
         );
+    }
+
+    #[test]
+    fn a_connection_from_outside_is_established_by_the_end_of_its_handshake_alone() {
+        let check = |segments: &[(Sender, u8)], expected| {
+            let end = segments.iter().fold(Opening, |state, (sender, flags)| {
+                state.after(Opener::World, *sender, Some(*flags))
+            });
+            assert_eq!(end, expected, "{segments:?}");
+        };
+        let syn = (Sender::World, SYN);
+        check(&[syn, syn, (Sender::Vm, SYN | ACK), syn], Opening);
+        check(
+            &[syn, (Sender::Vm, SYN | ACK), (Sender::World, ACK)],
+            Established,
+        );
+        check(&[syn, (Sender::Vm, RST | ACK)], Reset);
+        check(&[syn, (Sender::Vm, RST | ACK), syn], Opening);
+        assert_eq!(Opening.after(Opener::World, Sender::World, None), Opening);
+        assert_eq!(Opening.after(Opener::World, Sender::Vm, None), Established);
     }
 
     #[test]
@@ -294,20 +354,64 @@ mod tests {
     }
 
     #[test]
+    fn both_ends_may_open_at_once() {
+        // RFC 5382 REQ-2: the other end's own SYN meets the guest's.
+        check(
+            Opening,
+            &[
+                (Sender::Vm, SYN),
+                (Sender::World, SYN),
+                (Sender::Vm, SYN | ACK),
+                (Sender::World, SYN | ACK),
+            ],
+            Established,
+        );
+    }
+
+    #[test]
+    fn a_flow_that_is_being_removed_stays_so() {
+        for sender in [Sender::Vm, Sender::World] {
+            for flags in [None, Some(SYN), Some(ACK), Some(FIN), Some(RST)] {
+                let after = FlowState::Removed.after(Opener::Guest, sender, flags);
+                assert_eq!(after, FlowState::Removed);
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_other_end_answers() {
+        for opener in [Opener::World, Opener::GuestAtHost] {
+            let after = |sender, flags| Opening.after(opener, sender, flags);
+            assert_eq!(after(Sender::World, None), Opening, "{opener:?}");
+            assert_eq!(after(Sender::World, Some(SYN)), Opening, "{opener:?}");
+            assert_eq!(after(Sender::Vm, None), Established, "{opener:?}");
+            assert_eq!(after(Sender::Vm, Some(ACK)), Established, "{opener:?}");
+            assert_eq!(Closed.after(opener, Sender::World, Some(SYN)), Opening);
+            assert_eq!(Closed.after(opener, Sender::Vm, Some(SYN)), Closed);
+        }
+        for flags in [None, Some(SYN), Some(ACK)] {
+            let after = |sender| Opening.after(Opener::Guest, sender, flags);
+            assert_eq!(after(Sender::Vm), Opening, "{flags:?}");
+            assert_eq!(after(Sender::World), Established, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_both_ends_ended_is_closing() {
+        for state in [Opening, Established, VmClosed, WorldClosed] {
+            assert_eq!(state.place(), Some(Place::Open), "{state:?}");
+        }
+        for state in [Closed, Reset] {
+            assert_eq!(state.place(), Some(Place::Closing), "{state:?}");
+        }
+        assert_eq!(FlowState::Removed.place(), None);
+    }
+
+    #[test]
     fn a_syn_reopens_a_closed_flow_and_no_other() {
         check(Closed, &[(Sender::Vm, SYN)], Opening);
         check(Reset, &[(Sender::Vm, SYN)], Opening);
         check(Closed, &[(Sender::World, SYN)], Closed);
         check(Established, &[(Sender::Vm, SYN)], Established);
-    }
-
-    #[test]
-    fn timeouts_keep_the_floors_of_the_rfcs() {
-        use crate::net::protocol::{ICMP, TCP, UDP};
-        let seconds = |protocol, state| timeout_ns(protocol, state) / SECOND_NS;
-        assert!(seconds(TCP, Established) >= 7_440);
-        assert!(seconds(TCP, Opening) >= 240);
-        assert!(seconds(UDP, Opening) >= 120);
-        assert!(seconds(ICMP, Opening) >= 60);
     }
 }

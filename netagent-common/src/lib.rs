@@ -15,6 +15,7 @@ pub mod nat;
 pub mod policy;
 pub mod publish;
 pub mod services;
+pub mod timeouts;
 pub mod vm;
 
 pub mod checksum;

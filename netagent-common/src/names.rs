@@ -17,6 +17,31 @@ pub const COLLECT_FLOWS: &str = "collect_flows";
 /// Program, run by the agent, that removes reverse entries without a flow.
 pub const COLLECT_ORPHANS: &str = "collect_orphans";
 
+/// Programs on the sockets of the host's processes: what they connect to, send to, hear from and are told.
+pub mod socket {
+    /// `connect` of an IPv4 socket.
+    pub const CONNECT_V4: &str = "connect_v4";
+    /// `connect` of an IPv6 socket.
+    pub const CONNECT_V6: &str = "connect_v6";
+    /// `sendmsg` of an IPv4 datagram socket that is not connected.
+    pub const SENDMSG_V4: &str = "sendmsg_v4";
+    /// As [`SENDMSG_V4`], for IPv6.
+    pub const SENDMSG_V6: &str = "sendmsg_v6";
+    /// `recvmsg` of an IPv4 datagram socket.
+    pub const RECVMSG_V4: &str = "recvmsg_v4";
+    /// As [`RECVMSG_V4`], for IPv6.
+    pub const RECVMSG_V6: &str = "recvmsg_v6";
+    /// `getpeername` of an IPv4 socket.
+    pub const PEER_V4: &str = "peer_v4";
+    /// As [`PEER_V4`], for IPv6.
+    pub const PEER_V6: &str = "peer_v6";
+
+    /// All of them.
+    pub const ALL: [&str; 8] = [
+        CONNECT_V4, CONNECT_V6, SENDMSG_V4, SENDMSG_V6, RECVMSG_V4, RECVMSG_V6, PEER_V4, PEER_V6,
+    ];
+}
+
 /// Names of the pinned maps: at most 15 bytes, so that the kernel keeps them whole.
 pub mod map {
     /// Array, one [`crate::vm::State`].
@@ -29,6 +54,8 @@ pub mod map {
     pub const ADOPTED: &str = "ADOPTED";
     /// Array by instance number: open flows, counted by the programs.
     pub const OPEN_FLOWS: &str = "OPEN_FLOWS";
+    /// Array by instance number of [`crate::nat::Holdings`].
+    pub const HOLDINGS: &str = "HOLDINGS";
     /// LPM trie from destination to [`crate::policy::Route`].
     pub const ROUTES_V4: &str = "ROUTES_V4";
     /// As [`ROUTES_V4`], for IPv6.
@@ -41,6 +68,14 @@ pub mod map {
     pub const REVERSE_V4: &str = "REVERSE_V4";
     /// As [`REVERSE_V4`], for IPv6.
     pub const REVERSE_V6: &str = "REVERSE_V6";
+    /// Hash from [`crate::nat::MappingKey`] to [`crate::nat::Mapping`].
+    pub const MAPPINGS_V4: &str = "MAPPINGS_V4";
+    /// As [`MAPPINGS_V4`], for IPv6.
+    pub const MAPPINGS_V6: &str = "MAPPINGS_V6";
+    /// Array by [`crate::nat::fill`]: entries of tables of the host.
+    pub const FILL: &str = "FILL";
+    /// Per-CPU array, one [`crate::flow::Flow`] of IPv6: where a flow is made for which the stack has no room.
+    pub const SCRATCH: &str = "SCRATCH";
     /// Hash from [`crate::drop::DropKey`] to the number of packets dropped.
     pub const DROPS: &str = "DROPS";
     /// Per-CPU array by slot of [`crate::vm::Traffic`].
@@ -49,6 +84,18 @@ pub mod map {
     pub const SERVICES: &str = "SERVICES";
     /// Array by slot of [`crate::services::Allowance`].
     pub const ALLOWANCES: &str = "ALLOWANCES";
+    /// Hash from [`crate::publish::PublishKey`] to [`crate::publish::Published`].
+    pub const PUBLISHED_V4: &str = "PUBLISHED_V4";
+    /// As [`PUBLISHED_V4`], for IPv6.
+    pub const PUBLISHED_V6: &str = "PUBLISHED_V6";
+    /// LPM trie from [`crate::publish::SenderKey`] to 1: who may use a limited published port.
+    pub const SENDERS_V4: &str = "SENDERS_V4";
+    /// As [`SENDERS_V4`], for IPv6.
+    pub const SENDERS_V6: &str = "SENDERS_V6";
+    /// Hash from [`crate::publish::ExposedKey`] to the generation of the instance.
+    pub const EXPOSED: &str = "EXPOSED";
+    /// LRU hash from [`crate::publish::LedKey`] to [`crate::publish::Led`].
+    pub const LED_SOCKETS: &str = "LED_SOCKETS";
     /// Array, one [`crate::flow::Collected`]: what the last collection pass did.
     pub const COLLECTED: &str = "COLLECTED";
 
@@ -60,23 +107,34 @@ pub mod map {
     pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
 
     /// All of them.
-    pub const ALL: [&str; 19] = [
+    pub const ALL: [&str; 30] = [
         STATE,
         ACTIVE,
         INTERFACES,
         ADOPTED,
         OPEN_FLOWS,
+        HOLDINGS,
         ROUTES_V4,
         ROUTES_V6,
         FLOWS_V4,
         FLOWS_V6,
         REVERSE_V4,
         REVERSE_V6,
+        MAPPINGS_V4,
+        MAPPINGS_V6,
+        FILL,
+        SCRATCH,
         DROPS,
         TRAFFIC,
         SERVICES,
         ALLOWANCES,
         COLLECTED,
+        PUBLISHED_V4,
+        PUBLISHED_V6,
+        SENDERS_V4,
+        SENDERS_V6,
+        EXPOSED,
+        LED_SOCKETS,
         USED,
         FRAGMENTS_V4,
         FRAGMENTS_V6,
@@ -91,6 +149,24 @@ pub mod global {
     pub const NAT_PORT_FIRST: &str = "NAT_PORT_FIRST";
     /// `u16`: number of ports in the NAT range; not 0.
     pub const NAT_PORT_COUNT: &str = "NAT_PORT_COUNT";
+    /// `u64`: cookie of the agent's network namespace; sockets of other namespaces are left alone.
+    pub const NETNS_COOKIE: &str = "NETNS_COOKIE";
+    /// `u16`: external ports by endpoint-independent mappings that one instance may have; 0 for none.
+    pub const EIM_PORTS: &str = "EIM_PORTS";
+    /// `u16`: 1 where whoever sends to such a port reaches its guest (endpoint-independent filtering).
+    pub const FILTERS_NOBODY: &str = "FILTERS_NOBODY";
+    /// `u16`, as the five that follow: [`crate::timeouts::Timeouts::tcp_established`], s.
+    pub const TIMEOUT_TCP_ESTABLISHED: &str = "TIMEOUT_TCP_ESTABLISHED";
+    /// [`crate::timeouts::Timeouts::tcp_transitory`].
+    pub const TIMEOUT_TCP_TRANSITORY: &str = "TIMEOUT_TCP_TRANSITORY";
+    /// [`crate::timeouts::Timeouts::tcp_closing`].
+    pub const TIMEOUT_TCP_CLOSING: &str = "TIMEOUT_TCP_CLOSING";
+    /// [`crate::timeouts::Timeouts::udp`].
+    pub const TIMEOUT_UDP: &str = "TIMEOUT_UDP";
+    /// [`crate::timeouts::Timeouts::udp_unreplied`].
+    pub const TIMEOUT_UDP_UNREPLIED: &str = "TIMEOUT_UDP_UNREPLIED";
+    /// [`crate::timeouts::Timeouts::icmp`].
+    pub const TIMEOUT_ICMP: &str = "TIMEOUT_ICMP";
     /// `u16`: offset of `ip_summed` in the kernel's `struct sk_buff`, bits; 0 where partial checksums are not
     /// checked, which only tests do.
     pub const SKB_IP_SUMMED_BIT: &str = "SKB_IP_SUMMED_BIT";
@@ -105,3 +181,5 @@ pub mod global {
 pub const PROGRAMS_DIR: &str = "programs";
 /// The sub-directory of links.
 pub const LINKS_DIR: &str = "links";
+/// The sub-directory of links to the root of the control groups, named after their programs.
+pub const SOCKETS_DIR: &str = "sockets";

@@ -61,6 +61,36 @@ wire! {
     }
 }
 
+wire! {
+    /// A socket of the host that was led to a guest: it asked for a published port.
+    pub struct LedKey = 32 bytes {
+        /// Cookie of the socket; never 0.
+        pub cookie: u64,
+        /// Address of the guest; an IPv4 one in the first four bytes.
+        pub guest: [u8; 16],
+        /// Port of the guest.
+        pub port: [u8; 2],
+        /// Protocol number.
+        pub protocol: u8,
+        /// 0.
+        pub reserved: [u8; 5],
+    }
+}
+
+wire! {
+    /// What a socket that was led to a guest had asked for.
+    pub struct Led = 24 bytes {
+        /// Generation of the guest's interface.
+        pub generation: u32,
+        /// The published port.
+        pub port: [u8; 2],
+        /// 0.
+        pub reserved: [u8; 2],
+        /// The address that was asked for; an IPv4 one in the first four bytes.
+        pub address: [u8; 16],
+    }
+}
+
 /// Published ports of all instances, for each family.
 pub const PUBLISHED_MAX: u32 = 16_384;
 /// Senders of all published ports, for each family.

@@ -17,6 +17,10 @@ pub const SERVER_V4: [u8; 4] = [10, 0, 0, 1];
 pub const NEXT_HOP_V4: [u8; 4] = [10, 0, 0, 2];
 /// Address of the servers, IPv6.
 pub const SERVER_V6: [u8; 16] = [0xfd, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+/// First of the 65,536 interface indices of ways to the servers. No other device gets one: the kernel counts up from 1,
+/// and a slot's TAP has one of these only at its 32,767th use.
+pub const WAY_INDEX_FIRST: u32 = 0x7fff_0000;
+
 /// The next hop of all their answers, IPv6.
 pub const NEXT_HOP_V6: [u8; 16] = [0xfd, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 

@@ -1,27 +1,28 @@
 //! Flows: found, opened, kept alive.
 
 use netagent_common::drop::DropReason;
-use netagent_common::flow::{Flow, FlowKey, FlowState, LAST_SEEN_STEP_NS, Origin, Sender};
+use netagent_common::flow::{Flow, FlowKey, FlowState, LAST_SEEN_STEP_NS, Opener, Place, Sender};
 use netagent_common::policy::{Route, RouteKind};
 use netagent_common::vm::Interface;
 
 use crate::family::Family;
 use crate::kernel::{self, Skb};
-use crate::maps::{self, InsertError};
-use crate::nat;
+use crate::maps::{self, InsertError, StateWord};
 use crate::parse::{self, Header, Kind, Transport};
+use crate::{mapping, nat, ports, publish};
 
 /// Notes a packet: the flow's state follows it, and its life starts anew; true where that was written down, about
 /// once a second.
 #[inline(always)]
 pub fn touch<A>(flow: &mut Flow<A>, sender: Sender, kind: Kind) -> bool {
+    let flags = match kind {
+        Kind::Segment(flags) => Some(flags),
+        Kind::Datagram | Kind::EchoRequest | Kind::EchoReply => None,
+    };
     let state = FlowState::from_number(flow.state);
-    let next = match kind {
-        Kind::Segment(flags) => state.after_segment(sender, flags),
-        Kind::Datagram | Kind::EchoRequest | Kind::EchoReply => state.after_datagram(sender),
-    } as u8;
-    if next != flow.state {
-        flow.state = next;
+    let opener = Opener::from_number(flow.opener);
+    if state.after(opener, sender, flags) != state {
+        advance(flow, sender, flags.map_or(NO_FLAGS, u32::from));
     }
     let now = kernel::now_ns();
     let is_due = now.wrapping_sub(flow.last_seen_ns) > LAST_SEEN_STEP_NS;
@@ -29,6 +30,65 @@ pub fn touch<A>(flow: &mut Flow<A>, sender: Sender, kind: Kind) -> bool {
         flow.last_seen_ns = now;
     }
     is_due
+}
+
+/// Stands for the flags of what has none.
+const NO_FLAGS: u32 = 1 << 8;
+
+/// Moves a flow on by a packet, and from one count of its instance to another.
+///
+/// Every change of a state is an exchange of the word that it is in, so each is counted once, whatever two CPUs see at
+/// the same time. A count is wrong only where an element of the map became another flow's, with the same port and in
+/// the same state, between the reading of the word and its exchange; it is right again when the instance is started
+/// anew.
+#[inline(never)]
+fn advance<A>(flow: &mut Flow<A>, sender: Sender, flags: u32) {
+    let flags = (flags != NO_FLAGS).then_some(flags as u8);
+    let moved = exchange_state(flow, |word| {
+        word.state().after(word.opener(), sender, flags)
+    });
+    // One of an earlier life of the slot is in no count.
+    if let Some((from, to)) = moved
+        && from != to
+        && let Ok(interface) = maps::record(flow.slot)
+        && interface.generation == flow.generation
+    {
+        maps::count_moved(interface.instance, (from, to));
+    }
+}
+
+/// Tries to change a state that other CPUs change as well; each failure is a change by one of them.
+const STATE_TRIES: u32 = 4;
+
+/// Changes a flow's state, and says from which count to which; `None` where it stays.
+#[inline(always)]
+fn exchange_state<A>(
+    flow: &mut Flow<A>,
+    next: impl Fn(StateWord) -> FlowState,
+) -> Option<(Option<Place>, Option<Place>)> {
+    for _ in 0..STATE_TRIES {
+        let word = maps::state_word(flow);
+        let (state, next) = (word.state(), next(word));
+        if state == next {
+            return None;
+        }
+        if maps::exchange_state(flow, word, next) {
+            return Some((state.place(), next.place()));
+        }
+    }
+    None
+}
+
+/// Takes a flow out of the count that it is in; whoever does removes it. False where another CPU did, or the flow
+/// changes so fast that it must be tried again. No `instance` is given for a flow of an earlier life of its slot,
+/// which is in no count.
+#[inline(always)]
+pub fn retire<A>(flow: &mut Flow<A>, instance: Option<u32>) -> bool {
+    let moved = exchange_state(flow, |_| FlowState::Removed);
+    if let (Some(moved), Some(instance)) = (moved, instance) {
+        maps::count_moved(instance, moved);
+    }
+    moved.is_some()
 }
 
 /// The key of the flow to which a packet of the guest belongs.
@@ -57,58 +117,222 @@ pub fn is_current<A>(flow: &Flow<A>, interface: &Interface) -> bool {
         && flow.route_generation == maps::route_generation()
 }
 
-/// Opens the flow of a packet of the guest that [`crate::from_vm`] found well-formed and not spoofed, or judges
-/// one anew that was opened under another policy or other routes.
+/// How the flow of a packet of the guest is found: [`Whole`] packets and first fragments have their ports in different
+/// places.
+pub trait Parsed<A> {
+    /// The key of its flow, and its kind.
+    ///
+    /// # Errors
+    /// The reason why it belongs to no flow.
+    fn parse(skb: Skb, interface: &Interface) -> Result<(FlowKey<A>, Kind), DropReason>;
+}
+
+/// A packet that is no fragment.
+pub struct Whole;
+
+impl<A: Family> Parsed<A> for Whole {
+    #[inline(always)]
+    fn parse(skb: Skb, interface: &Interface) -> Result<(FlowKey<A>, Kind), DropReason> {
+        let header = A::header(skb)?;
+        let transport = parse::transport(skb, &header)?;
+        let key = key_from_vm(interface, &header, &transport);
+        Ok((key, transport.kind))
+    }
+}
+
+/// Makes sure that a flow stands for a packet of the guest that [`crate::from_vm`] found well-formed and not spoofed:
+/// judges the one that is there anew, or opens one.
 ///
 /// # Errors
 /// The reason why the guest may not have it.
-#[inline(never)]
-pub fn open<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
-    let header = A::header(skb)?;
-    let transport = parse::transport(skb, &header)?;
-    let key = key_from_vm(interface, &header, &transport);
-    open_flow(skb, interface, &key, transport.kind)
-}
-
-/// Opens the flow with this key, for a packet of this kind.
-///
-/// # Errors
-/// As of [`open`].
 #[inline(always)]
-pub fn open_flow<A: Family>(
-    skb: Skb,
-    interface: &Interface,
-    key: &FlowKey<A>,
-    kind: Kind,
-) -> Result<(), DropReason> {
-    // Read before the routes: if they change meanwhile, the flow is looked at again.
-    let route_generation = maps::route_generation();
-    if revalidate(key, interface, route_generation) {
+pub fn provide<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
+    if judge_anew::<A, P>(skb, interface) {
         return Ok(());
     }
+    open::<A, P>(skb, interface)
+}
+
+/// Whether the flow of a packet of the guest, opened under another policy or other routes, may go on.
+#[inline(never)]
+fn judge_anew<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> bool {
+    let Ok((key, _)) = P::parse(skb, interface) else {
+        return false;
+    };
+    revalidate(&key, interface, maps::route_generation())
+}
+
+#[inline(never)]
+fn open<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
+    let mut opening = Opening::<A>::new();
+    prepare::<A, P>(skb, interface, &mut opening)?;
+    let Opening { key, way, .. } = &opening;
+    let opener = Opener::from_number(opening.opener as u8);
+    let mapped = match opener {
+        Opener::Guest => mapping::claim(skb, key, &way.nat_address, interface),
+        _ => None,
+    };
+    let nat_port = match mapped {
+        Some(nat_port) => nat_port,
+        None => ports::claim(skb, key, &way.nat_address)?,
+    };
+    write(
+        interface,
+        key,
+        way,
+        (opening.route_generation, nat_port, opener),
+    )
+}
+
+/// A flow that is about to be opened.
+struct Opening<A> {
+    key: FlowKey<A>,
+    way: Way<A>,
+    route_generation: u32,
+    /// An [`Opener`] as a number.
+    opener: u32,
+}
+
+impl<A: Family> Opening<A> {
+    #[inline(always)]
+    const fn new() -> Self {
+        Self {
+            key: FlowKey {
+                instance: 0,
+                guest: A::ZERO,
+                remote: A::ZERO,
+                guest_port: [0; 2],
+                remote_port: [0; 2],
+                protocol: 0,
+            },
+            way: Way {
+                uplink: 0,
+                mtu: 0,
+                next_hop: A::ZERO,
+                nat_address: A::ZERO,
+            },
+            route_generation: 0,
+            opener: 0,
+        }
+    }
+}
+
+/// Parses and asks the policy: a function of its own so that what it needs of the stack is free again afterwards.
+#[inline(never)]
+fn prepare<A: Family, P: Parsed<A>>(
+    skb: Skb,
+    interface: &Interface,
+    opening: &mut Opening<A>,
+) -> Result<(), DropReason> {
+    // Read before the routes: if they change meanwhile, the flow is looked at again.
+    opening.route_generation = maps::route_generation();
+    let (key, kind) = P::parse(skb, interface)?;
     // A reply to nothing that the host asked opens nothing.
     if kind == Kind::EchoReply {
         return Err(DropReason::UnknownProtocol);
     }
-    let route = uplink_route(key.remote)?;
-    if maps::open_flows(interface.instance) >= interface.flow_limit.into() {
+    opening.key = key;
+    let (way, opener) = way_for_guest(interface, &opening.key)?;
+    (opening.way, opening.opener) = (way, opener as u32);
+    check_limit(interface)
+}
+
+/// Where the packets of a flow leave, and the address that stands for the guest.
+#[derive(Clone, Copy)]
+pub struct Way<A> {
+    /// Interface index of the way out; not 0.
+    pub uplink: u32,
+    /// MTU of the way out, bytes.
+    pub mtu: u32,
+    /// Neighbour on the way; all zeroes where the other end itself is the neighbour.
+    pub next_hop: A,
+    /// The address under which the world knows the flow.
+    pub nat_address: A,
+}
+
+impl<A: Family> Way<A> {
+    /// A way on which packets turn round at the uplink.
+    #[inline(always)]
+    pub const fn round(interface: &Interface, nat_address: A) -> Self {
+        Self {
+            uplink: interface.ifindex,
+            mtu: interface.mtu,
+            next_hop: A::ZERO,
+            nat_address,
+        }
+    }
+}
+
+/// The way of a flow that the guest opens: an address of the host it reaches where a port of it is published, under
+/// that address.
+#[inline(always)]
+fn way_for_guest<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+) -> Result<(Way<A>, Opener), DropReason> {
+    match uplink_route(key.remote) {
+        Ok(route) => {
+            let way = Way {
+                uplink: route.ifindex,
+                mtu: route.mtu,
+                next_hop: route.next_hop,
+                nat_address: route.source,
+            };
+            Ok((way, Opener::Guest))
+        }
+        Err(DropReason::HostAddress) => {
+            publish::judge_guest(key)?;
+            Ok((Way::round(interface, key.remote), Opener::GuestToHost))
+        }
+        Err(reason) => Err(reason),
+    }
+}
+
+/// Closing flows are no open ones, but as many as an instance may have open are all that it may have of them: a guest
+/// makes them as fast as it can send resets, and the table is everybody's.
+#[inline(always)]
+fn check_limit(interface: &Interface) -> Result<(), DropReason> {
+    let (open, limit) = (
+        maps::open_flows(interface.instance),
+        u64::from(interface.flow_limit),
+    );
+    let closing = maps::closing_flows(interface.instance);
+    if open >= limit || open.saturating_add(closing) >= 2 * limit {
         return Err(DropReason::FlowLimit);
     }
-    let nat_port = nat::claim(skb, key, &route.source)?;
-    write(interface, key, route, (route_generation, nat_port))
+    Ok(())
 }
 
 /// Whether a flow that is there may go on; it goes the way of today's routes, or is removed.
 #[inline(never)]
-fn revalidate<A: Family>(key: &FlowKey<A>, interface: &Interface, route_generation: u32) -> bool {
+pub fn revalidate<A: Family>(
+    key: &FlowKey<A>,
+    interface: &Interface,
+    route_generation: u32,
+) -> bool {
     let Some(flow) = maps::flow(key) else {
         return false;
     };
     let may_go_on = flow.generation == interface.generation
-        && if flow.uplink == 0 {
-            is_host::<A>(interface, key.remote)
-        } else {
-            follow_route(key, flow)
+        && match Opener::from_number(flow.opener) {
+            _ if flow.uplink == 0 => {
+                is_host::<A>(interface, key.remote) && publish::may_host_go_on(interface, key, flow)
+            }
+            Opener::GuestToHost => {
+                flow.nat_address == key.remote && publish::judge_guest(key).is_ok()
+            }
+            Opener::GuestAtHost => publish::may_go_on(interface, key, flow),
+            opener => match uplink_route(key.remote) {
+                Ok(route) if Opener::is_inbound(opener as u8) => {
+                    set_way(flow, route);
+                    publish::may_go_on(interface, key, flow)
+                }
+                Ok(route) => follow_route(flow, route),
+                // The uplink may be down for a moment: the flow keeps its port, and its packets are dropped by
+                // `open`, which finds no route either.
+                Err(DropReason::NoRoute) => return false,
+                Err(_) => false,
+            },
         };
     if may_go_on {
         flow.policy_generation = interface.policy_generation;
@@ -119,23 +343,28 @@ fn revalidate<A: Family>(key: &FlowKey<A>, interface: &Interface, route_generati
     may_go_on
 }
 
-/// Sends a flow by the way of today's routes, where its address stays the same.
+/// Sends a flow by the way of today's routes, where its address stays the same: the one of this way, or one that
+/// new flows no longer get and the host still has, as long as the flow leaves by the same uplink.
 #[inline(always)]
-fn follow_route<A: Family>(key: &FlowKey<A>, flow: &mut Flow<A>) -> bool {
-    match uplink_route(key.remote) {
-        Ok(route) if route.source == flow.nat_address => {
-            flow.uplink = route.ifindex;
-            flow.mtu = route.mtu;
-            flow.next_hop = route.next_hop;
-            true
-        }
-        Ok(_) | Err(_) => false,
+fn follow_route<A: Family>(flow: &mut Flow<A>, route: &Route<A>) -> bool {
+    let keeps_address = route.source == flow.nat_address
+        || (route.ifindex == flow.uplink && is_the_hosts(flow.nat_address));
+    if keeps_address {
+        set_way(flow, route);
     }
+    keeps_address
+}
+
+#[inline(always)]
+fn set_way<A: Family>(flow: &mut Flow<A>, route: &Route<A>) {
+    flow.uplink = route.ifindex;
+    flow.mtu = route.mtu;
+    flow.next_hop = route.next_hop;
 }
 
 /// The way to an address, where guests may go there.
 #[inline(always)]
-fn uplink_route<A: Family>(remote: A) -> Result<&'static Route<A>, DropReason> {
+pub fn uplink_route<A: Family>(remote: A) -> Result<&'static Route<A>, DropReason> {
     let route = maps::route(remote).ok_or(DropReason::NoRoute)?;
     RouteKind::from_number(route.kind).judge()?;
     Ok(route)
@@ -144,9 +373,13 @@ fn uplink_route<A: Family>(remote: A) -> Result<&'static Route<A>, DropReason> {
 /// An address of the host: one in the route map, or the gateway's.
 #[inline(always)]
 pub fn is_host<A: Family>(interface: &Interface, address: A) -> bool {
-    A::is_gateway(interface, address)
-        || maps::route(address)
-            .is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Host)
+    A::is_gateway(interface, address) || is_the_hosts(address)
+}
+
+/// Whether the route map says that an address is the host's.
+#[inline(always)]
+fn is_the_hosts<A: Family>(address: A) -> bool {
+    maps::route(address).is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Host)
 }
 
 /// Writes the flow whose port was claimed: a reverse entry without a flow is the only thing that a race or a full
@@ -154,11 +387,11 @@ pub fn is_host<A: Family>(interface: &Interface, address: A) -> bool {
 ///
 /// Claiming and writing are functions of their own so that their stacks lie in the same place.
 #[inline(never)]
-fn write<A: Family>(
+pub fn write<A: Family>(
     interface: &Interface,
     key: &FlowKey<A>,
-    route: &Route<A>,
-    (route_generation, nat_port): (u32, u16),
+    way: &Way<A>,
+    (route_generation, nat_port, opener): (u32, u16, Opener),
 ) -> Result<(), DropReason> {
     let flow = Flow {
         last_seen_ns: kernel::now_ns(),
@@ -166,14 +399,14 @@ fn write<A: Family>(
         generation: interface.generation,
         policy_generation: interface.policy_generation,
         route_generation,
-        uplink: route.ifindex,
-        mtu: route.mtu,
-        address_difference: A::difference(key.guest, route.source),
+        uplink: way.uplink,
+        mtu: way.mtu,
+        address_difference: A::difference(key.guest, way.nat_address),
         state: FlowState::Opening as u8,
-        origin: Origin::Guest as u8,
+        opener: opener as u8,
         nat_port: nat_port.to_be_bytes(),
-        next_hop: route.next_hop,
-        nat_address: route.source,
+        next_hop: way.next_hop,
+        nat_address: way.nat_address,
         padding: [0; 2],
     };
     let inserted = maps::insert_flow(key, &flow);
@@ -189,22 +422,72 @@ fn write<A: Family>(
     }
 }
 
-/// Opens a flow that the host itself started towards the guest (P-7): it has no way out and no other address.
+/// Writes a flow that the world opens by a port that is the guest's already, where the way back is the way by which
+/// guests have this address; false where it is not, or the flow is there or has no room.
 #[inline(always)]
+pub fn write_admitted<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    (nat_address, nat_port): (A, [u8; 2]),
+) -> bool {
+    let route_generation = maps::route_generation();
+    let Ok(route) = uplink_route(key.remote) else {
+        return false;
+    };
+    if route.source != nat_address {
+        return false;
+    }
+    let Some(flow) = maps::scratch_flow::<A>() else {
+        return false;
+    };
+    // Field by field: a flow made at once is made on the stack.
+    flow.last_seen_ns = kernel::now_ns();
+    flow.slot = interface.slot;
+    flow.generation = interface.generation;
+    flow.policy_generation = interface.policy_generation;
+    flow.route_generation = route_generation;
+    flow.uplink = route.ifindex;
+    flow.mtu = route.mtu;
+    flow.address_difference = A::difference(key.guest, nat_address);
+    flow.state = FlowState::Opening as u8;
+    flow.opener = Opener::Guest as u8;
+    flow.nat_port = nat_port;
+    flow.next_hop = route.next_hop;
+    flow.nat_address = nat_address;
+    flow.padding = [0; 2];
+    let is_written = maps::insert_flow(key, flow).is_ok();
+    if is_written {
+        maps::count_opened(interface.instance);
+    }
+    is_written
+}
+
+/// Notes a packet of the host in the flow that it has with the guest; false where there is none in force.
+#[inline(always)]
+pub fn touch_from_host<A: Family>(interface: &Interface, key: &FlowKey<A>, kind: Kind) -> bool {
+    let Some(flow) = maps::flow(key) else {
+        return false;
+    };
+    let goes_on = flow.uplink == 0
+        && flow.generation == interface.generation
+        && flow.policy_generation == interface.policy_generation;
+    if goes_on {
+        touch(flow, Sender::World, kind);
+    } else {
+        forget(key, flow, interface);
+    }
+    goes_on
+}
+
+/// Opens a flow that the host itself started towards the guest (P-7): it has no way out. `asked` is the published
+/// address and port that led it there; all zeroes where it went to the guest's own address.
+#[inline(never)]
 pub fn open_from_host<A: Family>(
     interface: &Interface,
     key: &FlowKey<A>,
+    asked: &(A, [u8; 2]),
 ) -> Result<(), DropReason> {
-    if let Some(flow) = maps::flow(key) {
-        if flow.generation == interface.generation && flow.uplink == 0 {
-            touch(flow, Sender::World, Kind::EchoRequest);
-            return Ok(());
-        }
-        forget(key, flow, interface);
-    }
-    if maps::open_flows(interface.instance) >= interface.flow_limit.into() {
-        return Err(DropReason::FlowLimit);
-    }
+    check_limit(interface)?;
     let flow = Flow {
         last_seen_ns: kernel::now_ns(),
         slot: interface.slot,
@@ -214,11 +497,11 @@ pub fn open_from_host<A: Family>(
         uplink: 0,
         mtu: interface.mtu,
         address_difference: 0,
-        state: FlowState::Established as u8,
-        origin: Origin::Host as u8,
-        nat_port: [0; 2],
+        state: FlowState::Opening as u8,
+        opener: Opener::Host as u8,
+        nat_port: asked.1,
         next_hop: A::ZERO,
-        nat_address: A::ZERO,
+        nat_address: asked.0,
         padding: [0; 2],
     };
     match maps::insert_flow(key, &flow) {
@@ -233,16 +516,21 @@ pub fn open_from_host<A: Family>(
 
 /// Removes a flow and its port. One of an earlier life of the slot is not in this one's count.
 #[inline(never)]
-pub fn forget<A: Family>(key: &FlowKey<A>, flow: &Flow<A>, interface: &Interface) {
+pub fn forget<A: Family>(key: &FlowKey<A>, flow: &mut Flow<A>, interface: &Interface) {
+    let is_counted = flow.generation == interface.generation;
+    if retire(flow, is_counted.then_some(interface.instance)) {
+        remove(key, flow);
+    }
+}
+
+/// Removes a flow that was retired, and its port.
+#[inline(always)]
+pub fn remove<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
     // Copied: the element goes with the removal.
     let flow = *flow;
-    if !maps::remove_flow(key) {
-        return;
-    }
-    if flow.generation == interface.generation {
-        maps::count_removed(interface.instance);
-    }
-    if flow.uplink != 0 {
+    let is_removed = maps::remove_flow(key);
+    if is_removed && flow.uplink != 0 {
         nat::release(key, &flow);
     }
+    is_removed
 }

@@ -31,6 +31,12 @@ pub trait Family: FamilyMaps {
     /// No address.
     const ZERO: Self;
 
+    /// The address that stands in sixteen bytes, an IPv4 one in the first four.
+    fn from_sixteen(bytes: [u8; 16]) -> Self;
+    /// The address in sixteen bytes, an IPv4 one in the first four.
+    fn to_sixteen(self) -> [u8; 16];
+    /// Whether this is a loopback address.
+    fn is_loopback(address: Self) -> bool;
     /// Whether an ICMP type is an error message.
     fn is_error(icmp_type: u8) -> bool;
     /// Whether an ICMP type is an error that reports what became of a packet, and is believed: no redirect, and

@@ -2,13 +2,14 @@
 //! is, and remembered; the later ones follow it. One that comes before its first is dropped: nothing is kept back.
 
 use netagent_common::drop::DropReason;
-use netagent_common::flow::{FlowKey, Sender};
-use netagent_common::fragment::{FROM_UPLINK, First, FragmentKey, REMEMBERED_NS};
+use netagent_common::flow::{FlowKey, Opener, Sender};
+use netagent_common::fragment::{FROM_UPLINK, First as Remembered, FragmentKey, REMEMBERED_NS};
 use netagent_common::limit::FRAGMENTED_PER_SECOND;
 use netagent_common::nat::ReverseKey;
 use netagent_common::net::{ETHERNET_LEN, GATEWAY_MAC, protocol};
 use netagent_common::vm::Interface;
 
+use crate::conntrack::Parsed;
 use crate::family::{End, Family};
 use crate::from_uplink::{flow_of, not_a_reply, unparsed};
 use crate::kernel::{self, ChecksumField, Skb};
@@ -42,10 +43,12 @@ pub fn judge<A: Family>(skb: Skb, interface: &Interface) -> Packed {
     if !judged.is_no_flow() {
         return judged;
     }
-    match open::<A>(skb, interface) {
-        Ok(()) => from_vm::<A>(skb, interface).or_refused_for(DropReason::NoRoute),
-        Err(reason) => Packed::refused(reason),
+    if !keeps_port::<A>(skb, interface)
+        && let Err(reason) = conntrack::provide::<A, First>(skb, interface)
+    {
+        return Packed::refused(reason);
     }
+    from_vm::<A>(skb, interface).or_refused_for(DropReason::NoRoute)
 }
 
 #[inline(never)]
@@ -53,29 +56,38 @@ fn from_vm<A: Family>(skb: Skb, interface: &Interface) -> Packed {
     Packed::new(judge_from_vm::<A>(skb, interface))
 }
 
-/// Opens the flow of a first fragment that [`from_vm`] found well-formed and not spoofed, or makes sure of the port of
-/// one that was refreshed.
+/// A first fragment, which has the ports.
+struct First;
+
+impl<A: Family> Parsed<A> for First {
+    #[inline(always)]
+    fn parse(skb: Skb, interface: &Interface) -> Result<(FlowKey<A>, Kind), DropReason> {
+        let fragment = A::fragment(skb)?;
+        let transport = transport(skb, &fragment)?;
+        let (guest_port, remote_port) = (transport.source, transport.destination);
+        let key = key_from_vm(interface, &fragment, guest_port, remote_port);
+        Ok((key, transport.kind))
+    }
+}
+
+/// Whether the flow of a first fragment, which was refreshed, stands and has its port.
 #[inline(never)]
-fn open<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
-    let fragment = A::fragment(skb)?;
-    let transport = transport(skb, &fragment)?;
-    let key = key_from_vm(
-        interface,
-        &fragment,
-        transport.source,
-        transport.destination,
-    );
-    if let Some(flow) = maps::flow(&key)
-        && conntrack::is_current(flow, interface)
-        && flow.uplink != 0
-    {
-        if nat::keep_port(skb, &key, flow) {
-            return Ok(());
-        }
-        // Its port is another flow's: it gets a new one.
+fn keeps_port<A: Family>(skb: Skb, interface: &Interface) -> bool {
+    let Ok((key, _)) = <First as Parsed<A>>::parse(skb, interface) else {
+        return false;
+    };
+    let Some(flow) = maps::flow(&key) else {
+        return false;
+    };
+    if !conntrack::is_current(flow, interface) || flow.uplink == 0 {
+        return false;
+    }
+    let keeps = nat::keep_port(skb, &key, flow);
+    if !keeps {
+        // It is another flow's: this one gets a new one.
         conntrack::forget(&key, flow, interface);
     }
-    conntrack::open_flow(skb, interface, &key, transport.kind)
+    keeps
 }
 
 #[inline(always)]
@@ -115,6 +127,10 @@ fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Judged, D
     if flow.uplink == 0 {
         return Err(DropReason::HostAddress);
     }
+    // Towards a published port of the host it would have to be put together first.
+    if Opener::turns_round(flow.opener) {
+        return Err(DropReason::Fragment);
+    }
     if header.first_fragment {
         let refreshed = conntrack::touch(flow, Sender::Vm, transport.kind);
         if refreshed {
@@ -149,7 +165,7 @@ pub fn from_uplink<A: Family>(skb: Skb) -> Packed {
 }
 
 #[inline(always)]
-fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Action, Dropped> {
+fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     skb.reach::<REACH>(Origin::Uplink);
     let Ok(fragment) = A::fragment(skb) else {
         return unparsed::<A>(skb);
@@ -190,7 +206,8 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Action, Dropped> {
         .map_err(dropped)?
         .set_macs(interface.guest_mac, GATEWAY_MAC);
     skb.set_mark(maps::mark());
-    Ok(Action::Redirect(skb.redirect(interface.ifindex)))
+    let code = skb.redirect(interface.ifindex);
+    Ok(Judged::Done(Action::Redirect(code)))
 }
 
 #[inline(always)]
@@ -323,7 +340,7 @@ fn remember<A: Family>(
     if services::pay(&mut used.fragmented_ns, 1, FRAGMENTED_PER_SECOND).is_err() {
         return Err(DropReason::Fragment);
     }
-    let first = First {
+    let first = Remembered {
         seen_ns: kernel::now_ns(),
         source_port: transport.source,
         destination_port: transport.destination,

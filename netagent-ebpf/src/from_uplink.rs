@@ -10,9 +10,10 @@ use netagent_common::vm::Interface;
 use crate::family::Family;
 use crate::kernel::Skb;
 use crate::packet::Origin;
-use crate::parse::{self, Header, Transport};
-use crate::verdict::{Action, Dropped, Packed};
-use crate::{conntrack, fragment, icmp, maps, mss, nat, quote};
+use crate::parse::{self, Header, Kind, Transport};
+use crate::publish::Entrance;
+use crate::verdict::{Action, Dropped, Judged, Packed};
+use crate::{conntrack, fragment, icmp, mapping, maps, mss, nat, publish, quote};
 
 /// Judges a frame from an uplink.
 ///
@@ -30,46 +31,114 @@ pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     let Ok(ethernet) = skb.window::<14>(0) else {
         return Ok(Action::Next);
     };
-    let judged = match u16::from_be_bytes(ethernet.two::<12>()) {
-        ethertype::IPV4 => explained::<[u8; 4]>(skb, ipv4(skb)),
-        ethertype::IPV6 => explained::<[u8; 16]>(skb, ipv6(skb)),
-        _ => return Ok(Action::Next),
-    };
+    match u16::from_be_bytes(ethernet.two::<12>()) {
+        ethertype::IPV4 => {
+            skb.reach::<{ 14 + 20 + 20 }>(Origin::Uplink);
+            explained::<[u8; 4]>(skb, judge_at::<[u8; 4]>(skb, Entrance::Uplink))
+        }
+        ethertype::IPV6 => {
+            skb.reach::<{ 14 + 40 + 20 }>(Origin::Uplink);
+            explained::<[u8; 16]>(skb, judge_at::<[u8; 16]>(skb, Entrance::Uplink))
+        }
+        _ => Ok(Action::Next),
+    }
+}
+
+/// What needs a deep stack: fragments, translating an ICMP error, and making one where a packet cannot go on.
+#[inline(always)]
+fn explained<A: Family>(skb: Skb, judged: Result<Action, Dropped>) -> Result<Action, Dropped> {
+    match judged {
+        Err(Dropped {
+            reason: DropReason::Fragment,
+            ..
+        }) => fragment::from_uplink::<A>(skb).action_with_slot(),
+        Err(Dropped {
+            reason: DropReason::IcmpError,
+            ..
+        }) => quote::from_uplink::<A>(skb).action_with_slot(),
+        Err(Dropped {
+            slot,
+            reason: DropReason::TooBig,
+        }) => icmp::tell_world::<A>(skb, slot, DropReason::TooBig).action_with_slot(),
+        Err(Dropped {
+            slot,
+            reason: DropReason::TtlExpired,
+        }) => icmp::tell_world::<A>(skb, slot, DropReason::TtlExpired).action_with_slot(),
+        judged => judged,
+    }
+}
+
+/// Judges a packet that arrives for an address of the host, and opens a flow where it belongs to none and its port is
+/// published. What takes a deep stack is called from here, for nested functions share 512 bytes.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub fn judge_at<A: Family>(skb: Skb, entrance: Entrance) -> Result<Action, Dropped> {
+    let mut judged = packet::<A>(skb);
+    let is_stale = judged.is_stale();
+    if is_stale || judged.is_no_flow() {
+        let prepared = if is_stale {
+            judge_anew::<A>(skb)
+        } else if is_admitted::<A>(skb, entrance) {
+            Packed::new(Ok(Judged::Opened))
+        } else {
+            publish::open::<A>(skb, entrance)
+        };
+        if prepared.is_no_flow() {
+            return Ok(Action::Next);
+        }
+        if !prepared.is_opened() {
+            return prepared.action_with_slot();
+        }
+        judged = packet::<A>(skb);
+        if judged.is_stale() || judged.is_no_flow() {
+            // Its flow was removed, or the policy changed, in this very moment.
+            return Err(Dropped::nowhere(DropReason::Unsolicited));
+        }
+    }
     judged.action_with_slot()
 }
 
-/// Does what takes a deep stack, which the function that found it out must not lie below: fragments, translating an
-/// ICMP error, and making one where a packet cannot go on.
+/// Whether whoever sends to a guest's port reaches it, and this packet, whose flow is there now, does.
 #[inline(always)]
-fn explained<A: Family>(skb: Skb, judged: Packed) -> Packed {
-    if judged.is_done() {
-        return judged;
-    }
-    let slot = judged.slot();
-    match judged.refusal() {
-        Some(DropReason::Fragment) => fragment::from_uplink::<A>(skb),
-        Some(DropReason::IcmpError) => quote::from_uplink::<A>(skb),
-        Some(reason @ (DropReason::TooBig | DropReason::TtlExpired)) => {
-            icmp::tell_world::<A>(skb, slot, reason)
-        }
-        _ => judged,
+fn is_admitted<A: Family>(skb: Skb, entrance: Entrance) -> bool {
+    entrance == Entrance::Uplink && maps::filters_nobody() && mapping::admit::<A>(skb)
+}
+
+/// Judges the flow of a reply by the policy in force.
+#[inline(never)]
+fn judge_anew<A: Family>(skb: Skb) -> Packed {
+    Packed::with_slot(judge_flow_anew::<A>(skb))
+}
+
+#[inline(always)]
+fn judge_flow_anew<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
+    let gone = Dropped::nowhere(DropReason::Unsolicited);
+    let header = A::header(skb).map_err(Dropped::nowhere)?;
+    let transport = parse::transport(skb, &header).map_err(Dropped::nowhere)?;
+    let reverse = maps::reverse(&reverse_key(&header, &transport)).ok_or(gone)?;
+    let key = flow_key(&header, &transport, reverse);
+    let slot = maps::flow(&key).ok_or(gone)?.slot;
+    let interface = maps::record(slot).map_err(Dropped::nowhere)?;
+    if conntrack::revalidate(&key, interface, maps::route_generation()) {
+        Ok(Judged::Opened)
+    } else {
+        Err(Dropped {
+            slot,
+            reason: DropReason::Unsolicited,
+        })
     }
 }
 
 #[inline(never)]
-fn ipv4(skb: Skb) -> Packed {
-    skb.reach::<{ 14 + 20 + 20 }>(Origin::Uplink);
-    Packed::with_slot(packet::<[u8; 4]>(skb))
+fn packet<A: Family>(skb: Skb) -> Packed {
+    Packed::with_slot(judge_packet::<A>(skb))
 }
 
-#[inline(never)]
-fn ipv6(skb: Skb) -> Packed {
-    skb.reach::<{ 14 + 40 + 20 }>(Origin::Uplink);
-    Packed::with_slot(packet::<[u8; 16]>(skb))
-}
-
+/// [`Judged::NoFlow`] where the packet could open a flow at a published port.
 #[inline(always)]
-fn packet<A: Family>(skb: Skb) -> Result<Action, Dropped> {
+fn judge_packet<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     let header = match A::header(skb) {
         Ok(header) if !header.first_fragment => header,
         Ok(_) | Err(DropReason::Fragment) => return Err(Dropped::nowhere(DropReason::Fragment)),
@@ -78,10 +147,22 @@ fn packet<A: Family>(skb: Skb) -> Result<Action, Dropped> {
     match parse::transport(skb, &header) {
         Ok(transport) => match maps::reverse(&reverse_key(&header, &transport)) {
             Some(reverse) => reply(skb, (&header, &transport), reverse),
-            None => not_a_reply(header.destination),
+            None => newcomer(header.destination, transport.kind),
         },
         Err(DropReason::IcmpError) => Err(Dropped::nowhere(DropReason::IcmpError)),
         Err(_) => not_a_reply(header.destination),
+    }
+}
+
+#[inline(always)]
+fn newcomer<A: Family>(destination: A, kind: Kind) -> Result<Judged, Dropped> {
+    let Some(route) = maps::route(destination) else {
+        return Ok(Judged::Done(Action::Next));
+    };
+    match RouteKind::from_number(route.kind) {
+        RouteKind::Instance => Err(Dropped::nowhere(DropReason::NotRedirected)),
+        RouteKind::Host if publish::may_open(kind) => Ok(Judged::NoFlow),
+        _ => Ok(Judged::Done(Action::Next)),
     }
 }
 
@@ -96,18 +177,34 @@ fn reverse_key<A: Copy>(header: &Header<A>, transport: &Transport) -> ReverseKey
     }
 }
 
+#[inline(always)]
+fn flow_key<A: Copy>(
+    header: &Header<A>,
+    transport: &Transport,
+    reverse: &Reverse<A>,
+) -> FlowKey<A> {
+    FlowKey {
+        instance: reverse.instance,
+        guest: reverse.guest,
+        remote: header.source,
+        guest_port: reverse.guest_port,
+        remote_port: transport.source,
+        protocol: header.protocol.into(),
+    }
+}
+
 /// The host's, unless it is addressed to an instance: with `ip_forward=1` the host would forward it.
 ///
 /// # Errors
 /// [`DropReason::NotRedirected`].
 #[inline(always)]
-pub fn not_a_reply<A: Family>(destination: A) -> Result<Action, Dropped> {
+pub fn not_a_reply<A: Family>(destination: A) -> Result<Judged, Dropped> {
     let is_instance = maps::route(destination)
         .is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Instance);
     if is_instance {
         Err(Dropped::nowhere(DropReason::NotRedirected))
     } else {
-        Ok(Action::Next)
+        Ok(Judged::Done(Action::Next))
     }
 }
 
@@ -116,10 +213,10 @@ pub fn not_a_reply<A: Family>(destination: A) -> Result<Action, Dropped> {
 /// # Errors
 /// As of [`not_a_reply`].
 #[inline(always)]
-pub fn unparsed<A: Family>(skb: Skb) -> Result<Action, Dropped> {
+pub fn unparsed<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     match A::destination(skb) {
         Ok(destination) => not_a_reply(destination),
-        Err(_) => Ok(Action::Next),
+        Err(_) => Ok(Judged::Done(Action::Next)),
     }
 }
 
@@ -129,10 +226,13 @@ fn reply<A: Family>(
     skb: Skb,
     (header, transport): (&Header<A>, &Transport),
     reverse: &Reverse<A>,
-) -> Result<Action, Dropped> {
+) -> Result<Judged, Dropped> {
     let (flow, interface) = flow_of(&reverse_key(header, transport), reverse)?;
     let slot = interface.slot;
     let dropped = |reason| Dropped { slot, reason };
+    if flow.policy_generation != interface.policy_generation {
+        return Ok(Judged::Stale);
+    }
     // What refreshes a flow is what the guest sends as well; its port is looked after there.
     conntrack::touch(flow, Sender::World, transport.kind);
     parse::fits::<A>(skb, transport, interface.mtu).map_err(dropped)?;
@@ -149,7 +249,8 @@ fn reply<A: Family>(
         .map_err(dropped)?
         .set_macs(interface.guest_mac, GATEWAY_MAC);
     skb.set_mark(maps::mark());
-    Ok(Action::Redirect(skb.redirect(interface.ifindex)))
+    let code = skb.redirect(interface.ifindex);
+    Ok(Judged::Done(Action::Redirect(code)))
 }
 
 /// The flow to which a packet of the world belongs, and the interface that it goes to.

@@ -1,18 +1,21 @@
 //! What a guest sends.
 
 use netagent_common::drop::DropReason;
-use netagent_common::flow::Sender;
+use netagent_common::flow::{Flow, Opener, Sender};
 use netagent_common::net::{GATEWAY_MAC, ethertype, protocol};
 use netagent_common::vm::Interface;
 
+use crate::conntrack::Whole;
 use crate::family::Family;
 use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
+use crate::publish::Entrance;
 use crate::services::Steered;
 use crate::verdict::{Action, Dropped, Judged, Packed};
 use crate::{
-    arp, conntrack, echo, fragment, icmp, maps, mss, nat, neighbour, quote, services, spoof,
+    arp, conntrack, echo, fragment, from_uplink, icmp, maps, mss, nat, neighbour, quote, services,
+    spoof,
 };
 
 /// Judges a frame from a TAP.
@@ -64,19 +67,27 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Packed, DropReason> {
 /// that found nothing. So opening a flow parses the packet again.
 #[inline(always)]
 fn opening<A: Steered>(skb: Skb, interface: &Interface, judge: impl Fn() -> Packed) -> Packed {
-    let judged = judge();
+    let mut judged = judge();
     if judged.is_done() {
-        judged
-    } else if judged.is_no_flow() {
-        match conntrack::open::<A>(skb, interface) {
+        return judged;
+    }
+    if judged.is_no_flow() {
+        judged = match conntrack::provide::<A, Whole>(skb, interface) {
             // Nothing is found again only where the agent changed the routes in this very moment.
             Ok(()) => judge().or_refused_for(DropReason::NoRoute),
             Err(reason) => Packed::refused(reason),
-        }
-    } else if judged.is_for_dns() {
+        };
+    }
+    if judged.is_for_dns() {
         services::dns::<A>(skb, interface)
     } else if judged.is_for_dhcp() {
         services::dhcp(skb, interface)
+    } else if judged.is_turning_round() {
+        match from_uplink::judge_at::<A>(skb, Entrance::TurnedRound) {
+            Ok(Action::Next) => Packed::refused_silently(DropReason::HostAddress),
+            Err(dropped) => Packed::refused_silently(dropped.reason),
+            done => Packed::of(done.map_err(|dropped| dropped.reason)),
+        }
     } else if judged.is_refused_for(DropReason::IcmpError) {
         quote::from_vm::<A>(skb, interface)
     } else if judged.is_refused_for(DropReason::Fragment) {
@@ -186,19 +197,15 @@ fn packet<A: Steered>(
     let key = conntrack::key_from_vm(interface, header, transport);
     let flow = match maps::flow(&key) {
         Some(flow) if conntrack::is_current(flow, interface) => flow,
-        _ if A::is_gateway(interface, header.destination) && transport.kind != Kind::EchoReply => {
+        None if A::is_gateway(interface, header.destination)
+            && transport.kind != Kind::EchoReply =>
+        {
             return gateway(skb, interface, (header, transport));
         }
         _ => return Ok(Judged::NoFlow),
     };
     if flow.uplink == 0 {
-        // Only the host's own pings open such flows and keep them alive, and only replies belong to them.
-        let is_reply = transport.kind == Kind::EchoReply;
-        return if is_reply {
-            Ok(Judged::Done(Action::Next))
-        } else {
-            Err(DropReason::HostAddress)
-        };
+        return to_host(skb, interface, flow, transport);
     }
     let refreshed = conntrack::touch(flow, Sender::Vm, transport.kind);
     if refreshed && !nat::keep_port(skb, &key, flow) {
@@ -206,7 +213,7 @@ fn packet<A: Steered>(
         conntrack::forget(&key, flow, interface);
         return Ok(Judged::NoFlow);
     }
-    let (uplink, next_hop) = (flow.uplink, flow.next_hop);
+    let (uplink, next_hop, opener) = (flow.uplink, flow.next_hop, flow.opener);
     parse::fits::<A>(skb, transport, flow.mtu)?;
     parse::check_segments(skb, transport)?;
     if header.hop_limit <= 1 {
@@ -217,6 +224,9 @@ fn packet<A: Steered>(
     }
     nat::rewrite_source(skb, (header, transport), flow, checksum)?;
     maps::count_from_vm(interface.slot, parse::on_the_wire::<A>(skb, transport));
+    if Opener::turns_round(opener) {
+        return Ok(Judged::TurnsRound);
+    }
     let next_hop = if next_hop == A::ZERO {
         header.destination
     } else {
@@ -224,6 +234,22 @@ fn packet<A: Steered>(
     };
     let code = A::redirect(uplink, next_hop, skb);
     Ok(Judged::Done(Action::Redirect(code)))
+}
+
+/// Only the host itself opens such flows, and only replies belong to them.
+#[inline(always)]
+fn to_host<A: Family>(
+    skb: Skb,
+    interface: &Interface,
+    flow: &mut Flow<A>,
+    transport: &Transport,
+) -> Result<Judged, DropReason> {
+    if transport.kind == Kind::EchoRequest {
+        return Err(DropReason::HostAddress);
+    }
+    conntrack::touch(flow, Sender::Vm, transport.kind);
+    maps::count_from_vm(interface.slot, parse::on_the_wire::<A>(skb, transport));
+    Ok(Judged::Done(Action::Next))
 }
 
 /// The gateway itself serves echo, DNS and DHCP, and nothing else.

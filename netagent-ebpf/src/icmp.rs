@@ -9,7 +9,7 @@ use netagent_common::vm::Interface;
 use crate::family::Family;
 use crate::kernel::Skb;
 use crate::parse::{self, Header, Kind, Transport};
-use crate::verdict::{Action, Dropped, Packed};
+use crate::verdict::{Action, Dropped, Judged, Packed};
 use crate::{conntrack, fragment, maps, services};
 
 /// What an error says.
@@ -123,7 +123,7 @@ pub fn tell_world<A: Family>(skb: Skb, slot: u32, reason: DropReason) -> Packed 
     if told.is_some() {
         maps::count_drop(dropped);
     }
-    Packed::with_slot(told.ok_or(dropped))
+    Packed::with_slot(told.map(Judged::Done).ok_or(dropped))
 }
 
 #[inline(always)]

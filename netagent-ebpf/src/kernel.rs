@@ -103,6 +103,13 @@ impl Skb {
         unsafe { (*self.raw).mark = mark }
     }
 
+    /// Cookie of the socket that sent the frame; 0 where none did.
+    #[inline(always)]
+    pub fn socket_cookie(self) -> u64 {
+        // SAFETY: `raw` is the program's context.
+        unsafe { helpers::bpf_get_socket_cookie(self.raw.cast()) }
+    }
+
     /// First byte that can be read directly.
     #[inline(always)]
     pub(crate) fn data(self) -> usize {
@@ -398,6 +405,12 @@ pub fn now_ns() -> u64 {
     unsafe { helpers::bpf_ktime_get_coarse_ns() }
 }
 
+/// The same, s.
+#[inline(always)]
+pub fn now_s() -> u32 {
+    (now_ns() / 1_000_000_000) as u32
+}
+
 /// A random number.
 #[inline(always)]
 pub fn random() -> u32 {
@@ -421,6 +434,32 @@ pub(crate) unsafe fn atomic_add(counter: *mut u64, value: u64) {
         // SAFETY: by the contract above.
         let counter = unsafe { core::sync::atomic::AtomicU64::from_ptr(counter) };
         counter.fetch_add(value, core::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Replaces a word that other CPUs change as well, where it is `old`, and returns what it was.
+///
+/// # Safety
+/// `word` is valid and aligned.
+#[inline(always)]
+pub(crate) unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let found: u64;
+        // SAFETY: one atomic exchange of a valid, aligned word, by the contract above. The instruction compares with
+        // r0, and leaves there what it found.
+        unsafe {
+            core::arch::asm!("r0 = cmpxchg_64({word} + 0, r0, {new})", word = in(reg) word, new = in(reg) new, inout("r0") old => found);
+        }
+        found
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+        // SAFETY: by the contract above.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        word.compare_exchange(old, new, Relaxed, Relaxed)
+            .unwrap_or_else(|found| found)
     }
 }
 

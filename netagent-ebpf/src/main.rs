@@ -6,8 +6,9 @@ fn main() {}
 
 #[cfg(target_arch = "bpf")]
 mod entry {
-    use aya_ebpf::bindings::__sk_buff;
+    use aya_ebpf::bindings::{__sk_buff, bpf_sock_addr};
     use netagent_ebpf::kernel::Skb;
+    use netagent_ebpf::socket::{self, Call};
     use netagent_ebpf::verdict::{Action, Dropped};
     use netagent_ebpf::{collect, from_services, from_uplink, from_vm, maps, to_vm};
 
@@ -66,6 +67,32 @@ mod entry {
     extern "C" fn collect_orphans(_context: *mut __sk_buff) -> i32 {
         collect::orphans();
         0
+    }
+
+    /// Programs on sockets lead and tell; they refuse nothing.
+    const GO_ON: i32 = 1;
+
+    macro_rules! socket_programs {
+        ($($name:ident = $section:literal, $function:path;)+) => {$(
+            #[unsafe(no_mangle)]
+            #[unsafe(link_section = $section)]
+            extern "C" fn $name(context: *mut bpf_sock_addr) -> i32 {
+                // SAFETY: the kernel calls this with the program's context.
+                $function(unsafe { Call::new(context) });
+                GO_ON
+            }
+        )+};
+    }
+
+    socket_programs! {
+        connect_v4 = "cgroup/connect4", socket::lead_v4;
+        connect_v6 = "cgroup/connect6", socket::lead_v6;
+        sendmsg_v4 = "cgroup/sendmsg4", socket::lead_v4;
+        sendmsg_v6 = "cgroup/sendmsg6", socket::lead_v6;
+        recvmsg_v4 = "cgroup/recvmsg4", socket::tell_v4;
+        recvmsg_v6 = "cgroup/recvmsg6", socket::tell_v6;
+        peer_v4 = "cgroup/getpeername4", socket::tell_v4;
+        peer_v6 = "cgroup/getpeername6", socket::tell_v6;
     }
 
     #[unsafe(no_mangle)]

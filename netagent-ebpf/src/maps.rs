@@ -5,20 +5,31 @@
 )]
 
 mod families;
+mod published;
 
 pub use families::*;
+pub use published::*;
 
 use aya_ebpf::Global;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use netagent_common::drop::{DropKey, DropReason};
-use netagent_common::flow::{Collected, Flow, FlowKey};
+use netagent_common::flow::{Collected, Flow, FlowKey, Place};
 use netagent_common::fragment::{First, FragmentKey};
-use netagent_common::limit::{DROPS_MAX, FLOWS_MAX, FRAGMENTS_MAX, ROUTES_MAX, Used};
+use netagent_common::limit::{
+    DROPS_MAX, FLOWS_MAX, FLOWS_PER_MAPPING, FRAGMENTS_MAX, ROUTES_MAX, Used,
+};
 use netagent_common::names::ABI_VERSION;
-use netagent_common::nat::{Reverse, ReverseKey};
+use netagent_common::nat::{
+    EIM_PORTS as EIM_PORTS_DEFAULT, Holdings, Mapping, MappingKey, Reverse, ReverseKey, fill,
+};
 use netagent_common::policy::Route;
+use netagent_common::publish::{
+    EXPOSED_MAX, ExposedKey, LED_SOCKETS_MAX, Led, LedKey, PUBLISHED_MAX, PublishKey, Published,
+    SENDERS_MAX, SenderKey,
+};
 use netagent_common::services::{Allowance, Services};
+use netagent_common::timeouts::Timeouts;
 use netagent_common::vm::{self, ACTIVE_CHUNKS, Active, Interface, SLOTS_MAX, State, Traffic};
 
 use crate::kernel::atomic_add;
@@ -26,6 +37,11 @@ use crate::verdict::Dropped;
 
 pub(crate) type Flows<A> = HashMap<FlowKey<A>, Flow<A>, { FLOWS_MAX as usize }>;
 pub(crate) type Reverses<A> = HashMap<ReverseKey<A>, Reverse<A>, { FLOWS_MAX as usize }>;
+pub(crate) type PublishedPorts<A> =
+    HashMap<PublishKey<A>, Published<A>, { PUBLISHED_MAX as usize }, NO_PREALLOC>;
+pub(crate) type Senders<A> = LpmTrie<SenderKey<A>, u32, { SENDERS_MAX as usize }>;
+pub(crate) type Mappings<A> =
+    HashMap<MappingKey<A>, Mapping<A>, { (FLOWS_MAX / FLOWS_PER_MAPPING) as usize }, NO_PREALLOC>;
 pub(crate) type Routes<A> = LpmTrie<A, Route<A>, { ROUTES_MAX as usize }>;
 pub(crate) type Fragments<A> = LruHashMap<FragmentKey<A>, First, { FRAGMENTS_MAX as usize }>;
 
@@ -42,6 +58,8 @@ static ADOPTED: HashMap<u32, u32, { SLOTS_MAX as usize }, NO_PREALLOC> = HashMap
 #[btf_map]
 static OPEN_FLOWS: Array<u64, { SLOTS_MAX as usize }> = Array::new();
 #[btf_map]
+static HOLDINGS: Array<Holdings, { SLOTS_MAX as usize }> = Array::new();
+#[btf_map]
 static ROUTES_V4: Routes<[u8; 4]> = Routes::new();
 #[btf_map]
 static ROUTES_V6: Routes<[u8; 16]> = Routes::new();
@@ -54,6 +72,14 @@ static REVERSE_V4: Reverses<[u8; 4]> = Reverses::new();
 #[btf_map]
 static REVERSE_V6: Reverses<[u8; 16]> = Reverses::new();
 #[btf_map]
+static MAPPINGS_V4: Mappings<[u8; 4]> = Mappings::new();
+#[btf_map]
+static MAPPINGS_V6: Mappings<[u8; 16]> = Mappings::new();
+#[btf_map]
+static FILL: Array<u64, { fill::COUNT as usize }> = Array::new();
+#[btf_map]
+static SCRATCH: PerCpuArray<Flow<[u8; 16]>, 1> = PerCpuArray::new();
+#[btf_map]
 static DROPS: HashMap<DropKey, u64, { DROPS_MAX as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static TRAFFIC: PerCpuArray<Traffic, { SLOTS_MAX as usize }> = PerCpuArray::new();
@@ -61,6 +87,18 @@ static TRAFFIC: PerCpuArray<Traffic, { SLOTS_MAX as usize }> = PerCpuArray::new(
 static SERVICES: Array<Services, 1> = Array::new();
 #[btf_map]
 static ALLOWANCES: Array<Allowance, { SLOTS_MAX as usize }> = Array::new();
+#[btf_map]
+static PUBLISHED_V4: PublishedPorts<[u8; 4]> = PublishedPorts::new();
+#[btf_map]
+static PUBLISHED_V6: PublishedPorts<[u8; 16]> = PublishedPorts::new();
+#[btf_map]
+static SENDERS_V4: Senders<[u8; 4]> = Senders::new();
+#[btf_map]
+static SENDERS_V6: Senders<[u8; 16]> = Senders::new();
+#[btf_map]
+static EXPOSED: HashMap<ExposedKey, u32, { EXPOSED_MAX as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static LED_SOCKETS: LruHashMap<LedKey, Led, { LED_SOCKETS_MAX as usize }> = LruHashMap::new();
 #[btf_map]
 static USED: Array<Used, { SLOTS_MAX as usize }> = Array::new();
 #[btf_map]
@@ -76,6 +114,26 @@ static MARK: Global<u32> = Global::new(0);
 static NAT_PORT_FIRST: Global<u16> = Global::new(0);
 #[unsafe(no_mangle)]
 static NAT_PORT_COUNT: Global<u16> = Global::new(0);
+
+#[unsafe(no_mangle)]
+static NETNS_COOKIE: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static EIM_PORTS: Global<u16> = Global::new(EIM_PORTS_DEFAULT);
+#[unsafe(no_mangle)]
+static FILTERS_NOBODY: Global<u16> = Global::new(0);
+
+#[unsafe(no_mangle)]
+static TIMEOUT_TCP_ESTABLISHED: Global<u16> = Global::new(Timeouts::DEFAULT.tcp_established);
+#[unsafe(no_mangle)]
+static TIMEOUT_TCP_TRANSITORY: Global<u16> = Global::new(Timeouts::DEFAULT.tcp_transitory);
+#[unsafe(no_mangle)]
+static TIMEOUT_TCP_CLOSING: Global<u16> = Global::new(Timeouts::DEFAULT.tcp_closing);
+#[unsafe(no_mangle)]
+static TIMEOUT_UDP: Global<u16> = Global::new(Timeouts::DEFAULT.udp);
+#[unsafe(no_mangle)]
+static TIMEOUT_UDP_UNREPLIED: Global<u16> = Global::new(Timeouts::DEFAULT.udp_unreplied);
+#[unsafe(no_mangle)]
+static TIMEOUT_ICMP: Global<u16> = Global::new(Timeouts::DEFAULT.icmp);
 
 #[unsafe(no_mangle)]
 static SKB_IP_SUMMED_BIT: Global<u16> = Global::new(0);
@@ -112,10 +170,41 @@ pub fn mark() -> u32 {
     MARK.load()
 }
 
+/// Cookie of the agent's network namespace; 0 where sockets are left alone.
+#[inline(always)]
+pub fn netns_cookie() -> u64 {
+    NETNS_COOKIE.load()
+}
+
 /// First port and number of ports of the NAT range.
 #[inline(always)]
 pub fn nat_ports() -> (u16, u16) {
     (NAT_PORT_FIRST.load(), NAT_PORT_COUNT.load())
+}
+
+/// External ports by endpoint-independent mappings that one instance may have.
+#[inline(always)]
+pub fn eim_ports() -> u64 {
+    EIM_PORTS.load().into()
+}
+
+/// Whether whoever sends to a port with such a mapping reaches its guest.
+#[inline(always)]
+pub fn filters_nobody() -> bool {
+    FILTERS_NOBODY.load() != 0
+}
+
+/// Times after which flows are removed.
+#[inline(always)]
+pub fn timeouts() -> Timeouts {
+    Timeouts {
+        tcp_established: TIMEOUT_TCP_ESTABLISHED.load(),
+        tcp_transitory: TIMEOUT_TCP_TRANSITORY.load(),
+        tcp_closing: TIMEOUT_TCP_CLOSING.load(),
+        udp: TIMEOUT_UDP.load(),
+        udp_unreplied: TIMEOUT_UDP_UNREPLIED.load(),
+        icmp: TIMEOUT_ICMP.load(),
+    }
 }
 
 /// Generation of the routes.
@@ -214,33 +303,112 @@ pub fn record(slot: u32) -> Result<&'static Interface, DropReason> {
     Ok(record)
 }
 
-/// Flows that the instance has open. The agent may have set the count to 0 while flows were open: what they
-/// take away again is below 0, and counts as none.
+/// Flows that the instance has open.
 #[inline(always)]
 pub fn open_flows(instance: u32) -> u64 {
     OPEN_FLOWS.get_ptr_mut(instance).map_or(u64::MAX, |count| {
         // SAFETY: an array element lives as long as the map, and an aligned word is read whole.
-        let count = unsafe { count.read_volatile() };
-        if count.cast_signed() < 0 { 0 } else { count }
+        counted(unsafe { count.read_volatile() })
     })
+}
+
+/// What the instance holds beside its open flows, to be read and changed.
+#[inline(always)]
+pub fn holdings(instance: u32) -> Option<&'static mut Holdings> {
+    let holdings = HOLDINGS.get_ptr_mut(instance)?;
+    // SAFETY: an array element lives as long as the map. Counts are changed by atomic additions alone, and the time is
+    // an aligned word, read and written whole.
+    Some(unsafe { &mut *holdings })
+}
+
+/// Closing flows of the instance.
+#[inline(always)]
+pub fn closing_flows(instance: u32) -> u64 {
+    holdings(instance).map_or(u64::MAX, |holdings| counted(holdings.closing))
+}
+
+/// Flows that the instance holds, open and closing.
+#[inline(always)]
+pub fn flows_held(instance: u32) -> u64 {
+    open_flows(instance).saturating_add(closing_flows(instance))
+}
+
+/// Endpoint-independent mappings of the instance.
+#[inline(always)]
+pub fn mappings(instance: u32) -> u64 {
+    holdings(instance).map_or(u64::MAX, |holdings| counted(holdings.mapped))
+}
+
+/// The agent may have set a count to 0 while what it counts was there: what that takes away again is below 0, and
+/// counts as none.
+#[inline(always)]
+const fn counted(count: u64) -> u64 {
+    if count.cast_signed() < 0 { 0 } else { count }
 }
 
 /// Counts a flow that was opened.
 #[inline(always)]
 pub fn count_opened(instance: u32) {
-    if let Some(count) = OPEN_FLOWS.get_ptr_mut(instance) {
-        // SAFETY: an array element lives as long as the map; it is only ever changed by atomic additions.
-        unsafe { atomic_add(count, 1) };
+    count_moved(instance, (None, Some(Place::Open)));
+}
+
+/// Counts a flow that went from one count of its instance to another, or out of all.
+#[inline(always)]
+pub fn count_moved(instance: u32, (from, to): (Option<Place>, Option<Place>)) {
+    // Adding all ones takes one away.
+    for (place, change) in [(from, u64::MAX), (to, 1)] {
+        let count = match place {
+            Some(Place::Open) => OPEN_FLOWS.get_ptr_mut(instance),
+            Some(Place::Closing) => holdings(instance).map(|holdings| &raw mut holdings.closing),
+            None => None,
+        };
+        if let Some(count) = count {
+            // SAFETY: an array element lives as long as the map; it is only ever changed by atomic additions.
+            unsafe { atomic_add(count, change) };
+        }
     }
 }
 
-/// Counts a flow that was removed.
+/// Endpoint-independent mappings of all instances, in one family.
 #[inline(always)]
-pub fn count_removed(instance: u32) {
-    if let Some(count) = OPEN_FLOWS.get_ptr_mut(instance) {
-        // SAFETY: as in `count_opened`. Adding all ones takes one away.
-        unsafe { atomic_add(count, u64::MAX) };
+pub fn mapped<A: FamilyMaps>() -> u64 {
+    FILL.get(A::MAPPINGS_PLACE)
+        .map_or(u64::MAX, |count| counted(*count))
+}
+
+/// Counts an endpoint-independent mapping that was made, or with `u64::MAX`, one that was removed. No `instance` is
+/// given for one of an earlier life of its slot.
+#[inline(always)]
+pub fn count_mapped<A: FamilyMaps>(instance: Option<u32>, change: u64) {
+    if let Some(count) = FILL.get_ptr_mut(A::MAPPINGS_PLACE) {
+        // SAFETY: an array element lives as long as the map; it is only ever changed by atomic additions.
+        unsafe { atomic_add(count, change) };
     }
+    if let Some(holdings) = instance.and_then(holdings) {
+        // SAFETY: as above.
+        unsafe { atomic_add(&raw mut holdings.mapped, change) };
+    }
+}
+
+/// Notes how many flows of a family a collection pass left.
+#[inline(always)]
+pub fn set_flows_left<A: FamilyMaps>(flows: u64) {
+    if let Some(count) = FILL.get_ptr_mut(A::FLOWS_PLACE) {
+        // SAFETY: the element lives as long as the map, and the agent runs one pass at a time.
+        unsafe { count.write(flows) };
+    }
+}
+
+/// This CPU's place for a flow that is being made, to be written whole.
+#[inline(always)]
+pub fn scratch_flow<A: FamilyMaps>() -> Option<&'static mut Flow<A>> {
+    const {
+        assert!(size_of::<Flow<A>>() <= size_of::<Flow<[u8; 16]>>());
+    }
+    let flow = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own element; tc programs of one CPU do not interrupt each other. It is large enough for a flow
+    // of either family, for which any bytes are a value.
+    Some(unsafe { &mut *flow.cast::<Flow<A>>() })
 }
 
 /// Counts a drop.

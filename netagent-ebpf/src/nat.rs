@@ -1,98 +1,38 @@
-//! Masquerade: ports are claimed, addresses and ports are rewritten.
-#![allow(unsafe_code, reason = "the kernel calls back with a raw pointer")]
-
+//! Masquerade: who holds a port, and how addresses and ports are rewritten.
 use netagent_common::checksum;
 use netagent_common::drop::DropReason;
 use netagent_common::flow::{Flow, FlowKey};
-use netagent_common::nat::{PORT_TRIES, Reverse, ReverseKey, candidate};
+use netagent_common::nat::{Reverse, ReverseKey};
 
 use crate::family::{End, Family};
 use crate::kernel::{self, Checksum, Skb};
-use crate::maps::{self, InsertError};
 use crate::parse::{Header, Kind, Transport, checksum_field, transport_offset};
+use crate::{mapping, maps};
 
 /// The flow as the world sees it.
 #[inline(always)]
 pub fn reverse_key<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> ReverseKey<A> {
+    key_of_port(key, (flow.nat_address, flow.nat_port))
+}
+
+/// A new flow as the world would see it by an address and a port.
+#[inline(always)]
+pub fn key_of_port<A: Copy>(
+    key: &FlowKey<A>,
+    (nat_address, nat_port): (A, [u8; 2]),
+) -> ReverseKey<A> {
     ReverseKey {
         remote: key.remote,
-        nat_address: flow.nat_address,
+        nat_address,
         remote_port: key.remote_port,
-        nat_port: flow.nat_port,
+        nat_port,
         protocol: key.protocol,
-    }
-}
-
-/// What the tries of one flow share.
-struct Claim<A> {
-    skb: Skb,
-    key: ReverseKey<A>,
-    reverse: Reverse<A>,
-    own: u16,
-    seed: u32,
-    /// [`CLAIMED`], [`FULL`], or 0 while no port was free.
-    outcome: u32,
-}
-
-const CLAIMED: u32 = 1;
-const FULL: u32 = 2;
-
-/// Claims a port for a new flow: the guest's own where it is free, else one near a random start.
-///
-/// # Errors
-/// [`DropReason::SnatExhausted`] and [`DropReason::FlowTableFull`].
-#[inline(never)]
-pub fn claim<A: Family>(skb: Skb, key: &FlowKey<A>, nat_address: &A) -> Result<u16, DropReason> {
-    let mut claim = Claim {
-        skb,
-        key: ReverseKey {
-            remote: key.remote,
-            nat_address: *nat_address,
-            remote_port: key.remote_port,
-            nat_port: [0; 2],
-            protocol: key.protocol,
-        },
-        reverse: reverse(key),
-        own: u16::from_be_bytes(key.guest_port),
-        seed: kernel::random(),
-        outcome: 0,
-    };
-    kernel::repeat(PORT_TRIES, try_port::<A>, &mut claim);
-    match claim.outcome {
-        CLAIMED => Ok(u16::from_be_bytes(claim.key.nat_port)),
-        FULL => Err(DropReason::FlowTableFull),
-        _ => Err(DropReason::SnatExhausted),
-    }
-}
-
-/// One try: stops with 1.
-unsafe extern "C" fn try_port<A: Family>(attempt: u64, claim: *mut Claim<A>) -> i64 {
-    const GO_ON: i64 = 0;
-    const STOP: i64 = 1;
-    // SAFETY: the kernel passes the claim of the function above, which nobody else uses meanwhile.
-    let claim = unsafe { &mut *claim };
-    let port = candidate(claim.own, claim.seed, attempt as u32, maps::nat_ports());
-    claim.key.nat_port = port.to_be_bytes();
-    match maps::insert_reverse(&claim.key, &claim.reverse) {
-        Err(InsertError::Exists) => GO_ON,
-        Err(InsertError::Full) => {
-            claim.outcome = FULL;
-            STOP
-        }
-        Ok(()) if is_the_hosts(claim.skb, &claim.key) => {
-            maps::remove_reverse(&claim.key);
-            GO_ON
-        }
-        Ok(()) => {
-            claim.outcome = CLAIMED;
-            STOP
-        }
     }
 }
 
 /// Whether the port is one that a process of the host uses: replies to it would be taken from it.
 #[inline(always)]
-fn is_the_hosts<A: Family>(skb: Skb, key: &ReverseKey<A>) -> bool {
+pub fn is_the_hosts<A: Family>(skb: Skb, key: &ReverseKey<A>) -> bool {
     let (remote, local) = (
         (key.remote, key.remote_port),
         (key.nat_address, key.nat_port),
@@ -101,10 +41,11 @@ fn is_the_hosts<A: Family>(skb: Skb, key: &ReverseKey<A>) -> bool {
     key.protocol != u32::from(A::ICMP) && skb.host_has_socket(key.protocol, remote, local)
 }
 
+/// The reverse entry of a flow.
 #[inline(always)]
-fn reverse<A: Copy>(key: &FlowKey<A>) -> Reverse<A> {
+pub fn reverse<A: Copy>(key: &FlowKey<A>) -> Reverse<A> {
     Reverse {
-        created_s: (kernel::now_ns() / 1_000_000_000) as u32,
+        created_s: kernel::now_s(),
         instance: key.instance,
         guest_port: key.guest_port,
         reserved: [0; 2],
@@ -120,9 +61,11 @@ fn is_of<A: Family>(reverse: &Reverse<A>, key: &FlowKey<A>) -> bool {
         && reverse.instance == key.instance
 }
 
-/// Makes sure that the flow's reverse entry is there; false where the port is another flow's, or the host's.
+/// Makes sure that the flow's reverse entry is there, and its mapping stays; false where the port is another flow's, or
+/// the host's.
 #[inline(never)]
 pub fn keep_port<A: Family>(skb: Skb, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+    mapping::refresh(key, flow);
     let reverse_key = reverse_key(key, flow);
     if let Some(reverse) = maps::reverse(&reverse_key) {
         return is_of(reverse, key);

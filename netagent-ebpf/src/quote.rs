@@ -3,7 +3,7 @@
 
 use netagent_common::checksum;
 use netagent_common::drop::DropReason;
-use netagent_common::flow::{Flow, FlowKey};
+use netagent_common::flow::{Flow, FlowKey, Opener};
 use netagent_common::nat::ReverseKey;
 use netagent_common::net::{ETHERNET_LEN, GATEWAY_MAC, protocol};
 use netagent_common::vm::Interface;
@@ -13,7 +13,7 @@ use crate::from_uplink::not_a_reply;
 use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{Header, Kind, checksum_field, transport_offset};
-use crate::verdict::{Action, Dropped, Packed};
+use crate::verdict::{Action, Dropped, Judged, Packed};
 use crate::{conntrack, maps, spoof};
 
 /// Ethernet, IP, ICMP, the quoted IP and fragment headers, and of a quoted TCP header as much as to the checksum.
@@ -26,10 +26,10 @@ pub fn from_uplink<A: Family>(skb: Skb) -> Packed {
 }
 
 #[inline(always)]
-fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Action, Dropped> {
+fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     skb.reach::<REACH>(Origin::Uplink);
     let Ok(header) = A::header(skb) else {
-        return Ok(Action::Next);
+        return Ok(Judged::Done(Action::Next));
     };
     let quoted = A::quoted(skb, header.payload_len);
     let Some((quoted, (nat_port, remote_port))) = with_ports(quoted) else {
@@ -91,7 +91,8 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Action, Dropped> {
         .map_err(dropped)?
         .set_macs(interface.guest_mac, GATEWAY_MAC);
     skb.set_mark(maps::mark());
-    Ok(Action::Redirect(skb.redirect(interface.ifindex)))
+    let code = skb.redirect(interface.ifindex);
+    Ok(Judged::Done(Action::Redirect(code)))
 }
 
 /// An error of the guest about a packet that the world sent it. Its source is known to be the guest's own.
@@ -122,7 +123,8 @@ fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Action, D
         protocol: quoted.protocol.into(),
     };
     let flow: &Flow<A> = maps::flow(&key).ok_or(DropReason::IcmpError)?;
-    if !conntrack::is_current(flow, interface) || flow.uplink == 0 {
+    let turns_round = Opener::turns_round(flow.opener);
+    if !conntrack::is_current(flow, interface) || flow.uplink == 0 || turns_round {
         return Err(DropReason::IcmpError);
     }
     // Copied before the packet is touched, since the record may change meanwhile.

@@ -1,4 +1,4 @@
-//! What is sent to a guest: frames that netagent itself redirected, and pings of the host.
+//! What is sent to a guest: frames that netagent itself redirected, pings of the host, and what it may reach.
 
 use netagent_common::drop::DropReason;
 use netagent_common::flow::FlowKey;
@@ -10,7 +10,7 @@ use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{self, Kind};
 use crate::verdict::{Action, Dropped};
-use crate::{conntrack, maps};
+use crate::{conntrack, maps, publish};
 
 /// Judges a frame that leaves by a TAP.
 ///
@@ -32,7 +32,7 @@ pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     Ok(Action::Next)
 }
 
-/// Only what the host made itself can be a ping of the host: frames without a device that they came in by.
+/// Only what the host made itself may be the host's: frames without a device that they came in by.
 #[inline(always)]
 fn from_host(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
     if skb.ingress_ifindex() != 0 {
@@ -43,29 +43,41 @@ fn from_host(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
     }
     skb.reach::<{ 14 + 40 + 8 }>(Origin::Vm);
     match u16::from_be_bytes(skb.window::<14>(0)?.two::<12>()) {
-        ethertype::IPV4 => ping::<[u8; 4]>(skb, interface),
-        ethertype::IPV6 => ping::<[u8; 16]>(skb, interface),
+        ethertype::IPV4 => packet::<[u8; 4]>(skb, interface),
+        ethertype::IPV6 => packet::<[u8; 16]>(skb, interface),
         _ => Err(DropReason::Unsolicited),
     }
 }
 
 #[inline(always)]
-fn ping<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
+fn packet<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
     let header = A::header(skb)?;
     let transport = parse::transport(skb, &header)?;
-    if transport.kind != Kind::EchoRequest || Some(header.destination) != A::guest(interface) {
-        return Err(DropReason::Unsolicited);
-    }
-    if !conntrack::is_host::<A>(interface, header.source) {
+    if Some(header.destination) != A::guest(interface)
+        || !conntrack::is_host::<A>(interface, header.source)
+    {
         return Err(DropReason::Unsolicited);
     }
     let key = FlowKey {
         instance: interface.instance,
         guest: header.destination,
         remote: header.source,
-        guest_port: [0; 2],
+        guest_port: match transport.kind {
+            Kind::Segment(_) | Kind::Datagram => transport.destination,
+            Kind::EchoRequest | Kind::EchoReply => [0; 2],
+        },
         remote_port: transport.source,
         protocol: header.protocol.into(),
     };
-    conntrack::open_from_host(interface, &key)
+    if transport.kind == Kind::EchoReply {
+        return Err(DropReason::Unsolicited);
+    }
+    if conntrack::touch_from_host(interface, &key, transport.kind) {
+        return Ok(());
+    }
+    let asked = match transport.kind {
+        Kind::EchoRequest => (A::ZERO, [0; 2]),
+        _ => publish::judge_host(skb, interface, &key)?,
+    };
+    conntrack::open_from_host(interface, &key, &asked)
 }

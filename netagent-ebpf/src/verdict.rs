@@ -44,6 +44,12 @@ pub enum Judged {
     Dhcp,
     /// It asks the resolver.
     Dns,
+    /// It is rewritten and goes to an address of the host: as if it had left by the uplink and come back.
+    TurnsRound,
+    /// Its flow is there now.
+    Opened,
+    /// Its flow was opened under another policy.
+    Stale,
 }
 
 /// The answer of a function that is not inlined, in one register. The compiler's own packing leaves bits of no
@@ -57,6 +63,10 @@ impl Packed {
     const REDIRECT: u64 = 2;
     const DHCP: u64 = 3;
     const DNS: u64 = 4;
+    const TURNS_ROUND: u64 = 5;
+    const OPENED: u64 = 6;
+    const STALE: u64 = 7;
+    const SILENT: u64 = 8;
 
     /// Packs an answer.
     #[inline(always)]
@@ -68,6 +78,9 @@ impl Packed {
             Ok(Judged::Done(Action::Redirect(code))) => Self::REDIRECT | (code as u32 as u64) << 32,
             Ok(Judged::Dhcp) => Self::DHCP,
             Ok(Judged::Dns) => Self::DNS,
+            Ok(Judged::TurnsRound) => Self::TURNS_ROUND,
+            Ok(Judged::Opened) => Self::OPENED,
+            Ok(Judged::Stale) => Self::STALE,
             Err(reason) => (reason as u32 as u64) << 8,
         })
     }
@@ -84,6 +97,13 @@ impl Packed {
     #[must_use]
     pub const fn refused(reason: DropReason) -> Self {
         Self::new(Err(reason))
+    }
+
+    /// Packs a drop of which nobody is told, since the packet is no longer what the guest sent.
+    #[inline(always)]
+    #[must_use]
+    pub const fn refused_silently(reason: DropReason) -> Self {
+        Self(Self::SILENT | Self::refused(reason).0)
     }
 
     /// Whether an action was packed.
@@ -114,6 +134,27 @@ impl Packed {
         self.0 == Self::DHCP
     }
 
+    /// Whether [`Judged::TurnsRound`] was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_turning_round(self) -> bool {
+        self.0 == Self::TURNS_ROUND
+    }
+
+    /// Whether [`Judged::Opened`] was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_opened(self) -> bool {
+        self.0 == Self::OPENED
+    }
+
+    /// Whether [`Judged::Stale`] was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_stale(self) -> bool {
+        self.0 == Self::STALE
+    }
+
     /// Whether a drop for this reason was packed.
     #[inline(always)]
     #[must_use]
@@ -121,13 +162,18 @@ impl Packed {
         self.0 == Self::refused(reason).0
     }
 
-    /// Why it is dropped, where it is.
+    /// Why it is dropped, where it is and somebody may be told.
     #[inline(always)]
     #[must_use]
     pub const fn refusal(self) -> Option<DropReason> {
-        if self.is_done() {
+        if self.0 & 0xff != 0 {
             return None;
         }
+        self.reason()
+    }
+
+    #[inline(always)]
+    const fn reason(self) -> Option<DropReason> {
         DropReason::from_number((self.0 >> 8) as u32 & 0xff_ffff)
     }
 
@@ -145,9 +191,9 @@ impl Packed {
     /// Packs an answer that says itself who counts a drop.
     #[inline(always)]
     #[must_use]
-    pub const fn with_slot(answer: Result<Action, Dropped>) -> Self {
+    pub const fn with_slot(answer: Result<Judged, Dropped>) -> Self {
         match answer {
-            Ok(action) => Self::new(Ok(Judged::Done(action))),
+            Ok(judged) => Self::new(Ok(judged)),
             Err(Dropped { slot, reason }) => Self((slot as u64) << 32 | Self::refused(reason).0),
         }
     }
@@ -158,15 +204,8 @@ impl Packed {
     /// Who counts the drop, and why it is one.
     #[inline(always)]
     pub fn action_with_slot(self) -> Result<Action, Dropped> {
-        let slot = self.slot();
+        let slot = (self.0 >> 32) as u32;
         self.action().map_err(|reason| Dropped { slot, reason })
-    }
-
-    /// Who counts a drop that was packed by [`Packed::with_slot`].
-    #[inline(always)]
-    #[must_use]
-    pub const fn slot(self) -> u32 {
-        (self.0 >> 32) as u32
     }
 
     /// The action that was packed.
@@ -178,7 +217,7 @@ impl Packed {
         match self.0 & 0xff {
             Self::NEXT => Ok(Action::Next),
             Self::REDIRECT => Ok(Action::Redirect((self.0 >> 32) as i32)),
-            _ => Err(self.refusal().unwrap_or(DropReason::Malformed)),
+            _ => Err(self.reason().unwrap_or(DropReason::Malformed)),
         }
     }
 }

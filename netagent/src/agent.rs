@@ -1,5 +1,6 @@
 //! The one task that owns the host: it answers requests, follows changes, and repairs every thirty seconds.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,6 +17,7 @@ mod guest;
 pub mod handle;
 mod mtu;
 mod principal;
+pub mod publish;
 mod registry;
 mod requests;
 mod round;
@@ -31,12 +33,15 @@ pub use start::{StartError, host_options, open_store, start, take_down};
 use crate::access::TokenRecord;
 use crate::agent::handle::{Asked, SharedTokens};
 use crate::agent::registry::Registry;
+use crate::agent::uplink::Uplinks;
 use crate::config::Config;
 use crate::dns::upstream::Upstreams;
 use crate::host::{Changes, Host, one_line};
 use crate::ipam::{Pool, Reservations};
 use crate::plan::Observed;
+use crate::publish::Listeners;
 use crate::services::{Directory, Servers};
+use crate::spec::publish::HostPort;
 use crate::store::Store;
 
 /// Time between two full rounds.
@@ -61,10 +66,15 @@ pub struct Agent<H> {
     registry: Registry,
     /// The last observation, kept true by following every step.
     observed: Observed,
-    uplink: Option<u32>,
-    /// MTU of the uplink, and so of every TAP for which no other was asked.
+    uplinks: Uplinks,
+    /// The lowest MTU of the uplinks, and so of every TAP for which no other was asked.
     mtu: u32,
     next_generation: u32,
+    next_publication: u32,
+    /// The ports of the host that are held for instances.
+    listeners: Listeners,
+    /// Why a published port is not held.
+    port_trouble: BTreeMap<HostPort, String>,
     /// Route changes were applied whose generation was not raised.
     raise_owed: bool,
     /// What is wrong with the host's part.

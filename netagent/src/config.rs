@@ -18,11 +18,14 @@ use crate::host::Attach;
 pub mod accounts;
 mod check;
 pub mod dns;
+pub mod nat;
 pub mod ports;
+mod uplink;
 
 use crate::access::AccountName;
 use crate::config::accounts::{Account, Custom, Modes};
 use crate::config::dns::Dns;
+use crate::config::nat::Nat;
 
 /// Read where no other file is named.
 pub const DEFAULT_FILE: &str = "/etc/netagent/netagent.toml";
@@ -36,12 +39,14 @@ pub const DEFAULT_SOCKET: &str = "/run/netagent/netagent.sock";
 pub struct Config {
     pub state_dir: PathBuf,
     pub bpf_dir: PathBuf,
-    pub uplink: Option<String>,
+    #[serde(deserialize_with = "uplink::read_names")]
+    pub uplink: Vec<String>,
     pub api: Api,
     pub pool: Pool,
     pub limits: Limits,
     pub datapath: Datapath,
     pub nat: Nat,
+    pub publish: Publish,
     pub dns: Dns,
     pub custom: Custom,
     pub modes: Modes,
@@ -101,11 +106,11 @@ pub struct Datapath {
     pub flows: u32,
 }
 
-/// `[nat]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+/// `[publish]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(missing_docs, reason = "netagent.example.toml describes every key")]
-pub struct Nat {
+pub struct Publish {
     pub ports: PortRange,
 }
 
@@ -133,9 +138,14 @@ pub struct Overrides {
     /// Unix socket of the API
     #[arg(long, env = "NETAGENT_SOCKET", value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// Interface that leads to the world [default: the default route's]
-    #[arg(long, env = "NETAGENT_UPLINK", value_name = "NAME")]
-    pub uplink: Option<String>,
+    /// Interfaces that lead to the world, separated by commas [default: the default route's]
+    #[arg(
+        long,
+        env = "NETAGENT_UPLINK",
+        value_name = "NAMES",
+        value_delimiter = ','
+    )]
+    pub uplink: Vec<String>,
 }
 
 /// Why the configuration cannot be used.
@@ -174,12 +184,13 @@ impl Default for Config {
         Self {
             state_dir: "/var/lib/netagent".into(),
             bpf_dir: "/sys/fs/bpf/netagent".into(),
-            uplink: None,
+            uplink: Vec::new(),
             api: Api::default(),
             pool: Pool::default(),
             limits: Limits::default(),
             datapath: Datapath::default(),
             nat: Nat::default(),
+            publish: Publish::default(),
             dns: Dns::default(),
             custom: Custom::default(),
             modes: Modes::default(),
@@ -230,6 +241,16 @@ impl Default for Datapath {
     }
 }
 
+impl Default for Publish {
+    fn default() -> Self {
+        let ports = PortRange {
+            first: 1_024,
+            last: 65_535,
+        };
+        Self { ports }
+    }
+}
+
 impl Default for PortRange {
     fn default() -> Self {
         Self {
@@ -240,6 +261,12 @@ impl Default for PortRange {
 }
 
 impl PortRange {
+    /// Whether the port lies in it.
+    #[must_use]
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+
     /// Number of ports.
     #[must_use]
     pub const fn count(self) -> u16 {
@@ -318,7 +345,7 @@ impl Config {
         set(&mut self.state_dir, &overrides.state_dir);
         set(&mut self.bpf_dir, &overrides.bpf_dir);
         set(&mut self.api.socket, &overrides.socket);
-        if overrides.uplink.is_some() {
+        if !overrides.uplink.is_empty() {
             self.uplink.clone_from(&overrides.uplink);
         }
     }

@@ -4,14 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use netagent_common::drop::DropReason;
+use netagent_common::timeouts::Timeouts;
 use netagent_common::vm::Traffic;
 use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::instance::Before;
 use crate::plan::{Observed, Step};
+use crate::publish::{Leads, ReserveError, Reserved};
+use crate::spec::publish::HostPort;
 
 /// The machine that the agent works on: it is looked at, and changed one step at a time.
 pub trait Host: Send + 'static {
@@ -57,6 +61,18 @@ pub trait Host: Send + 'static {
 
     /// The sockets that [`Step::ServeGuests`] made, once: they hold the servers' namespace.
     fn take_sockets(&mut self) -> Option<ServiceSockets>;
+
+    /// Takes a port of the host, so that nobody else can. It is held as long as its sockets.
+    ///
+    /// # Errors
+    /// Where somebody has it, or the host has not that address.
+    fn reserve(&mut self, at: &HostPort) -> Result<Reserved, ReserveError>;
+
+    /// Who has a port, as `nginx (pid 123)`; `None` where that cannot be seen. It takes a moment.
+    fn owner(&mut self, at: &HostPort) -> Option<String>;
+
+    /// Tells the programs which sockets of the agent lead to guests.
+    fn leads(&self) -> Arc<dyn Leads>;
 
     /// Runs one round of the flow collection pass; without a datapath, does nothing.
     fn collect(&mut self) -> impl Future<Output = Result<(), HostError>> + Send;
@@ -143,6 +159,12 @@ pub struct HostOptions {
     pub instances_max: u32,
     /// First port of the NAT range, and the number of ports.
     pub nat_ports: (u16, u16),
+    /// External ports by endpoint-independent mappings that one instance may have; 0 for none.
+    pub eim_ports: u16,
+    /// Whether whoever sends to such a port reaches its guest.
+    pub filters_nobody: bool,
+    /// Times after which flows are removed.
+    pub timeouts: Timeouts,
     /// Mark of redirected frames; never 0.
     pub mark: u32,
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::access::AccountName;
 use crate::spec::name::Name;
+use crate::spec::publish::{ExposedPort, PortProtocol, PublishedPort};
 
 /// One instance.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +33,12 @@ pub struct Instance {
     pub generation: u32,
     /// Ports that the guest announced on its primary address (I-4).
     pub announced: Vec<AnnouncedPort>,
+    /// Ports of the host that lead to it, in the order of the request (N-3).
+    pub publications: Vec<Publication>,
+    /// Ports of its own addresses that the host may reach (N-4).
+    pub exposed: BTreeSet<ExposedPort>,
+    /// Moves with every change of what may reach it; from 1.
+    pub policy_generation: u32,
     /// When it was created, milliseconds since 1970.
     pub created_ms: u64,
     /// One to four; the first is the primary.
@@ -106,6 +113,15 @@ pub struct Before {
     pub settings: BTreeMap<String, String>,
 }
 
+/// A published port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// Its number in the datapath: never used again, so that no sender of another publication is one of its.
+    pub id: u32,
+    /// What leads where.
+    pub port: PublishedPort,
+}
+
 /// How far an instance is (I-13).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
@@ -126,15 +142,6 @@ pub struct AnnouncedPort {
     pub port: u16,
     /// `tcp` or `udp`.
     pub protocol: PortProtocol,
-}
-
-/// Protocol of a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum PortProtocol {
-    Tcp,
-    Udp,
 }
 
 impl Instance {

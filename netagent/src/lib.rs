@@ -14,6 +14,7 @@ pub mod store;
 pub mod plan;
 
 pub mod host;
+pub mod publish;
 pub mod services;
 
 pub mod apply;

@@ -11,7 +11,7 @@ use netagent_tests::packet;
 use netagent_tests::prog_run::{Context, Outcome, Sizes, verdict};
 use netagent_tests::scene::{self, REMOTE_V4, REMOTE_V6, SLOT, Scene, to};
 
-use crate::{frames, limits, paths, requests, segments, services, spoofs};
+use crate::{frames, limits, paths, published, requests, segments, services, spoofs};
 
 /// In which state of the maps a packet is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +30,10 @@ pub(crate) enum Maps {
     NoV6,
     /// The instance has four interfaces.
     Several,
+    /// A port is published, but not for the sender.
+    Limited,
+    /// A port is published, and the guest has a flow with the ports of the sender.
+    Taken,
 }
 
 /// A packet and why it is dropped.
@@ -72,7 +76,12 @@ impl Case {
         let is_nowhere = self.maps == Maps::NoRecord
             || self.maps == Maps::OldRecord
             || self.program == FROM_UPLINK;
-        if is_nowhere { NO_SLOT } else { SLOT }
+        let is_published = matches!(self.maps, Maps::Limited | Maps::Taken);
+        if is_nowhere && !is_published {
+            NO_SLOT
+        } else {
+            SLOT
+        }
     }
 }
 
@@ -99,6 +108,7 @@ fn cases() -> Vec<Case> {
         requests::spoofed_cases(),
         requests::solicitation_cases(),
         requests::super_frame_cases(),
+        published::denied_cases(),
     ];
     tables.into_iter().flatten().collect()
 }
@@ -107,7 +117,12 @@ fn cases() -> Vec<Case> {
 fn scene(maps: Maps) -> Scene {
     let (mut sizes, mut record) = (Sizes::default(), scene::record());
     match maps {
-        Maps::Usual | Maps::NoRecord | Maps::NoServers | Maps::NothingLeft => {}
+        Maps::Usual
+        | Maps::NoRecord
+        | Maps::NoServers
+        | Maps::NothingLeft
+        | Maps::Limited
+        | Maps::Taken => {}
         Maps::NoV6 => record.has_v6 = 0,
         Maps::Several => record = services::record(),
         Maps::OldRecord => record.abi += 1,
@@ -121,6 +136,9 @@ fn scene(maps: Maps) -> Scene {
     }
     if maps == Maps::NoServers {
         scene::set_services(&mut scene.datapath, 0);
+    }
+    if matches!(maps, Maps::Limited | Maps::Taken) {
+        published::prepare(&mut scene, maps == Maps::Limited);
     }
     if maps == Maps::NothingLeft {
         limits::leave_nothing(&mut scene);

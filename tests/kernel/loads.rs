@@ -15,6 +15,7 @@ use netagent::host::{Attach, Host, HostOptions};
 use netagent::plan::Step;
 use netagent_common::limit::FLOWS_MAX;
 use netagent_common::names::{ABI_VERSION, FROM_SERVICES, FROM_VM, TO_VM, map};
+use netagent_common::timeouts::Timeouts;
 use netagent_tests::bpffs::PinDir;
 use netagent_tests::netns::NetNs;
 use netagent_tests::prog_run::MARK;
@@ -46,6 +47,9 @@ impl Home {
             flows_max: 1_024,
             instances_max: 16,
             nat_ports: (16_384, 1_000),
+            eim_ports: 64,
+            filters_nobody: true,
+            timeouts: Timeouts::DEFAULT,
             mark: MARK,
         }
     }

@@ -6,7 +6,7 @@ use netagent_common::names::COLLECT_FLOWS;
 use netagent_common::net::protocol;
 use netagent_common::policy::RouteKind;
 use netagent_tests::packet::Packet;
-use netagent_tests::prog_run::verdict;
+use netagent_tests::prog_run::{Sizes, verdict};
 use netagent_tests::scene::{self, Scene, back, to};
 
 use crate::drops::{REMOTES, is_told};
@@ -14,6 +14,15 @@ use crate::nat::{Build, PROTOCOLS, check_both_ways};
 
 /// The guest's port of the flow that loses its port; outside the range, so that it gets another one.
 const LOSER: u16 = 4_000;
+
+/// Without endpoint-independent mappings, by which a port stays its guest's even where a flow's entry vanished.
+fn unmapped() -> Scene {
+    let sizes = Sizes {
+        eim_ports: 0,
+        ..Sizes::default()
+    };
+    Scene::new(sizes, &scene::record())
+}
 
 /// A flow of [`LOSER`], and one of another port of the guest that took its port while the entry was missing.
 /// Returns that port: it is the other's own.
@@ -47,7 +56,7 @@ fn a_flow_whose_reverse_entry_vanished_gets_it_back() {
 fn a_flow_whose_port_is_anothers_by_now_gets_a_new_one() {
     for remote in REMOTES {
         for protocol in PROTOCOLS {
-            let mut scene = Scene::usual();
+            let mut scene = unmapped();
             let lost = lose_port(&mut scene, remote, protocol);
             scene.age_flows(LOSER);
             let new = check_both_ways(&mut scene, remote, protocol, LOSER);
@@ -67,7 +76,7 @@ fn a_flow_whose_port_is_anothers_by_now_gets_a_new_one() {
 fn a_flow_that_times_out_does_not_take_anothers_port_along() {
     for remote in REMOTES {
         for protocol in PROTOCOLS {
-            let mut scene = Scene::usual();
+            let mut scene = unmapped();
             let lost = lose_port(&mut scene, remote, protocol);
             scene.time_out_flows(LOSER);
             let (collected, _) = scene.datapath.collect(COLLECT_FLOWS);
@@ -82,7 +91,7 @@ fn a_flow_that_times_out_does_not_take_anothers_port_along() {
 fn a_flow_that_the_routes_end_does_not_take_anothers_port_along() {
     for remote in REMOTES {
         for (sent, answered) in PROTOCOLS {
-            let mut scene = Scene::usual();
+            let mut scene = unmapped();
             let lost = lose_port(&mut scene, remote, (sent, answered));
             let closed = scene::route(RouteKind::NotUplink, remote.is_ipv4(), false);
             scene.change_route(remote, &closed);

@@ -15,6 +15,7 @@ pub mod sys;
 pub mod client;
 pub mod netns;
 pub mod ping;
+pub mod second_uplink;
 pub mod server;
 pub mod world;
 
@@ -36,6 +37,7 @@ pub mod database;
 pub mod guest;
 pub mod http;
 pub mod stack;
+pub mod talk;
 
 pub mod dhcp_client;
 pub mod name_server;
@@ -47,5 +49,6 @@ pub mod recovery;
 pub mod bench;
 pub mod coverage;
 pub mod prog_run;
+pub mod published;
 pub mod route;
 pub mod scene;

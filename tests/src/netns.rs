@@ -192,6 +192,21 @@ impl NetNs {
     /// Where there is none of this name.
     #[must_use]
     pub fn packets(&self, name: &str) -> (u64, u64) {
+        let numbers = self.counters(name);
+        (numbers[1], numbers[9])
+    }
+
+    /// Packets to be sent that an interface had no room for.
+    ///
+    /// # Panics
+    /// Where there is none of this name.
+    #[must_use]
+    pub fn not_sent(&self, name: &str) -> u64 {
+        self.counters(name)[11]
+    }
+
+    /// The sixteen numbers of an interface: of what it received bytes, packets and so on, then of what it sent.
+    fn counters(&self, name: &str) -> Vec<u64> {
         let text = self
             .run(|| fs::read_to_string("/proc/thread-self/net/dev"))
             .expect("proc is mounted");
@@ -199,11 +214,10 @@ impl NetNs {
         let (_, counters) = lines
             .find(|(link, _)| *link == name)
             .unwrap_or_else(|| panic!("no interface {name}"));
-        let mut numbers = counters
-            .split_whitespace()
-            .map(|number| number.parse().expect("a number"));
-        let received = numbers.nth(1).expect("sixteen columns");
-        (received, numbers.nth(7).expect("sixteen columns"))
+        let numbers = counters.split_whitespace();
+        numbers
+            .map(|number| number.parse().expect("a number"))
+            .collect()
     }
 }
 

@@ -16,8 +16,11 @@ use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
 use netagent_common::drop::{DropKey, DropReason};
 use netagent_common::flow::Collected;
+use netagent_common::limit::FLOWS_PER_MAPPING;
 use netagent_common::names::{self, ABI_VERSION, global, map};
+use netagent_common::nat::EIM_PORTS;
 use netagent_common::policy::Route;
+use netagent_common::publish::SenderKey;
 use netagent_common::vm::{Active, Interface, State, active_place, record_index};
 
 use crate::netns::NetNs;
@@ -50,6 +53,10 @@ pub struct Sizes {
     pub nat_port_count: u16,
     /// Flows of each family.
     pub flows_max: u32,
+    /// External ports by endpoint-independent mappings of one instance.
+    pub eim_ports: u16,
+    /// Whether anybody reaches a guest on such a port.
+    pub filters_nobody: bool,
 }
 
 impl Default for Sizes {
@@ -58,6 +65,8 @@ impl Default for Sizes {
             nat_port_first: 16_384,
             nat_port_count: 13_616,
             flows_max: 4_096,
+            eim_ports: EIM_PORTS,
+            filters_nobody: false,
         }
     }
 }
@@ -117,6 +126,9 @@ impl Datapath {
         loader.override_global(global::MARK, &MARK, true);
         loader.override_global(global::NAT_PORT_FIRST, &sizes.nat_port_first, true);
         loader.override_global(global::NAT_PORT_COUNT, &sizes.nat_port_count, true);
+        loader.override_global(global::EIM_PORTS, &sizes.eim_ports, true);
+        let filters_nobody = u16::from(sizes.filters_nobody);
+        loader.override_global(global::FILTERS_NOBODY, &filters_nobody, true);
         for name in [
             map::FLOWS_V4,
             map::FLOWS_V6,
@@ -127,6 +139,10 @@ impl Datapath {
         }
         for name in [map::FRAGMENTS_V4, map::FRAGMENTS_V6] {
             loader.map_max_entries(name, FRAGMENTS_MAX);
+        }
+        for name in [map::MAPPINGS_V4, map::MAPPINGS_V6] {
+            let mappings_max = (sizes.flows_max / FLOWS_PER_MAPPING).max(1);
+            loader.map_max_entries(name, mappings_max);
         }
         let loaded = loader.load_file(&path);
         let mut ebpf =
@@ -207,6 +223,28 @@ impl Datapath {
                 routes
                     .insert(&Key::new(prefix, address.octets()), value, 0)
                     .expect("room for a route");
+            }
+        }
+    }
+
+    /// Lets an address use a published port of limited use.
+    ///
+    /// # Panics
+    /// When the map is full.
+    pub fn add_sender(&mut self, id: u32, (address, length): (IpAddr, u8)) {
+        let prefix = u32::BITS + u32::from(length);
+        match address {
+            IpAddr::V4(address) => {
+                let address = address.octets();
+                let key = Key::new(prefix, SenderKey { id, address });
+                let mut senders: LpmTrie<_, SenderKey<[u8; 4]>, u32> = self.map(map::SENDERS_V4);
+                senders.insert(&key, 1, 0).expect("room for a sender");
+            }
+            IpAddr::V6(address) => {
+                let address = address.octets();
+                let key = Key::new(prefix, SenderKey { id, address });
+                let mut senders: LpmTrie<_, SenderKey<[u8; 16]>, u32> = self.map(map::SENDERS_V6);
+                senders.insert(&key, 1, 0).expect("room for a sender");
             }
         }
     }

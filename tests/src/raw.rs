@@ -1,7 +1,7 @@
 //! The far end of a link: every frame that arrives there, whole, and frames sent from there.
 
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::unistd::write;
 
@@ -38,6 +38,12 @@ impl Raw {
             .run(|| sys::packet_socket(ifindex))
             .expect("root may open packet sockets");
         Self { socket }
+    }
+
+    /// The socket: each frame is written and read behind its virtio header.
+    #[must_use]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// Sends a frame.

@@ -7,7 +7,7 @@ use aya::Pod;
 use bytemuck::Zeroable;
 use netagent_common::flow::{Flow, FlowKey, FlowState, LAST_SEEN_STEP_NS};
 use netagent_common::names::{self, ABI_VERSION, map};
-use netagent_common::nat::{Reverse, ReverseKey};
+use netagent_common::nat::{Holdings, Mapping, MappingKey, Reverse, ReverseKey, fill};
 use netagent_common::net::{GATEWAY_MAC, GATEWAY_V6, protocol};
 use netagent_common::policy::RouteKind;
 use netagent_common::services::{SERVICES_HOST_MAC, Services};
@@ -148,16 +148,27 @@ impl Scene {
         self.change_flows(guest_port, |last_seen_ns, _| *last_seen_ns -= MOMENT_NS);
     }
 
-    /// Makes every flow of a port of the guest one that was reset and last heard of when the machine started:
-    /// nobody runs tests in the first two minutes of a boot.
+    /// Makes every flow of a port of the guest so much older, s.
+    pub fn age_flows_by(&mut self, guest_port: u16, age_s: u64) {
+        let age_ns = age_s * 1_000_000_000;
+        self.change_flows(guest_port, |last_seen_ns, _| *last_seen_ns -= age_ns);
+    }
+
+    /// Makes every flow of a port of the guest one that was last heard of when the machine started.
+    pub fn age_flows_to_boot(&mut self, guest_port: u16) {
+        self.change_flows(guest_port, |last_seen_ns, _| *last_seen_ns = 0);
+    }
+
+    /// Makes every flow of a port of the guest one that nobody answered, last heard of when the machine started:
+    /// nobody runs tests in the first four minutes of a boot.
     pub fn time_out_flows(&mut self, guest_port: u16) {
         self.change_flows(guest_port, |last_seen_ns, state| {
-            (*last_seen_ns, *state) = (0, FlowState::Reset as u8);
+            (*last_seen_ns, *state) = (0, FlowState::Opening as u8);
         });
     }
 
-    fn change_flows(&mut self, guest_port: u16, change: ChangeFlow) {
-        let of = (guest_port, change);
+    fn change_flows(&mut self, guest_port: u16, change: impl Fn(&mut u64, &mut u8)) {
+        let of = (guest_port, &change);
         change_flows::<[u8; 4]>(&mut self.datapath, map::FLOWS_V4, of);
         change_flows::<[u8; 16]>(&mut self.datapath, map::FLOWS_V6, of);
     }
@@ -178,6 +189,37 @@ impl Scene {
         open.get(&SLOT, 0)
             .expect("the slot is in the array")
             .cast_signed()
+    }
+
+    /// How many closing flows the instance has, by its count.
+    ///
+    /// # Panics
+    /// Where the count is not there.
+    #[must_use]
+    pub fn closing_flows(&mut self) -> i64 {
+        let holdings = self.datapath.array::<Holdings>(map::HOLDINGS);
+        let holdings = holdings.get(&SLOT, 0).expect("the slot is in the array");
+        holdings.closing.cast_signed()
+    }
+
+    /// Endpoint-independent mappings of the instance, and of all instances in both families, by their counts.
+    ///
+    /// # Panics
+    /// Where a count is not there.
+    #[must_use]
+    pub fn mappings_counted(&mut self) -> (u64, u64) {
+        let holdings = self.datapath.array::<Holdings>(map::HOLDINGS);
+        let of_instance = holdings.get(&SLOT, 0).expect("the slot is in the array");
+        let fills = self.datapath.array::<u64>(map::FILL);
+        let of_all = [fill::MAPPINGS_V4, fill::MAPPINGS_V6]
+            .map(|place| fills.get(&place, 0).expect("the place is in the array"));
+        (of_instance.mapped, of_all.iter().sum())
+    }
+
+    /// Makes all mappings so much older, s.
+    pub fn age_mappings(&mut self, age_s: u32) {
+        age_mappings::<[u8; 4]>(&mut self.datapath, map::MAPPINGS_V4, age_s);
+        age_mappings::<[u8; 16]>(&mut self.datapath, map::MAPPINGS_V6, age_s);
     }
 
     /// The ports of the guest that hold a port of the uplink's address, in either family.
@@ -271,10 +313,11 @@ pub fn set_services(datapath: &mut Datapath, ifindex: u32) {
         .expect("element 0");
 }
 
-type ChangeFlow = fn(&mut u64, &mut u8);
-
-fn change_flows<A>(datapath: &mut Datapath, name: &str, (guest_port, change): (u16, ChangeFlow))
-where
+fn change_flows<A>(
+    datapath: &mut Datapath,
+    name: &str,
+    (guest_port, change): (u16, &impl Fn(&mut u64, &mut u8)),
+) where
     FlowKey<A>: Pod,
     Flow<A>: Pod,
 {
@@ -283,6 +326,17 @@ where
             change(&mut flow.last_seen_ns, &mut flow.state);
             datapath.insert::<FlowKey<A>, Flow<A>>(name, key, flow);
         }
+    }
+}
+
+fn age_mappings<A>(datapath: &mut Datapath, name: &str, age_s: u32)
+where
+    MappingKey<A>: Pod,
+    Mapping<A>: Pod,
+{
+    for (key, mut mapping) in datapath.entries::<MappingKey<A>, Mapping<A>>(name) {
+        mapping.used_s -= age_s;
+        datapath.insert::<MappingKey<A>, Mapping<A>>(name, key, mapping);
     }
 }
 

@@ -229,6 +229,24 @@ pub struct Instruction {
     pub immediate: i32,
 }
 
+/// A program that does nothing but return a value.
+#[must_use]
+pub const fn returns(value: i32) -> [Instruction; 2] {
+    let to_register_0 = Instruction {
+        code: 0xb7,
+        registers: 0,
+        offset: 0,
+        immediate: value,
+    };
+    let exit = Instruction {
+        code: 0x95,
+        registers: 0,
+        offset: 0,
+        immediate: 0,
+    };
+    [to_register_0, exit]
+}
+
 /// The part of `union bpf_attr` that BPF_PROG_LOAD reads here.
 #[repr(C)]
 #[derive(Default)]
@@ -269,11 +287,24 @@ fn bpf<T>(command: c_int, attributes: &T) -> io::Result<OwnedFd> {
 /// # Errors
 /// What the kernel says.
 pub fn load_classifier(instructions: &[Instruction]) -> io::Result<OwnedFd> {
-    const BPF_PROG_LOAD: c_int = 5;
     const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+    load_program(BPF_PROG_TYPE_SCHED_CLS, instructions)
+}
+
+/// Loads an XDP program given as instructions.
+///
+/// # Errors
+/// What the kernel says.
+pub fn load_xdp(instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    const BPF_PROG_TYPE_XDP: u32 = 6;
+    load_program(BPF_PROG_TYPE_XDP, instructions)
+}
+
+fn load_program(kind: u32, instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    const BPF_PROG_LOAD: c_int = 5;
     let license = CString::new("GPL").expect("holds no zero byte");
     let attributes = LoadProgram {
-        kind: BPF_PROG_TYPE_SCHED_CLS,
+        kind,
         instruction_count: u32::try_from(instructions.len()).expect("a short program"),
         instructions: instructions.as_ptr().expose_provenance() as u64,
         license: license.as_ptr().expose_provenance() as u64,
@@ -287,12 +318,34 @@ pub fn load_classifier(instructions: &[Instruction]) -> io::Result<OwnedFd> {
 /// # Errors
 /// What the kernel says.
 pub fn attach_tcx_ingress(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
-    const BPF_LINK_CREATE: c_int = 28;
     const BPF_TCX_INGRESS: u32 = 46;
+    attach(program, ifindex, BPF_TCX_INGRESS)
+}
+
+/// The same to what leaves by it.
+///
+/// # Errors
+/// What the kernel says.
+pub fn attach_tcx_egress(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
+    const BPF_TCX_EGRESS: u32 = 47;
+    attach(program, ifindex, BPF_TCX_EGRESS)
+}
+
+/// Attaches an XDP program to an interface of the calling thread's namespace.
+///
+/// # Errors
+/// What the kernel says.
+pub fn attach_xdp(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
+    const BPF_XDP: u32 = 37;
+    attach(program, ifindex, BPF_XDP)
+}
+
+fn attach(program: &OwnedFd, ifindex: u32, attach_type: u32) -> io::Result<OwnedFd> {
+    const BPF_LINK_CREATE: c_int = 28;
     let attributes = CreateLink {
         program: program.as_raw_fd().cast_unsigned(),
         target: ifindex,
-        attach_type: BPF_TCX_INGRESS,
+        attach_type,
         ..CreateLink::default()
     };
     bpf(BPF_LINK_CREATE, &attributes)

@@ -821,7 +821,6 @@ fn create_takes_the_flags_of_the_guides() {
             "11.0.0.0/8",
         ],
         &["--denied-cidr", "10.0.0.0/8"],
-        &["--publish-port", "8080:80"],
         &["--bandwidth", "10mbit"],
     ] {
         let output = agent.say(&[&["create"], words].concat());

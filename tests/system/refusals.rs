@@ -202,9 +202,9 @@ const BODIES: [(&str, u16, &str); 18] = [
         "Not supported yet: network_policy",
     ),
     (
-        r#"{"publish": ["8080:80"]}"#,
-        501,
-        "Not supported yet: publish",
+        r#"{"publish": ["8080:80/sctp"]}"#,
+        400,
+        "Invalid entry '8080:80/sctp' of member 'publish'",
     ),
     (
         r#"{"allowed_cidrs": ["0.0.0.0/0"]}"#,
@@ -269,7 +269,7 @@ fn bad_requests_are_refused_with_their_reason_and_leave_nothing() {
 fn words_that_are_not_built_say_so() {
     let world = World::new();
     let agent = Agent::prepare(&world.host, Some(UPLINK), "");
-    for word in ["network", "explain", "flows"] {
+    for word in ["explain", "flows"] {
         let output = world.host.try_shell(&format!(
             "{} {word}",
             netagent_tests::agent::binary().display()

@@ -379,3 +379,29 @@ fn a_name_server_among_the_guests_is_not_asked() {
         );
     }
 }
+
+#[test]
+fn what_asks_a_stopped_agent_is_dropped_for_that_reason_and_goes_nowhere() {
+    let mut scene = Scene::new();
+    let guest = scene.guest("asks");
+    let nic = guest.nic();
+    let query = question(7, "www.example.net");
+    let ask = || {
+        let query = packet::udp(&nic.to(nic.gateway_v4), (4_000, PORT), &query);
+        nic.tap.send_bytes(query);
+    };
+    scene.agent.stop();
+    (0..3).for_each(|_| ask());
+    scene.agent.run();
+    wait_until("the agent is back", SOON, || {
+        scene.agent.inspect("asks")["status"] == "running"
+    });
+    let drops = scene.agent.drops("asks");
+    assert_eq!(drops.get("services_down"), Some(&3), "{drops:?}");
+    let links = netagent_tests::recovery::kernel::links(&scene.world.host);
+    let way = links.iter().find(|link| link.leads_to_servers()).unwrap();
+    assert!(
+        way.ifindex >= 0x7fff_0000,
+        "no other device gets its index: {way:?}"
+    );
+}

@@ -186,9 +186,9 @@ fn guests_have_ipv6_where_the_uplink_has_it_though_new_links_get_none() {
     }
 }
 
-/// Whether the uplink gathers segments into lists.
-fn gathers_lists(host: &NetNs) -> bool {
-    let features = host.shell(&format!("ethtool --show-features {UPLINK}"));
+/// Whether an uplink gathers segments into lists.
+pub(crate) fn gathers_lists(host: &NetNs, name: &str) -> bool {
+    let features = host.shell(&format!("ethtool --show-features {name}"));
     let line = features
         .lines()
         .find_map(|line| line.trim().strip_prefix("rx-gro-list:"));
@@ -206,15 +206,119 @@ fn the_uplink_gathers_no_lists_while_the_agent_runs_and_what_was_set_comes_back(
             world
                 .host
                 .shell(&format!("ethtool --features {UPLINK} rx-gro-list {word}"));
-            assert_eq!(gathers_lists(&world.host), before);
+            assert_eq!(gathers_lists(&world.host, UPLINK), before);
             let mut agent: Agent = world.agent(configuration);
-            assert!(!gathers_lists(&world.host), "it was {word}");
+            assert!(!gathers_lists(&world.host, UPLINK), "it was {word}");
             agent.kill9();
             agent.run();
-            assert!(!gathers_lists(&world.host), "started again: it was {word}");
+            assert!(
+                !gathers_lists(&world.host, UPLINK),
+                "started again: it was {word}"
+            );
             agent.stop();
             agent.cli("down", &[]);
-            assert_eq!(gathers_lists(&world.host), before, "it was {word}");
+            assert_eq!(gathers_lists(&world.host, UPLINK), before, "it was {word}");
         }
+    }
+}
+
+/// Ports that the kernel gives to nobody who asks for any.
+fn reserved(host: &NetNs) -> String {
+    let text = host.shell("cat /proc/sys/net/ipv4/ip_local_reserved_ports");
+    text.trim().to_owned()
+}
+
+#[test]
+fn ports_for_guests_are_reserved_while_the_agent_is_there_and_what_others_reserved_stays() {
+    const SETTING: &str = "net/ipv4/ip_local_reserved_ports";
+    for (before, during, added, after) in [
+        ("", "16384-29999", "16384-29999,40000", "40000"),
+        (
+            "80,5000-5100,20000-30010",
+            "80,5000-5100,16384-30010",
+            "80,5000-5100,16384-30010,40000",
+            "80,5000-5100,20000-30010,40000",
+        ),
+        // The whole range is somebody else's.
+        (
+            "16384-30000",
+            "16384-30000",
+            "16384-30000,40000",
+            "16384-30000,40000",
+        ),
+    ] {
+        let world = World::new();
+        let host = &world.host;
+        host.sysctl(SETTING, before);
+        let mut agent = world.agent("");
+        assert_eq!(reserved(host), during);
+        agent.kill9();
+        assert_eq!(
+            reserved(host),
+            during,
+            "the datapath stays, and so do its ports"
+        );
+        agent.run();
+        assert_eq!(reserved(host), during);
+        host.sysctl(SETTING, added);
+        agent.stop();
+        agent.take_down();
+        assert_eq!(reserved(host), after);
+        agent.take_down();
+        assert_eq!(reserved(host), after, "and again");
+    }
+}
+
+#[test]
+fn another_range_of_ports_takes_the_place_of_the_first_and_one_that_others_removed_comes_back() {
+    let world = World::new();
+    let host = &world.host;
+    host.sysctl("net/ipv4/ip_local_reserved_ports", "80");
+    let mut first = world.agent("");
+    first.stop();
+    let mut second = Agent::prepare(host, Some(UPLINK), "[nat]\nports = \"10000-10999\"\n");
+    second.share_state(&first);
+    second.share_pins(&first);
+    second.run();
+    assert_eq!(reserved(host), "80,10000-10999");
+    host.sysctl("net/ipv4/ip_local_reserved_ports", "81");
+    // Any change of the host is a reason to look.
+    host.ip("route add 192.0.2.0/24 via 198.51.100.1");
+    wait_until("the ports are reserved again", A_ROUND, || {
+        reserved(host) == "81,10000-10999"
+    });
+    second.stop();
+    second.take_down();
+    assert_eq!(reserved(host), "81");
+}
+
+#[test]
+fn an_agent_killed_at_any_step_of_its_start_leaves_ports_that_go_with_it() {
+    let before = "80,20000-30010";
+    // Before the ports are reserved, after, and behind the datapath.
+    for boundary in 1..=4 {
+        let world = World::new();
+        world
+            .host
+            .sysctl("net/ipv4/ip_local_reserved_ports", before);
+        let mut agent = Agent::prepare(&world.host, Some(UPLINK), "");
+        agent.kill_at(Some(boundary));
+        agent.spawn();
+        let status = agent.serves_or_ended(Duration::from_secs(30));
+        assert!(status.is_some(), "boundary {boundary}: it is killed");
+        agent.kill_at(None);
+        agent.take_down();
+        assert_eq!(reserved(&world.host), before, "boundary {boundary}");
+
+        agent.kill_at(Some(boundary));
+        agent.spawn();
+        assert!(agent.serves_or_ended(Duration::from_secs(30)).is_some());
+        agent.kill_at(None);
+        agent.run();
+        let during = "80,16384-30010";
+        assert_eq!(reserved(&world.host), during, "boundary {boundary}");
+        agent.stop();
+        agent.take_down();
+        assert_eq!(reserved(&world.host), before, "boundary {boundary}");
     }
 }

@@ -30,6 +30,23 @@ impl Family for [u8; 4] {
     const FRAGMENTED_MAX: u32 = 0xffff - Self::HEADER_LEN;
     const ZERO: Self = [0; 4];
 
+    #[inline(always)]
+    fn from_sixteen([a, b, c, d, ..]: [u8; 16]) -> Self {
+        [a, b, c, d]
+    }
+
+    #[inline(always)]
+    fn to_sixteen(self) -> [u8; 16] {
+        let [a, b, c, d] = self;
+        [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    }
+
+    /// 127.0.0.0/8, RFC 1122 section 3.2.1.3.
+    #[inline(always)]
+    fn is_loopback([first, ..]: Self) -> bool {
+        first == 127
+    }
+
     /// Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 792).
     #[inline(always)]
     fn is_error(icmp_type: u8) -> bool {

@@ -27,6 +27,22 @@ impl Family for [u8; 16] {
     const FRAGMENTED_MAX: u32 = 0xffff;
     const ZERO: Self = [0; 16];
 
+    #[inline(always)]
+    fn from_sixteen(bytes: [u8; 16]) -> Self {
+        bytes
+    }
+
+    #[inline(always)]
+    fn to_sixteen(self) -> [u8; 16] {
+        self
+    }
+
+    /// `::1`, RFC 4291 section 2.5.3.
+    #[inline(always)]
+    fn is_loopback(address: Self) -> bool {
+        halves(&address) == (0, 1_u64.to_be())
+    }
+
     /// Types below 128 (RFC 4443, section 2.1).
     #[inline(always)]
     fn is_error(icmp_type: u8) -> bool {

@@ -5,16 +5,19 @@
 )]
 
 use core::ffi::c_void;
+use core::mem::offset_of;
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use netagent_common::flow::{Flow, FlowKey};
+use netagent_common::flow::{Flow, FlowKey, FlowState, Opener};
 use netagent_common::fragment::{First, FragmentKey};
-use netagent_common::nat::{Reverse, ReverseKey};
+use netagent_common::nat::{Mapping, MappingKey, Reverse, ReverseKey, fill};
 use netagent_common::policy::Route;
 
+use crate::kernel::compare_exchange;
 use crate::maps::{
-    FLOWS_V4, FLOWS_V6, FRAGMENTS_V4, FRAGMENTS_V6, Flows, Fragments, REVERSE_V4, REVERSE_V6,
-    ROUTES_V4, ROUTES_V6, Reverses, Routes,
+    FLOWS_V4, FLOWS_V6, FRAGMENTS_V4, FRAGMENTS_V6, Flows, Fragments, MAPPINGS_V4, MAPPINGS_V6,
+    Mappings, PUBLISHED_V4, PUBLISHED_V6, PublishedPorts, REVERSE_V4, REVERSE_V6, ROUTES_V4,
+    ROUTES_V6, Reverses, Routes, SENDERS_V4, SENDERS_V6, Senders,
 };
 
 /// The maps of one address family.
@@ -24,14 +27,30 @@ pub trait FamilyMaps: Copy + Eq + 'static {
     #[doc(hidden)]
     fn reverse_map() -> &'static Reverses<Self>;
     #[doc(hidden)]
+    fn mapping_map() -> &'static Mappings<Self>;
+    #[doc(hidden)]
     fn route_map() -> &'static Routes<Self>;
     #[doc(hidden)]
+    fn published_map() -> &'static PublishedPorts<Self>;
+    #[doc(hidden)]
+    fn senders_map() -> &'static Senders<Self>;
+    #[doc(hidden)]
     fn fragment_map() -> &'static Fragments<Self>;
+    /// Place of its flows in the array of fills.
+    const FLOWS_PLACE: u32;
+    /// Place of its mappings there.
+    const MAPPINGS_PLACE: u32;
     /// Length of an address, bits.
     const BITS: u32 = size_of::<Self>() as u32 * 8;
 }
 
 impl FamilyMaps for [u8; 4] {
+    const FLOWS_PLACE: u32 = fill::FLOWS_V4;
+    const MAPPINGS_PLACE: u32 = fill::MAPPINGS_V4;
+    #[inline(always)]
+    fn mapping_map() -> &'static Mappings<Self> {
+        &MAPPINGS_V4
+    }
     #[inline(always)]
     fn flow_map() -> &'static Flows<Self> {
         &FLOWS_V4
@@ -45,12 +64,26 @@ impl FamilyMaps for [u8; 4] {
         &ROUTES_V4
     }
     #[inline(always)]
+    fn published_map() -> &'static PublishedPorts<Self> {
+        &PUBLISHED_V4
+    }
+    #[inline(always)]
+    fn senders_map() -> &'static Senders<Self> {
+        &SENDERS_V4
+    }
+    #[inline(always)]
     fn fragment_map() -> &'static Fragments<Self> {
         &FRAGMENTS_V4
     }
 }
 
 impl FamilyMaps for [u8; 16] {
+    const FLOWS_PLACE: u32 = fill::FLOWS_V6;
+    const MAPPINGS_PLACE: u32 = fill::MAPPINGS_V6;
+    #[inline(always)]
+    fn mapping_map() -> &'static Mappings<Self> {
+        &MAPPINGS_V6
+    }
     #[inline(always)]
     fn flow_map() -> &'static Flows<Self> {
         &FLOWS_V6
@@ -62,6 +95,14 @@ impl FamilyMaps for [u8; 16] {
     #[inline(always)]
     fn route_map() -> &'static Routes<Self> {
         &ROUTES_V6
+    }
+    #[inline(always)]
+    fn published_map() -> &'static PublishedPorts<Self> {
+        &PUBLISHED_V6
+    }
+    #[inline(always)]
+    fn senders_map() -> &'static Senders<Self> {
+        &SENDERS_V6
     }
     #[inline(always)]
     fn fragment_map() -> &'static Fragments<Self> {
@@ -85,6 +126,59 @@ pub fn flow<A: FamilyMaps>(key: &FlowKey<A>) -> Option<&'static mut Flow<A>> {
     // SAFETY: the element stays readable and writable until the program ends (RCU). Two CPUs may change it at
     // once; every field is written whole, and the fields do not depend on each other.
     Some(unsafe { &mut *flow })
+}
+
+/// A flow's state, and beside it what tells the flow from another that took its element meanwhile: the port.
+#[derive(Clone, Copy)]
+pub struct StateWord([u8; 8]);
+
+impl StateWord {
+    /// The state.
+    #[inline(always)]
+    pub const fn state(self) -> FlowState {
+        let [_, _, _, _, state, ..] = self.0;
+        FlowState::from_number(state)
+    }
+
+    /// Who opened the flow.
+    #[inline(always)]
+    pub const fn opener(self) -> Opener {
+        let [_, _, _, _, _, opener, ..] = self.0;
+        Opener::from_number(opener)
+    }
+
+    #[inline(always)]
+    const fn with(self, state: FlowState) -> Self {
+        let [a, b, c, d, _, opener, e, f] = self.0;
+        Self([a, b, c, d, state as u8, opener, e, f])
+    }
+}
+
+/// Reads a flow's state.
+#[inline(always)]
+pub fn state_word<A>(flow: &mut Flow<A>) -> StateWord {
+    let word = state_place(flow);
+    // SAFETY: `state_place` points into the flow, which can be read, and an aligned word is read whole.
+    StateWord(unsafe { word.read_volatile() }.to_ne_bytes())
+}
+
+/// Changes a flow's state where it is still what was read: of several CPUs that try, exactly one succeeds.
+#[inline(always)]
+pub fn exchange_state<A>(flow: &mut Flow<A>, read: StateWord, state: FlowState) -> bool {
+    let [old, new] = [read, read.with(state)].map(|word| u64::from_ne_bytes(word.0));
+    // SAFETY: `state_place` points into the flow, and is aligned.
+    unsafe { compare_exchange(state_place(flow), old, new) == old }
+}
+
+#[inline(always)]
+fn state_place<A>(flow: &mut Flow<A>) -> *mut u64 {
+    const {
+        assert!(offset_of!(Flow<A>, address_difference) % 8 == 0);
+        assert!(offset_of!(Flow<A>, state) == offset_of!(Flow<A>, address_difference) + 4);
+    }
+    core::ptr::from_mut(flow)
+        .wrapping_byte_add(offset_of!(Flow<A>, address_difference))
+        .cast()
 }
 
 /// Inserts a new flow.
@@ -124,6 +218,31 @@ pub fn insert_reverse<A: FamilyMaps>(
 #[inline(always)]
 pub fn remove_reverse<A: FamilyMaps>(key: &ReverseKey<A>) -> bool {
     A::reverse_map().remove(key).is_ok()
+}
+
+/// An endpoint-independent mapping, by either of its keys, to be read and used anew.
+#[inline(always)]
+pub fn mapping<A: FamilyMaps>(key: &MappingKey<A>) -> Option<&'static mut Mapping<A>> {
+    let mapping = A::mapping_map().get_ptr_mut(key)?;
+    // SAFETY: the element stays readable and writable until the program ends (RCU). Only its time is changed, whole.
+    Some(unsafe { &mut *mapping })
+}
+
+/// Inserts an entry of a mapping: exactly one of several CPUs that try succeeds.
+#[inline(always)]
+pub fn insert_mapping<A: FamilyMaps>(
+    key: &MappingKey<A>,
+    mapping: &Mapping<A>,
+) -> Result<(), InsertError> {
+    A::mapping_map()
+        .insert(key, mapping, aya_ebpf::bindings::BPF_NOEXIST.into())
+        .map_err(insert_error)
+}
+
+/// Removes an entry of a mapping; false where it was gone already.
+#[inline(always)]
+pub fn remove_mapping<A: FamilyMaps>(key: &MappingKey<A>) -> bool {
+    A::mapping_map().remove(key).is_ok()
 }
 
 /// The route to an address.
@@ -172,6 +291,16 @@ pub fn for_each_flow<A: FamilyMaps, C>(callback: Callback, context: &mut C) {
 pub fn for_each_reverse<A: FamilyMaps, C>(callback: Callback, context: &mut C) {
     for_each(
         core::ptr::from_ref(A::reverse_map()).cast(),
+        callback,
+        context,
+    );
+}
+
+/// Calls `callback` for each entry of a mapping, passing `context`.
+#[inline(always)]
+pub fn for_each_mapping<A: FamilyMaps, C>(callback: Callback, context: &mut C) {
+    for_each(
+        core::ptr::from_ref(A::mapping_map()).cast(),
         callback,
         context,
     );

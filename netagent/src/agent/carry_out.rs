@@ -155,6 +155,9 @@ impl<H: Host> Agent<H> {
         if let Some(held) = self.registry.remove(key) {
             self.silence(&held.instance);
             self.give_back(&held.instance.interfaces);
+            if !held.instance.publications.is_empty() {
+                self.forget_ports();
+            }
         }
     }
 

@@ -50,6 +50,7 @@ impl<H: Host> Agent<H> {
             refusals.extend(self.refuse_mtu(interface));
         }
         self.refuse_names(caller, spec, &mut refusals);
+        self.refuse_ports(caller, &spec.ports, None, &mut refusals);
         let host_limit = self.config.limits.instances;
         if self.registry.len() >= host_limit as usize {
             refusals.push(RequestError::InstanceLimit(host_limit));
@@ -124,7 +125,7 @@ impl<H: Host> Agent<H> {
             let alias = link.alias.as_ref();
             alias.is_some_and(|alias| alias.starts_with(&prefix))
         };
-        let uplinks: BTreeSet<u32> = self.uplink.into_iter().collect();
+        let uplinks = self.uplinks.indices();
         let resolvers = self.resolvers();
         custom::available(network, &self.observed, &uplinks, &own, &resolvers)
     }
@@ -182,9 +183,12 @@ impl<H: Host> Agent<H> {
             return Err(refusal);
         }
         let mut instance = self.draft(caller, &spec).await?;
-        if spec.autostart
-            && let Err(error) = self.begin_start(&mut instance, batch).await
-        {
+        let taken = self.take_ports(&mut instance, &spec.ports, batch).await;
+        let made = match taken {
+            Ok(()) if spec.autostart => self.begin_start(&mut instance, batch).await,
+            taken => taken,
+        };
+        if let Err(error) = made {
             self.give_back(&instance.interfaces);
             return Err(error);
         }
@@ -228,6 +232,9 @@ impl<H: Host> Agent<H> {
             life: Life::Pending,
             generation: 0,
             announced: Vec::new(),
+            publications: Vec::new(),
+            exposed: BTreeSet::new(),
+            policy_generation: 1,
             created_ms: now_ms(),
             interfaces,
         })

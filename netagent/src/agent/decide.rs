@@ -22,6 +22,8 @@ pub(crate) struct Batch {
     /// Instances that must now be brought about.
     touched: Vec<Key>,
     owed: Vec<Owed>,
+    /// Ports of the host may have other owners, or lead elsewhere.
+    pub(crate) ports: bool,
 }
 
 /// An answer that waits for the commit, and for the steps after it.
@@ -46,7 +48,12 @@ impl<H: Host> Agent<H> {
         fault::boundary();
         if let Err(error) = self.store.commit(&batch.changes) {
             tracing::error!(%error, "requests could not be stored and were refused");
-            return self.take_back(batch, &error.to_string());
+            let ports = batch.ports;
+            self.take_back(batch, &error.to_string());
+            if ports {
+                self.follow_ports().await;
+            }
+            return;
         }
         fault::boundary();
         self.pay(batch).await;
@@ -76,6 +83,10 @@ impl<H: Host> Agent<H> {
                     Ok(accepted) => batch.owed.push(Owed::Accepted(accepted, answer)),
                     Err(error) => drop(answer.send(Err(error))),
                 }
+            }
+            Request::Publish(name, ports, answer) => {
+                let changed = self.decide_publish(&caller, &name, ports, batch).await;
+                owe(batch, changed, answer);
             }
             Request::CreateToken(account, net_manager, answer) => {
                 let token = new_token(account, net_manager);
@@ -251,7 +262,9 @@ impl<H: Host> Agent<H> {
         batch.owed.push(Owed::Revoked(id, at_ms, answer));
     }
 
-    fn change(&mut self, key: Key, before: Held, instance: Instance, batch: &mut Batch) {
+    pub(crate) fn change(&mut self, key: Key, before: Held, instance: Instance, batch: &mut Batch) {
+        batch.ports |= !before.instance.publications.is_empty();
+        batch.ports |= !instance.publications.is_empty();
         let trouble = before.trouble.clone();
         batch.undo.push((key, Some(before)));
         batch.touched.push(key);
@@ -261,6 +274,7 @@ impl<H: Host> Agent<H> {
     /// Takes a new instance in.
     pub(crate) fn take_in(&mut self, instance: Instance, batch: &mut Batch) -> Key {
         let started = instance.life == Life::Running;
+        batch.ports |= !instance.publications.is_empty();
         let key = self.registry.insert(instance);
         batch.undo.push((key, None));
         batch.touched.extend(started.then_some(key));
@@ -291,6 +305,9 @@ impl<H: Host> Agent<H> {
     /// Brings about what was committed, and answers.
     async fn pay(&mut self, batch: Batch) {
         self.carry_out(&batch.touched).await;
+        if batch.ports {
+            self.follow_ports().await;
+        }
         for owed in batch.owed {
             match owed {
                 Owed::State(key, answer) => drop(answer.send(self.state_of(key))),

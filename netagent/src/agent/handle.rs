@@ -10,10 +10,13 @@ use uuid::Uuid;
 
 use crate::access::{AccountName, Caller, TokenRecord};
 use crate::agent::state::InstanceState;
+use crate::config::PortRange;
 use crate::guest::GuestConfig;
 use crate::host::HostError;
 use crate::instance::AnnouncedPort;
 use crate::ipam::IpamError;
+use crate::publish::ReserveError;
+use crate::spec::publish::{ExposedPort, PortsSpec};
 use crate::spec::{InstanceSpec, SpecError};
 
 /// Speaks to the agent.
@@ -38,6 +41,18 @@ pub enum RequestError {
     NameTaken(String),
     #[error("Network interface name '{0}' is already in use")]
     InterfaceNameTaken(String),
+    #[error("Port {port} is already in use by {owner}")]
+    PortTaken { port: ExposedPort, owner: String },
+    #[error("Port {port} cannot be published: publish.ports is {range}")]
+    PortOutside { port: ExposedPort, range: PortRange },
+    #[error("Port {port} cannot be published: the ports of nat.ports, {range}, stand for guests")]
+    PortOfNat { port: ExposedPort, range: PortRange },
+    #[error(transparent)]
+    Port(ReserveError),
+    #[error("Account '{account}' may publish {limit} ports (published_ports)")]
+    AccountPortLimit { account: AccountName, limit: u32 },
+    #[error("This host holds {max} {what}, and has no place for these")]
+    PortPlaces { what: &'static str, max: u32 },
     #[error("Network interface IP address '{0}' is already in use")]
     AddressTaken(IpNet),
     #[error("TAP device '{0}' is already in use by another network interface")]
@@ -113,6 +128,8 @@ pub(crate) enum Request {
     Stop(String, Answer<InstanceState>),
     Delete(String, Answer<()>),
     Announce(String, Announcement, Answer<bool>),
+    /// Replaces published and exposed ports.
+    Publish(String, PortsSpec, Answer<InstanceState>),
     Template(String, Answer<Map<String, Value>>),
     /// Whether it may be branched or checkpointed.
     Copyable(String, &'static str, Answer<()>),
@@ -221,6 +238,20 @@ impl AgentHandle {
     /// Where it does not exist.
     pub async fn delete(&self, caller: &Caller, key: String) -> Result<(), RequestError> {
         self.ask(caller, |answer| Request::Delete(key, answer))
+            .await
+    }
+
+    /// Replaces the published and exposed ports of an instance.
+    ///
+    /// # Errors
+    /// Where it does not exist, or a port cannot be had; nothing is changed then.
+    pub async fn publish(
+        &self,
+        caller: &Caller,
+        key: String,
+        ports: PortsSpec,
+    ) -> Result<InstanceState, RequestError> {
+        self.ask(caller, |answer| Request::Publish(key, ports, answer))
             .await
     }
 

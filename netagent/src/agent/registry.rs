@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::access::AccountName;
 use crate::instance::{Instance, Interface, Life};
 use crate::spec::name::Name;
+use crate::spec::publish::HostPort;
 
 /// The longest wait before a failed instance is tried again.
 const RETRY_MAX: Duration = Duration::from_secs(60);
@@ -46,6 +47,8 @@ pub(crate) struct Registry {
     taps: BTreeSet<String>,
     macs: BTreeSet<[u8; 6]>,
     addresses: BTreeSet<IpAddr>,
+    /// Published ports, those of what is being deleted too.
+    ports: BTreeMap<HostPort, Key>,
 }
 
 impl Registry {
@@ -78,6 +81,9 @@ impl Registry {
             self.macs.insert(interface.mac);
             self.addresses.extend(addresses(interface));
         }
+        for publication in &instance.publications {
+            self.ports.insert(publication.port.at, key);
+        }
         self.instances.insert(key, held);
     }
 
@@ -105,6 +111,11 @@ impl Registry {
                 self.addresses.remove(&address);
             }
         }
+        for publication in &instance.publications {
+            if self.ports.get(&publication.port.at) == Some(&key) {
+                self.ports.remove(&publication.port.at);
+            }
+        }
         Some(held)
     }
 
@@ -113,7 +124,7 @@ impl Registry {
     }
 
     /// All, in the order of creation, those that are being deleted too.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (Key, &Held)> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Key, &Held)> + Clone {
         self.instances.iter().map(|(key, held)| (*key, held))
     }
 
@@ -161,6 +172,23 @@ impl Registry {
 
     pub(crate) fn has_address(&self, address: IpAddr) -> bool {
         self.addresses.contains(&address)
+    }
+
+    /// Who but `except` has a port that cannot be bound beside this one.
+    pub(crate) fn clashing(&self, at: &HostPort, except: Option<Key>) -> Option<&Held> {
+        let every = HostPort {
+            address: None,
+            ..*at
+        };
+        let same = self.ports.range(every..);
+        let mut same = same.take_while(|(other, _)| other.number() == at.number());
+        let found = same.find(|(other, key)| other.clashes(at) && Some(**key) != except);
+        self.instances.get(found?.1)
+    }
+
+    /// Whether an instance publishes exactly this port.
+    pub(crate) fn has_port(&self, at: &HostPort) -> bool {
+        self.ports.contains_key(at)
     }
 
     /// How many instances there are, those that are being deleted too: they still hold a place.

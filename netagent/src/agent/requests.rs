@@ -20,6 +20,7 @@ impl Request {
             | Self::Stop(..)
             | Self::Delete(..)
             | Self::Announce(..)
+            | Self::Publish(..)
             | Self::CreateToken(..)
             | Self::RevokeToken(..) => true,
             Self::Check(..)
@@ -74,6 +75,7 @@ impl<H: Host> Agent<H> {
             | Request::Stop(..)
             | Request::Delete(..)
             | Request::Announce(..)
+            | Request::Publish(..)
             | Request::CreateToken(..)
             | Request::RevokeToken(..) => {}
         }
@@ -120,8 +122,14 @@ impl<H: Host> Agent<H> {
 
     fn template(&self, caller: &Caller, name: &str) -> Result<Map<String, Value>, RequestError> {
         let key = self.find(caller, name)?;
-        let request = &self.held(key, name)?.instance.request;
-        Ok(InstanceSpec::template(request))
+        let instance = &self.held(key, name)?.instance;
+        let mut template = InstanceSpec::template(&instance.request);
+        // It may have others by now than those that it was made with.
+        if template.contains_key("exposed_ports") || !instance.exposed.is_empty() {
+            let exposed = instance.exposed.iter().map(ToString::to_string);
+            template.insert("exposed_ports".to_owned(), exposed.collect());
+        }
+        Ok(template)
     }
 
     fn guest(&self, caller: &Caller, name: &str) -> Result<GuestConfig, RequestError> {

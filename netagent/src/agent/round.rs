@@ -28,7 +28,7 @@ impl<H: Host> Agent<H> {
     /// A full round: everything that is wanted, everything that is there.
     pub(crate) async fn round(&mut self) -> Result<(), HostError> {
         self.observed = self.host.observe().await?;
-        self.follow_uplink();
+        self.follow_uplinks();
         self.follow_lent().await;
         let mut plan = plan::plan(&self.wanted_all(), &self.observed);
         self.pay_route_generation(&mut plan);
@@ -59,6 +59,7 @@ impl<H: Host> Agent<H> {
             self.host_round().await;
             self.host.settle().await;
         }
+        self.follow_ports().await;
         Ok(())
     }
 
@@ -70,7 +71,7 @@ impl<H: Host> Agent<H> {
         }
         if changes.network {
             self.host.observe_host(&mut self.observed).await?;
-            self.follow_uplink();
+            self.follow_uplinks();
             self.follow_lent().await;
             let (mtu, leads_out_v6) = self.told;
             if mtu != self.mtu {
@@ -95,8 +96,16 @@ impl<H: Host> Agent<H> {
             .filter_map(|ifindex| self.registry.by_ifindex(*ifindex))
             .filter(|key| !waiting.contains(key))
             .collect();
+        let keys = if changes.network {
+            self.with_addressed_ports(keys)
+        } else {
+            keys
+        };
         self.carry_out(&keys).await;
         self.greet(&keys);
+        if changes.network {
+            self.follow_ports().await;
+        }
         Ok(())
     }
 
@@ -228,38 +237,46 @@ impl<H: Host> Agent<H> {
         }
     }
 
-    /// Takes the uplink and its MTU from the observation. Where none is found the last one stays.
-    pub(crate) fn follow_uplink(&mut self) {
-        match uplink::choose(self.config.uplink.as_deref(), &self.observed) {
-            Ok(ifindex) => {
-                if let Some(link) = self.observed.links.get(&ifindex) {
-                    if self.uplink != Some(ifindex) || self.mtu != link.mtu {
-                        tracing::info!(uplink = link.name, ifindex, mtu = link.mtu, "uplink");
-                    }
-                    self.mtu = link.mtu;
-                }
-                self.uplink = Some(ifindex);
-            }
-            Err(error) => tracing::warn!(%error, "the uplink stays as it was"),
+    /// Takes the uplinks and their MTU from the observation. Where none is found the last ones stay.
+    pub(crate) fn follow_uplinks(&mut self) {
+        let observed = &self.observed;
+        let uplinks = uplink::choose(&self.config.uplink, observed).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the uplink stays as it was");
+            self.uplinks.kept(observed)
+        });
+        let mtu = uplinks.mtu(observed).unwrap_or(self.mtu);
+        if (&self.uplinks, self.mtu) != (&uplinks, mtu) {
+            let names: Vec<&str> = uplinks.found.values().map(String::as_str).collect();
+            tracing::info!(uplinks = names.join(" "), mtu, "uplinks");
         }
-        let has_default_v6 = |uplink| uplink::has_default_v6(uplink, &self.observed);
-        self.leads_out_v6 = self.uplink.is_some_and(has_default_v6);
+        self.leads_out_v6 = uplink::has_default_v6(&uplinks, observed);
+        (self.uplinks, self.mtu) = (uplinks, mtu);
     }
 
     pub(crate) fn wanted_all(&self) -> Wanted {
         self.wanted(self.registry.all().map(|(_, held)| &held.instance))
     }
 
-    pub(crate) fn wanted<'a>(&self, instances: impl Iterator<Item = &'a Instance>) -> Wanted {
+    pub(crate) fn wanted<'a>(
+        &self,
+        instances: impl Iterator<Item = &'a Instance> + Clone,
+    ) -> Wanted {
         Wanted {
             store_id: self.store_id,
             datapath: WantedDatapath {
-                uplinks: self.uplink.into_iter().collect(),
+                uplinks: self.uplinks.indices(),
+                missing_uplinks: self.uplinks.missing.clone(),
+                ports: self.config.nat.ports,
                 pools: self.guest_prefixes(),
                 always_denied: plan::routes::always_denied(),
             },
             interfaces: instances
+                .clone()
                 .flat_map(|instance| self.wanted_interfaces(instance))
+                .collect(),
+            ports: instances
+                .filter(|instance| instance.life == Life::Running)
+                .map(|instance| (instance.number(), self.wanted_ports(instance)))
                 .collect(),
             lent: self.all_lent(),
         }
@@ -305,7 +322,7 @@ impl<H: Host> Agent<H> {
     /// What a round would do now.
     pub(crate) async fn show_plan(&mut self) -> Result<PlanView, RequestError> {
         self.observed = self.host.observe().await?;
-        self.follow_uplink();
+        self.follow_uplinks();
         let mut plan = plan::plan(&self.wanted_all(), &self.observed);
         self.pay_route_generation(&mut plan);
         let named = |owner| self.name_of(owner).map(str::to_owned);

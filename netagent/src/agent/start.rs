@@ -10,14 +10,16 @@ use tokio::time::Instant;
 use crate::agent::handle::SharedTokens;
 use crate::agent::registry::Registry;
 use crate::agent::store_id::{self, StoreId};
-use crate::agent::uplink::{self, UplinkError};
+use crate::agent::uplink::{self, UplinkError, Uplinks};
 use crate::agent::{Agent, AgentHandle, REQUESTS_MAX};
 use crate::config::Config;
+use crate::config::nat::Filtering;
 use crate::dns::upstream::Upstreams;
 use crate::host::{Cleaned, Host, HostError, HostOptions, one_line};
 use crate::instance::{Instance, Origin};
 use crate::ipam::{Pool, Reservations};
 use crate::plan::{Observed, ObservedLink};
+use crate::publish::{BOUNDS, Listeners};
 use crate::store::{Store, StoreError, Stored};
 
 /// File of the database in the state directory.
@@ -78,6 +80,9 @@ pub fn host_options(config: &Config, id: &StoreId) -> HostOptions {
         flows_max: config.datapath.flows,
         instances_max: config.limits.instances,
         nat_ports: (config.nat.ports.first, config.nat.ports.count()),
+        eim_ports: config.nat.eim_ports,
+        filters_nobody: config.nat.filtering == Filtering::Endpoint,
+        timeouts: config.nat.timeouts.seconds(),
         mark: id.mark,
     }
 }
@@ -101,14 +106,14 @@ pub async fn start<H: Host>(
     store: Store,
 ) -> Result<(Agent<H>, AgentHandle), StartError> {
     let observed = host.observe().await?;
-    let uplink = uplink::choose(config.uplink.as_deref(), &observed)?;
-    let pool = pool(&config, id, uplink, &observed);
+    let uplinks = uplink::choose(&config.uplink, &observed)?;
+    let pool = pool(&config, id, &uplinks, &observed);
     let prefixes = pool.prefixes();
     let own = crate::plan::alias_prefix(id.store_id);
     let upstreams = Upstreams::new(&config.dns);
     let resolvers = upstreams.servers(None, Instant::now());
     let resolvers: Vec<IpAddr> = resolvers.iter().map(SocketAddr::ip).collect();
-    let overlapping = uplink::check_pools(&prefixes, &resolvers, uplink, &observed)?;
+    let overlapping = uplink::check_pools(&prefixes, &resolvers, &uplinks, &observed)?;
     for route in overlapping {
         let link = observed.links.get(&route.ifindex);
         if !link.is_some_and(|link| is_own(link, &own)) {
@@ -121,6 +126,8 @@ pub async fn start<H: Host>(
     check_pool(&stored.instances, &pool)?;
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
     let mut agent = Agent {
+        listeners: Listeners::new(host.leads(), BOUNDS),
+        port_trouble: BTreeMap::new(),
         host,
         config,
         store,
@@ -129,9 +136,10 @@ pub async fn start<H: Host>(
         registry: Registry::default(),
         pool,
         observed,
-        uplink: None,
+        uplinks: Uplinks::default(),
         mtu: 0,
         next_generation: stored.next_generation.max(1),
+        next_publication: stored.next_publication.max(1),
         raise_owed: false,
         host_trouble: None,
         host_blocked: None,
@@ -228,11 +236,11 @@ fn check_pool(instances: &[Instance], pool: &Pool) -> Result<(), StartError> {
     Ok(())
 }
 
-fn pool(config: &Config, id: &StoreId, uplink: u32, observed: &Observed) -> Pool {
+fn pool(config: &Config, id: &StoreId, uplinks: &Uplinks, observed: &Observed) -> Pool {
     let subnet6 = config.pool.subnet6.unwrap_or(id.subnet6);
     Pool {
         subnet: config.pool.subnet,
-        subnet6: uplink::has_v6(uplink, observed).then_some(subnet6),
+        subnet6: uplink::has_v6(uplinks, observed).then_some(subnet6),
         gateway: config.pool.gateway,
         tap_prefix: config.pool.tap_prefix.clone(),
     }

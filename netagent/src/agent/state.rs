@@ -1,6 +1,6 @@
 //! What is shown of an instance, and what should exist on the host for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -10,6 +10,7 @@ use netagent_common::vm::{self, INTERFACES_MAX};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::agent::publish::PublishedState;
 use crate::agent::registry::Key;
 use crate::agent::uplink::MTU_MIN_V6;
 use crate::agent::{Agent, RequestError};
@@ -19,9 +20,7 @@ use crate::instance::{AnnouncedPort, Instance, Interface, Life, Origin};
 use crate::plan::{TapSpec, WantedInterface, alias_prefix};
 use crate::spec::MACHINE;
 use crate::spec::name::Name;
-
-/// The policy generation of an instance whose policy never changed.
-const FIRST_POLICY: u32 = 1;
+use crate::spec::publish::ExposedPort;
 
 /// What is shown of an instance.
 #[derive(Clone, Debug)]
@@ -44,6 +43,10 @@ pub struct InstanceState {
     pub nameserver: IpAddr,
     /// Ports that the guest announced on its primary address.
     pub announced: Vec<AnnouncedPort>,
+    /// Published ports, in the order of the request.
+    pub published: Vec<PublishedState>,
+    /// Exposed ports.
+    pub exposed: BTreeSet<ExposedPort>,
 }
 
 /// What is shown of an interface.
@@ -124,6 +127,8 @@ impl<H: Host> Agent<H> {
             gateway: gateway.address,
             nameserver: instance.nameserver.unwrap_or(gateway.derived.into()),
             announced: instance.announced.clone(),
+            published: self.published_states(instance),
+            exposed: instance.exposed.clone(),
         })
     }
 
@@ -219,7 +224,7 @@ impl<H: Host> Agent<H> {
             abi: ABI_VERSION,
             generation: instance.generation,
             instance: instance.number(),
-            policy_generation: FIRST_POLICY,
+            policy_generation: instance.policy_generation,
             flow_limit: self.config.limits.flows,
             mtu,
             guest_mac: interface.mac,

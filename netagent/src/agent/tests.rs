@@ -685,7 +685,7 @@ async fn a_start_that_cannot_work_says_why() {
             .to_string()
     };
     let named = |name: &str| Config {
-        uplink: Some(name.into()),
+        uplink: vec![name.into()],
         ..Config::default()
     };
     assert!(
@@ -723,7 +723,7 @@ async fn a_start_that_cannot_work_removes_nothing() {
     first.handle.create(spec("{}")).await.unwrap();
     let (host, directory) = first.ended().await;
     let config = Config {
-        uplink: Some("eth9".into()),
+        uplink: vec!["eth9".into()],
         ..Config::default()
     };
     assert!(
@@ -748,3 +748,5 @@ async fn a_host_without_ipv6_gives_guests_none() {
         0
     );
 }
+
+mod publish;

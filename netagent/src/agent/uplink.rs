@@ -1,5 +1,6 @@
-//! Which interface leads to the world, and whether the pool stands in its way (I-10).
+//! Which interfaces lead to the world, and whether the pool stands in their way (I-10).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -43,23 +44,72 @@ pub enum UplinkError {
     },
 }
 
-/// The interface index of the uplink.
+/// The interfaces that lead to the world.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uplinks {
+    /// Those that are there: names by interface index.
+    pub found: BTreeMap<u32, String>,
+    /// Names of those that should be there: nothing leads through them until they are.
+    pub missing: BTreeSet<String>,
+}
+
+impl Uplinks {
+    /// Their interface indices.
+    #[must_use]
+    pub fn indices(&self) -> BTreeSet<u32> {
+        self.found.keys().copied().collect()
+    }
+
+    /// The same ones as they are now, where an observation names no others.
+    #[must_use]
+    pub fn kept(&self, observed: &Observed) -> Self {
+        let mut kept = self.clone();
+        kept.found
+            .retain(|ifindex, _| observed.links.contains_key(ifindex));
+        let gone = self.found.iter();
+        let gone = gone.filter(|(ifindex, _)| !kept.found.contains_key(*ifindex));
+        kept.missing.extend(gone.map(|(_, name)| name.clone()));
+        kept
+    }
+
+    /// The lowest MTU of them, bytes: what fits it fits every way out.
+    #[must_use]
+    pub fn mtu(&self, observed: &Observed) -> Option<u32> {
+        let links = self.found.keys();
+        let links = links.filter_map(|ifindex| observed.links.get(ifindex));
+        links.map(|link| link.mtu).min()
+    }
+}
+
+/// The uplinks: those that are named, or else the one of the default route. Of several one may be missing, such as
+/// a spare whose driver comes later.
 ///
 /// # Errors
-/// Where there is none, or it is not an Ethernet-type device.
-pub fn choose(named: Option<&str>, observed: &Observed) -> Result<u32, UplinkError> {
-    let (ifindex, link) = match named {
-        Some(name) => observed
-            .links
-            .iter()
-            .find(|(_, link)| link.name == name)
-            .ok_or_else(|| UplinkError::Missing(name.to_owned()))?,
-        None => default_link(observed).ok_or(UplinkError::NoDefaultRoute)?,
-    };
-    if link.ethernet {
-        Ok(*ifindex)
-    } else {
-        Err(UplinkError::NotEthernet(link.name.clone()))
+/// Where there is none, or one is not an Ethernet-type device.
+pub fn choose(named: &[String], observed: &Observed) -> Result<Uplinks, UplinkError> {
+    let mut uplinks = Uplinks::default();
+    let links = || observed.links.iter();
+    let mut chosen: Vec<(&u32, &ObservedLink)> = Vec::new();
+    for name in named {
+        match links().find(|(_, link)| link.name == *name) {
+            Some(found) => chosen.push(found),
+            None => {
+                uplinks.missing.insert(name.clone());
+            }
+        }
+    }
+    if named.is_empty() {
+        chosen.push(default_link(observed).ok_or(UplinkError::NoDefaultRoute)?);
+    }
+    for (ifindex, link) in chosen {
+        if !link.ethernet {
+            return Err(UplinkError::NotEthernet(link.name.clone()));
+        }
+        uplinks.found.insert(*ifindex, link.name.clone());
+    }
+    match uplinks.missing.first() {
+        Some(name) if uplinks.found.is_empty() => Err(UplinkError::Missing(name.clone())),
+        Some(_) | None => Ok(uplinks),
     }
 }
 
@@ -81,42 +131,26 @@ fn default_link(observed: &Observed) -> Option<(&u32, &ObservedLink)> {
     observed.links.get_key_value(&route.ifindex)
 }
 
-/// Checks the pools against the host's networks; the routes that overlap without harm to the uplink.
+/// Checks the pools against the host's networks; the routes that overlap without harm to an uplink.
 ///
 /// # Errors
-/// Where a pool holds the uplink's network or gateway, or a resolver that the host asks.
+/// Where a pool holds an uplink's network or gateway, or a resolver that the host asks.
 pub fn check_pools(
     pools: &[IpNet],
     resolvers: &[IpAddr],
-    uplink: u32,
+    uplinks: &Uplinks,
     observed: &Observed,
 ) -> Result<Vec<KernelRoute>, UplinkError> {
-    let Some(link) = observed.links.get(&uplink) else {
-        return Ok(Vec::new());
-    };
-    let refuse = |pool: IpNet, what: String| {
-        Err(UplinkError::PoolOverlap {
-            pool,
-            what,
-            uplink: link.name.clone(),
-        })
-    };
     for pool in pools {
         if let Some(resolver) = resolvers.iter().find(|one| pool.contains(*one)) {
             let (pool, resolver) = (*pool, *resolver);
             return Err(UplinkError::PoolResolver { pool, resolver });
         }
-        let mut networks = link.addresses.iter().map(IpNet::trunc);
-        if let Some(network) = networks.find(|network| overlap(pool, network)) {
-            return refuse(*pool, format!("network {network}"));
-        }
-        let routes = observed
-            .routes
-            .iter()
-            .filter(|route| route.ifindex == uplink);
-        let mut gateways = routes.filter_map(|route| route.gateway);
-        if let Some(gateway) = gateways.find(|gateway: &IpAddr| pool.contains(gateway)) {
-            return refuse(*pool, format!("gateway {gateway}"));
+        for (ifindex, name) in &uplinks.found {
+            if let Some(what) = in_the_way(pool, *ifindex, observed) {
+                let (pool, uplink) = (*pool, name.clone());
+                return Err(UplinkError::PoolOverlap { pool, what, uplink });
+            }
         }
     }
     let harmless = observed.routes.iter().filter(|route| {
@@ -127,27 +161,43 @@ pub fn check_pools(
     Ok(harmless.cloned().collect())
 }
 
+/// What of an uplink a pool overlaps.
+fn in_the_way(pool: &IpNet, uplink: u32, observed: &Observed) -> Option<String> {
+    let link = observed.links.get(&uplink)?;
+    let mut networks = link.addresses.iter().map(IpNet::trunc);
+    if let Some(network) = networks.find(|network| overlap(pool, network)) {
+        return Some(format!("network {network}"));
+    }
+    let routes = observed.routes.iter();
+    let routes = routes.filter(|route| route.ifindex == uplink);
+    let mut gateways = routes.filter_map(|route| route.gateway);
+    let gateway = gateways.find(|gateway: &IpAddr| pool.contains(gateway))?;
+    Some(format!("gateway {gateway}"))
+}
+
 fn overlap(left: &IpNet, right: &IpNet) -> bool {
     left.contains(right) || right.contains(left)
 }
 
-/// Whether the uplink has IPv6: an address of it, and an MTU that carries it. A host may have it on loopback
+/// Whether an uplink has IPv6: an address of it, and an MTU that carries it. A host may have it on loopback
 /// alone, and off on every link that is made.
 #[must_use]
-pub fn has_v6(uplink: u32, observed: &Observed) -> bool {
-    observed.links.get(&uplink).is_some_and(|link| {
+pub fn has_v6(uplinks: &Uplinks, observed: &Observed) -> bool {
+    let links = uplinks.found.keys();
+    let mut links = links.filter_map(|ifindex| observed.links.get(ifindex));
+    links.any(|link| {
         let mut addresses = link.addresses.iter();
         link.mtu >= MTU_MIN_V6 && addresses.any(|address| address.addr().is_ipv6())
     })
 }
 
-/// Whether a default route of IPv6 leads through the uplink. Without one a guest is told none: it would prefer IPv6,
+/// Whether a default route of IPv6 leads through an uplink. Without one a guest is told none: it would prefer IPv6,
 /// and wait for what never comes (M-8).
 #[must_use]
-pub fn has_default_v6(uplink: u32, observed: &Observed) -> bool {
+pub fn has_default_v6(uplinks: &Uplinks, observed: &Observed) -> bool {
     observed.routes.iter().any(|route| {
         route.kind == KernelRouteKind::Unicast
-            && route.ifindex == uplink
+            && uplinks.found.contains_key(&route.ifindex)
             && route.destination.addr().is_ipv6()
             && route.destination.prefix_len() == 0
     })
@@ -171,6 +221,25 @@ mod tests {
         observed
     }
 
+    /// These, by index and name.
+    fn uplinks(found: &[(u32, &str)]) -> Uplinks {
+        let found = found.iter();
+        Uplinks {
+            found: found
+                .map(|(ifindex, name)| (*ifindex, (*name).to_owned()))
+                .collect(),
+            ..Uplinks::default()
+        }
+    }
+
+    fn eth0() -> Uplinks {
+        uplinks(&[(2, "eth0")])
+    }
+
+    fn named(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
     fn route(destination: &str, ifindex: u32, metric: u32) -> KernelRoute {
         KernelRoute {
             destination: destination.parse().unwrap(),
@@ -186,32 +255,48 @@ mod tests {
     #[test]
     fn the_default_route_with_the_lowest_metric_names_the_uplink() {
         let mut observed = host();
-        assert_eq!(choose(None, &observed), Err(UplinkError::NoDefaultRoute));
+        assert_eq!(choose(&[], &observed), Err(UplinkError::NoDefaultRoute));
         observed.routes = vec![
             route("0.0.0.0/0", 3, 200),
             route("0.0.0.0/0", 2, 100),
             route("::/0", 3, 0),
         ];
-        assert_eq!(choose(None, &observed), Ok(2));
+        assert_eq!(choose(&[], &observed), Ok(eth0()));
     }
 
     #[test]
     fn a_device_that_is_not_ethernet_is_refused_by_name() {
         let mut observed = host();
         observed.routes = vec![route("0.0.0.0/0", 3, 0)];
-        assert_eq!(
-            choose(None, &observed),
-            Err(UplinkError::NotEthernet("wg0".into()))
-        );
-        assert_eq!(
-            choose(Some("lo"), &observed),
-            Err(UplinkError::NotEthernet("lo".into()))
-        );
-        assert_eq!(
-            choose(Some("eth9"), &observed),
-            Err(UplinkError::Missing("eth9".into()))
-        );
-        assert_eq!(choose(Some("eth0"), &observed), Ok(2));
+        let check = |names: &[&str], expected| {
+            assert_eq!(choose(&named(names), &observed), expected, "{names:?}");
+        };
+        check(&[], Err(UplinkError::NotEthernet("wg0".into())));
+        check(&["lo"], Err(UplinkError::NotEthernet("lo".into())));
+        check(&["eth0", "lo"], Err(UplinkError::NotEthernet("lo".into())));
+        check(&["eth9"], Err(UplinkError::Missing("eth9".into())));
+        check(&["eth0"], Ok(eth0()));
+    }
+
+    #[test]
+    fn of_several_uplinks_one_may_be_missing_and_the_lowest_mtu_is_theirs() {
+        let mut observed = host();
+        for (ifindex, mtu) in [(2, 1_500), (4, 1_400)] {
+            let link = observed.links.entry(ifindex).or_default();
+            (link.mtu, link.ethernet) = (mtu, true);
+        }
+        observed.links.get_mut(&4).unwrap().name = "eth1".into();
+        let both = choose(&named(&["eth1", "eth0", "eth9"]), &observed).unwrap();
+        assert_eq!(both.found, uplinks(&[(2, "eth0"), (4, "eth1")]).found);
+        assert_eq!(both.missing, BTreeSet::from(["eth9".to_owned()]));
+        assert_eq!(both.mtu(&observed), Some(1_400));
+        observed.links.remove(&4);
+        let kept = both.kept(&observed);
+        assert_eq!(kept.found, eth0().found);
+        let missing = BTreeSet::from(["eth1".to_owned(), "eth9".to_owned()]);
+        assert_eq!(kept.missing, missing);
+        assert_eq!(kept.mtu(&observed), Some(1_500));
+        assert_eq!(Uplinks::default().mtu(&observed), None);
     }
 
     #[test]
@@ -219,7 +304,7 @@ mod tests {
         let mut observed = host();
         let pool = |text: &str| vec![text.parse::<IpNet>().unwrap()];
         for bad in ["192.0.2.0/28", "192.0.0.0/16"] {
-            let error = check_pools(&pool(bad), &[], 2, &observed)
+            let error = check_pools(&pool(bad), &[], &eth0(), &observed)
                 .unwrap_err()
                 .to_string();
             assert!(
@@ -232,12 +317,12 @@ mod tests {
             gateway,
             ..route("0.0.0.0/0", 2, 0)
         }];
-        let error = check_pools(&pool("198.51.0.0/16"), &[], 2, &observed)
+        let error = check_pools(&pool("198.51.0.0/16"), &[], &eth0(), &observed)
             .unwrap_err()
             .to_string();
         assert!(error.contains("gateway 198.51.100.1"), "{error}");
         let resolver = "10.53.0.53".parse().unwrap();
-        let error = check_pools(&pool("10.53.0.0/16"), &[resolver], 2, &observed)
+        let error = check_pools(&pool("10.53.0.0/16"), &[resolver], &eth0(), &observed)
             .unwrap_err()
             .to_string();
         assert!(error.contains("upstream resolver 10.53.0.53"), "{error}");
@@ -258,13 +343,13 @@ mod tests {
             let uplink = observed.links.get_mut(&2).unwrap();
             uplink.mtu = mtu;
             uplink.addresses = [address.parse().unwrap()].into();
-            assert_eq!(has_v6(2, &observed), expected, "{mtu} {address}");
+            assert_eq!(has_v6(&eth0(), &observed), expected, "{mtu} {address}");
         };
         check(1_500, "192.0.2.2/24", false);
         check(1_500, "2001:db8::2/64", true);
         check(1_280, "fe80::2/64", true);
         check(1_279, "2001:db8::2/64", false);
-        assert!(!has_v6(9, &observed));
+        assert!(!has_v6(&uplinks(&[(9, "eth9")]), &observed));
     }
 
     #[test]
@@ -273,7 +358,7 @@ mod tests {
         let mut check = |routes: Vec<KernelRoute>, expected| {
             observed.routes = routes;
             assert_eq!(
-                has_default_v6(2, &observed),
+                has_default_v6(&eth0(), &observed),
                 expected,
                 "{:?}",
                 observed.routes
@@ -301,7 +386,7 @@ mod tests {
         observed.routes = vec![route("0.0.0.0/0", 2, 0), route("172.16.9.0/24", 3, 0)];
         let pools = ["172.16.0.0/16".parse().unwrap()];
         assert_eq!(
-            check_pools(&pools, &[], 2, &observed),
+            check_pools(&pools, &[], &eth0(), &observed),
             Ok(vec![route("172.16.9.0/24", 3, 0)])
         );
     }

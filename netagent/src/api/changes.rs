@@ -13,7 +13,9 @@ use crate::api::auth::Shared;
 use crate::api::body::Body;
 use crate::api::error::ApiError;
 use crate::api::key::Key;
-use crate::instance::{AnnouncedPort, PortProtocol};
+use crate::api::views::InstanceView;
+use crate::instance::AnnouncedPort;
+use crate::spec::publish::{PortProtocol, PortsSpec};
 use crate::spec::{SpecError, member_names};
 
 type Answer<T> = Result<T, ApiError>;
@@ -60,11 +62,7 @@ fn announcement(object: &Map<String, Value>) -> Answer<Announcement> {
     let port = port
         .and_then(|port| u16::try_from(port).ok())
         .filter(|port| *port > 0);
-    let protocol = match text("protocol") {
-        Some("tcp") => Some(PortProtocol::Tcp),
-        Some("udp") => Some(PortProtocol::Udp),
-        Some(_) | None => None,
-    };
+    let protocol = text("protocol").and_then(PortProtocol::parse);
     Ok(Announcement {
         address: address.ok_or_else(|| ApiError::bad("Member 'ip' must be an IP address"))?,
         port: AnnouncedPort {
@@ -120,14 +118,18 @@ pub(crate) async fn policy(
     replace(shared, caller, key, (&body, "policy", &POLICY)).await
 }
 
-/// `PUT /v1/instances/{instance}/publish`
+/// `PUT /v1/instances/{instance}/publish`: replaces both lists; one that is not named is empty afterwards.
 pub(crate) async fn publish(
-    shared: State<Shared>,
+    State(shared): State<Shared>,
     caller: Caller,
-    key: Key,
+    Key(key): Key,
     body: Body,
-) -> Answer<Json<Value>> {
-    replace(shared, caller, key, (&body, "publish", &PUBLISH)).await
+) -> Answer<Json<InstanceView>> {
+    let object = replacement(&shared, &caller, &key, (&body, &PUBLISH)).await?;
+    let ports = PortsSpec::parse(&object)?;
+    Ok(Json(
+        shared.agent.publish(&caller, key, ports).await?.into(),
+    ))
 }
 
 /// `PUT /v1/instances/{instance}/limits`
@@ -147,7 +149,18 @@ async fn replace(
     Key(key): Key,
     (body, word, members): (&Body, &str, &[&str]),
 ) -> Answer<Json<Value>> {
-    shared.agent.inspect(&caller, key).await?;
+    replacement(&shared, &caller, &key, (body, members)).await?;
+    Err(ApiError::not_built(word))
+}
+
+/// The body of a request that replaces these members of an instance, and no others (I-18).
+async fn replacement(
+    shared: &Shared,
+    caller: &Caller,
+    key: &str,
+    (body, members): (&Body, &[&str]),
+) -> Answer<Map<String, Value>> {
+    shared.agent.inspect(caller, key.to_owned()).await?;
     let object = body.any_object()?;
     let (_, of_interfaces) = member_names();
     let is_topology = |name: &str| TOPOLOGY.contains(&name) || of_interfaces.contains(&name);
@@ -156,6 +169,6 @@ async fn replace(
     }
     match object.keys().find(|name| !members.contains(&name.as_str())) {
         Some(name) => Err(SpecError::UnknownMember(name.clone()).into()),
-        None => Err(ApiError::not_built(word)),
+        None => Ok(object),
     }
 }

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::agent::RequestError;
+use crate::publish::ReserveError;
 use crate::spec::SpecError;
 
 /// An error with its status.
@@ -74,6 +75,8 @@ impl From<SpecError> for ApiError {
             | SpecError::Address { .. }
             | SpecError::Ip6WithoutIp
             | SpecError::Repeated { .. }
+            | SpecError::Port { .. }
+            | SpecError::TooMany { .. }
             | SpecError::IpFromPool
             | SpecError::TapFromPool
             | SpecError::NotAvailable
@@ -95,6 +98,10 @@ impl From<RequestError> for ApiError {
             | RequestError::AddressTaken(_)
             | RequestError::TapTaken(_)
             | RequestError::MacTaken(_)
+            | RequestError::PortTaken { .. }
+            | RequestError::PortOutside { .. }
+            | RequestError::PortOfNat { .. }
+            | RequestError::Port(ReserveError::InUse(_) | ReserveError::NotOurs(_))
             | RequestError::SeveralInterfaces(_) => StatusCode::CONFLICT,
             RequestError::UnknownUser(_)
             | RequestError::UnknownGroup(_)
@@ -105,8 +112,12 @@ impl From<RequestError> for ApiError {
             RequestError::Exhausted(_)
             | RequestError::InstanceLimit(_)
             | RequestError::AccountLimit { .. }
+            | RequestError::AccountPortLimit { .. }
+            | RequestError::PortPlaces { .. }
             | RequestError::Store(_) => StatusCode::INSUFFICIENT_STORAGE,
-            RequestError::Host(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            RequestError::Host(_) | RequestError::Port(ReserveError::Failed { .. }) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             RequestError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())

@@ -215,6 +215,7 @@ fn done(route: &Route) -> ResponseBuilder {
 fn answer(route: &Route) -> Option<&'static str> {
     let instance = route.path.ends_with("/start")
         || route.path.ends_with("/stop")
+        || route.path.ends_with("/publish")
         || (route.method == "GET" && route.path.ends_with("/{instance}"))
         || (route.method == "POST"
             && ["/v1/instances", "/machines"].contains(&route.path.as_str()));

@@ -208,7 +208,7 @@ fn of_changes(prefix: &str) -> Vec<Route> {
         route(
             "PUT",
             one("/publish"),
-            "Replace the published ports",
+            "Replace published and exposed ports",
             put(changes::publish),
         ),
         route(

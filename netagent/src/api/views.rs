@@ -1,9 +1,9 @@
 //! Instances, interfaces and plans on the wire (I-14).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netagent_common::vm::Traffic;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -11,9 +11,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::agent::PlanView;
+use crate::agent::publish::PublishedState;
 use crate::agent::state::{InstanceState, InterfaceState};
 use crate::host::Counters;
-use crate::instance::PortProtocol;
 use crate::spec;
 
 /// An instance as create, ls and inspect show it.
@@ -29,6 +29,10 @@ pub(crate) struct InstanceView {
     network_interfaces: Vec<InterfaceView>,
     /// Ports that the guest announced on its primary address.
     announced_ports: Vec<AnnouncedPortView>,
+    /// Ports of the host that lead to it.
+    publish: Vec<PublishedPortView>,
+    /// Ports of its own addresses that the host may reach: `80/tcp`.
+    exposed_ports: Vec<String>,
     #[serde(flatten)]
     #[schema(ignore)]
     machine: Map<String, Value>,
@@ -43,6 +47,24 @@ pub(crate) struct InstanceView {
 struct AnnouncedPortView {
     port: u16,
     protocol: &'static str,
+}
+
+/// A published port, and whether it works.
+#[derive(Debug, Serialize, ToSchema)]
+struct PublishedPortView {
+    host_port: u16,
+    guest_port: u16,
+    proto: &'static str,
+    /// Address of the host; null where every one is meant.
+    #[schema(value_type = Option<String>)]
+    address: Option<IpAddr>,
+    /// Networks whose hosts may use it; null where everybody may.
+    #[schema(value_type = Option<Vec<String>>)]
+    allow_from: Option<BTreeSet<IpNet>>,
+    /// `published`, or `waiting` with a reason.
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 /// What is said of the first interface, flat.
@@ -171,15 +193,37 @@ impl From<InstanceState> for InstanceView {
                 .into_iter()
                 .map(|announced| AnnouncedPortView {
                     port: announced.port,
-                    protocol: match announced.protocol {
-                        PortProtocol::Tcp => "tcp",
-                        PortProtocol::Udp => "udp",
-                    },
+                    protocol: announced.protocol.as_str(),
                 })
                 .collect(),
+            publish: state
+                .published
+                .into_iter()
+                .map(PublishedPortView::from)
+                .collect(),
+            exposed_ports: state.exposed.iter().map(ToString::to_string).collect(),
             machine: state.machine,
             counters,
             open_flows,
+        }
+    }
+}
+
+impl From<PublishedState> for PublishedPortView {
+    fn from(state: PublishedState) -> Self {
+        let port = state.port;
+        Self {
+            host_port: port.at.port,
+            guest_port: port.guest_port,
+            proto: port.at.protocol.as_str(),
+            address: port.at.address,
+            allow_from: port.allow_from,
+            status: if state.waiting.is_none() {
+                "published"
+            } else {
+                "waiting"
+            },
+            reason: state.waiting,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! the one below it alone (design, decision 15).
 
 mod hook;
+pub mod others;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::apply::{Cause, KernelHost, idle_alias};
+use crate::apply::{Cause, KernelHost, host_sockets, idle_alias};
 use crate::host::Place;
 use crate::observe::{interfaces, links as observed_links, routes as observed_routes};
 use crate::plan::{Observed, ObservedDatapath, ObservedLink};
@@ -14,6 +14,7 @@ impl KernelHost {
             routes: observed_routes::read(&self.netlink).await?,
             neighbours: observed_routes::read_neighbours(&self.netlink).await?,
             datapath: self.observe_datapath(&links).await?,
+            reserved_ports: self.reserved.observe()?,
             links,
         })
     }
@@ -30,6 +31,7 @@ impl KernelHost {
         observed.links = self.observe_links().await?;
         observed.routes = observed_routes::read(&self.netlink).await?;
         observed.neighbours = observed_routes::read_neighbours(&self.netlink).await?;
+        observed.reserved_ports = self.reserved.observe()?;
         if let Some(datapath) = &mut observed.datapath {
             // What vanished has nothing attached any more.
             let links = &observed.links;
@@ -85,7 +87,10 @@ impl KernelHost {
             severed: attached.severed,
             interfaces: datapath.maps.interfaces()?,
             routes: datapath.maps.routes()?,
+            ports: datapath.maps.ports()?,
             serving,
+            leading: self.leads_no_sockets
+                || host_sockets::is_attached(&self.pins, &datapath.programs.sockets)?,
         }))
     }
 

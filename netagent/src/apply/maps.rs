@@ -1,5 +1,6 @@
 //! Reads and writes the pinned maps: interface records, routes, counters, generations.
 
+mod publish;
 mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,9 @@ use ipnet::IpNet;
 use netagent_common::drop::{DropKey, DropReason, NO_SLOT};
 use netagent_common::flow::Collected;
 use netagent_common::names::{ABI_VERSION, map};
+use netagent_common::nat::Holdings;
 use netagent_common::policy::Route;
+use netagent_common::publish::{ExposedKey, PublishKey, Published, SenderKey};
 use netagent_common::services::Services;
 use netagent_common::vm::{
     self, ACTIVE_CHUNKS, Active, Interface, State, Traffic, active_place, record_index,
@@ -43,6 +46,8 @@ fn failed(name: &'static str) -> impl Fn(MapError) -> MapsError {
 
 type Records = Array<MapData, Interface>;
 type Routes<A> = LpmTrie<MapData, A, Route<A>>;
+type PublishedPorts<A> = BpfHash<MapData, PublishKey<A>, Published<A>>;
+type Senders<A> = LpmTrie<MapData, SenderKey<A>, u32>;
 
 /// The maps, opened from their pins.
 pub struct Maps {
@@ -51,10 +56,16 @@ pub struct Maps {
     records: Records,
     adopted: BpfHash<MapData, u32, u32>,
     open_flows: Array<MapData, u64>,
+    holdings: Array<MapData, Holdings>,
     routes_v4: Routes<[u8; 4]>,
     routes_v6: Routes<[u8; 16]>,
     drops: BpfHash<MapData, DropKey, u64>,
     traffic: PerCpuArray<MapData, Traffic>,
+    published_v4: PublishedPorts<[u8; 4]>,
+    published_v6: PublishedPorts<[u8; 16]>,
+    senders_v4: Senders<[u8; 4]>,
+    senders_v6: Senders<[u8; 16]>,
+    exposed: BpfHash<MapData, ExposedKey, u32>,
     services: Array<MapData, Services>,
     collected: Array<MapData, Collected>,
     /// Slots in force. Only this process writes them, so one look at all of them at the start is enough.
@@ -81,10 +92,16 @@ impl Maps {
             records: open(pins, map::INTERFACES)?,
             adopted: open(pins, map::ADOPTED)?,
             open_flows: open(pins, map::OPEN_FLOWS)?,
+            holdings: open(pins, map::HOLDINGS)?,
             routes_v4: open(pins, map::ROUTES_V4)?,
             routes_v6: open(pins, map::ROUTES_V6)?,
             drops: open(pins, map::DROPS)?,
             traffic: open(pins, map::TRAFFIC)?,
+            published_v4: open(pins, map::PUBLISHED_V4)?,
+            published_v6: open(pins, map::PUBLISHED_V6)?,
+            senders_v4: open(pins, map::SENDERS_V4)?,
+            senders_v6: open(pins, map::SENDERS_V6)?,
+            exposed: open(pins, map::EXPOSED)?,
             services: open(pins, map::SERVICES)?,
             collected: open(pins, map::COLLECTED)?,
             in_force: BTreeSet::new(),
@@ -156,10 +173,13 @@ impl Maps {
         let active = self.active(slot)?;
         if active == 0 {
             self.reset_counters(slot)?;
-            // Flows of the slot's earlier life are of another generation and leave this count alone.
+            // Flows of the slot's earlier life are of another generation and leave these counts alone.
             self.open_flows
                 .set(slot, 0, 0)
                 .map_err(failed(map::OPEN_FLOWS))?;
+            self.holdings
+                .set(slot, Holdings::zeroed(), 0)
+                .map_err(failed(map::HOLDINGS))?;
         }
         let next = if active == 1 { 2 } else { 1 };
         self.records

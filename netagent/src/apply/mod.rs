@@ -9,6 +9,8 @@ pub mod clsact;
 pub mod datapath;
 pub mod maps;
 
+pub mod led;
+
 pub mod addresses;
 pub mod links;
 pub mod queues;
@@ -18,6 +20,8 @@ pub mod tap;
 
 pub mod ethtool;
 pub mod features;
+pub mod host_sockets;
+pub mod reserved;
 
 pub mod expedite;
 mod look;
@@ -26,13 +30,16 @@ pub mod memory;
 use std::error::Error;
 use std::fs;
 use std::io;
+use std::sync::Arc;
 
 use crate::apply::attach::Attacher;
 use crate::apply::datapath::Datapath;
 use crate::apply::expedite::{Expedite, Guard};
 use crate::apply::features::UplinkFeatures;
+use crate::apply::led::LedSockets;
 use crate::apply::maps::Maps;
 use crate::apply::pins::Pins;
+use crate::apply::reserved::Reservation;
 use crate::apply::services::HostEnd;
 use crate::host::{
     Changes, Cleaned, Counters, Host, HostError, HostOptions, Place, ServiceSockets,
@@ -41,6 +48,8 @@ use crate::instance::Before;
 use crate::netlink::Netlink;
 use crate::observe::events::Events;
 use crate::plan::{Observed, Step};
+use crate::publish::{Leads, ReserveError, Reserved, owner, sockets};
+use crate::spec::publish::HostPort;
 
 /// Every so many rounds of collection, reverse entries without a flow are looked for too.
 const ORPHANS_EVERY: u32 = 12;
@@ -61,6 +70,7 @@ pub struct KernelHost {
     /// Held from the first step that waits for RCU until the agent says that no step follows.
     guard: Option<Guard>,
     features: UplinkFeatures,
+    reserved: Reservation,
     /// `None` where it is not loaded.
     datapath: Option<Datapath>,
     /// The host's end of the way to the servers, as long as this agent lives.
@@ -68,6 +78,8 @@ pub struct KernelHost {
     /// What [`Host::take_sockets`] has not taken yet.
     sockets: Option<ServiceSockets>,
     rounds: u32,
+    /// The kernel refused to lead sockets; it is not asked again.
+    leads_no_sockets: bool,
 }
 
 impl KernelHost {
@@ -86,6 +98,8 @@ impl KernelHost {
             Events::open().map_err(|error| HostError::failed("listen to netlink", error))?;
         let features = UplinkFeatures::new(&options.state_dir)
             .map_err(|error| HostError::failed("ask which boot this is", error))?;
+        let reserved = Reservation::new(&options.state_dir)
+            .map_err(|error| HostError::failed("ask which namespace this is", error))?;
         let attacher = Attacher::new(options.attach, netlink.clone(), idle_alias(&options));
         let datapath = Datapath::open(&pins, &options).unwrap_or_else(|error| {
             tracing::warn!(%error, "what is pinned cannot be used and is loaded anew");
@@ -101,16 +115,19 @@ impl KernelHost {
             expedite,
             guard: None,
             features,
+            reserved,
             datapath,
             services: None,
             sockets: None,
             rounds: 0,
+            leads_no_sockets: false,
         })
     }
 
     async fn apply_step(&mut self, step: &Step) -> Result<(), Cause> {
         let netlink = &self.netlink;
         match step {
+            Step::ReservePorts { ports } => self.reserved.reserve(*ports)?,
             Step::LoadDatapath => self.load().await?,
             Step::AttachUplink { ifindex, name } => {
                 let programs = &mut loaded(&mut self.datapath)?.programs;
@@ -120,6 +137,7 @@ impl KernelHost {
                     .await?;
             }
             Step::ServeGuests => self.serve_guests().await?,
+            Step::LeadSockets => self.lead_sockets()?,
             Step::SetRoute {
                 destination,
                 target,
@@ -153,6 +171,7 @@ impl KernelHost {
                 addresses::add_guest_route(netlink, *ifindex, *guest).await?;
             }
             Step::SetLinkDown { ifindex } => links::set_up(netlink, *ifindex, false).await?,
+            Step::Port(step) => self.maps()?.change_port(step)?,
             Step::ClearInterface { slot } => self.maps()?.clear_interface(*slot)?,
             Step::DetachTap { ifindex } => self.attacher.detach(&self.pins, *ifindex).await?,
             Step::DetachUplink { ifindex } => {
@@ -208,9 +227,24 @@ impl KernelHost {
         Ok(())
     }
 
+    /// Where it cannot be, published ports are reached by the agent's listeners, and the host works on.
+    fn lead_sockets(&mut self) -> Result<(), Cause> {
+        let programs = &mut loaded(&mut self.datapath)?.programs;
+        if let Err(error) = host_sockets::attach(&self.pins, &mut programs.sockets) {
+            let reason = crate::host::one_line(&error);
+            tracing::warn!(
+                reason,
+                "processes of the host reach published ports through the agent alone"
+            );
+            self.leads_no_sockets = true;
+        }
+        Ok(())
+    }
+
     async fn unload(&mut self) -> Result<usize, Cause> {
         let links = self.attacher.detach_all(&self.pins).await?;
         self.features.restore(None)?;
+        self.reserved.release()?;
         self.datapath = None;
         self.services = None;
         Ok(links + self.pins.remove_all()?)
@@ -245,6 +279,19 @@ impl KernelHost {
         let links = links::remove_marked(&self.netlink, &prefix).await?;
         let pins = self.unload().await?;
         Ok(Cleaned { links, pins })
+    }
+}
+
+impl Drop for KernelHost {
+    /// The servers end with the agent: what asks for them is dropped with its reason, not sent to a device that is
+    /// gone. After a kill nothing comes of it either, for no other device gets that index.
+    fn drop(&mut self) {
+        if self.services.is_none() {
+            return;
+        }
+        if let Err(error) = self.maps().map(|maps| maps.set_services(0)) {
+            tracing::debug!(%error, "the way to the servers stays open");
+        }
     }
 }
 
@@ -312,6 +359,18 @@ impl Host for KernelHost {
         self.sockets.take()
     }
 
+    fn reserve(&mut self, at: &HostPort) -> Result<Reserved, ReserveError> {
+        sockets::reserve(at)
+    }
+
+    fn owner(&mut self, at: &HostPort) -> Option<String> {
+        owner::find(at)
+    }
+
+    fn leads(&self) -> Arc<dyn Leads> {
+        Arc::new(LedSockets::new(&self.pins))
+    }
+
     async fn collect(&mut self) -> Result<(), HostError> {
         self.rounds = self.rounds.wrapping_add(1);
         let with_orphans = self.rounds.is_multiple_of(ORPHANS_EVERY);
@@ -338,6 +397,7 @@ const fn waits_for_rcu(step: &Step) -> bool {
     match step {
         Step::LoadDatapath
         | Step::ServeGuests
+        | Step::LeadSockets
         | Step::AttachUplink { .. }
         | Step::DetachUplink { .. }
         | Step::CreateTap { .. }
@@ -358,7 +418,9 @@ const fn waits_for_rcu(step: &Step) -> bool {
         | Step::AddAddress { .. }
         | Step::AddNeighbour { .. }
         | Step::AddGuestRoute { .. }
+        | Step::Port(_)
         | Step::ClearInterface { .. }
-        | Step::CollectFlows => false,
+        | Step::CollectFlows
+        | Step::ReservePorts { .. } => false,
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use netagent_common::names::{ABI_VERSION, LINKS_DIR, PROGRAMS_DIR};
+use netagent_common::names::{ABI_VERSION, LINKS_DIR, PROGRAMS_DIR, SOCKETS_DIR};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
@@ -60,6 +60,7 @@ impl Pins {
     pub fn make_directories(&self) -> io::Result<()> {
         make_directory(&self.version())?;
         make_directory(&self.version().join(PROGRAMS_DIR))?;
+        make_directory(&self.version().join(SOCKETS_DIR))?;
         make_directory(&self.links())
     }
 
@@ -73,6 +74,12 @@ impl Pins {
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
         self.version().join(PROGRAMS_DIR).join(name)
+    }
+
+    /// Pin of the link of a program on sockets.
+    #[must_use]
+    pub fn socket(&self, program: &str) -> PathBuf {
+        self.version().join(SOCKETS_DIR).join(program)
     }
 
     /// Name of the pin of a link.

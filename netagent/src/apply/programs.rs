@@ -8,16 +8,18 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData, MapError, MapInfo};
 use aya::pin::PinError;
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::{CgroupSockAddr, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_obj::{Object, ParseError};
+use netagent_common::limit::FLOWS_PER_MAPPING;
 use netagent_common::names::{
     ABI_VERSION, COLLECT_FLOWS, COLLECT_ORPHANS, FROM_SERVICES, FROM_UPLINK, FROM_VM, TO_VM,
-    global, map,
+    global, map, socket,
 };
 use netagent_common::vm::State;
 use sha2::{Digest, Sha256};
 
+use crate::apply::host_sockets;
 use crate::apply::pins::{NewPins, Pins};
 use crate::apply::skb_layout::{KERNEL_BTF, SkbLayout, SkbLayoutError};
 use crate::host::HostOptions;
@@ -25,7 +27,7 @@ use crate::host::HostOptions;
 /// The programs, compiled by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netagent-ebpf"));
 
-/// Every program of the object.
+/// Every program on packets.
 const PROGRAMS: [&str; 6] = [
     FROM_VM,
     TO_VM,
@@ -109,6 +111,8 @@ pub struct Programs {
     pub collect_flows: SchedClassifier,
     /// Removes reverse entries without a flow.
     pub collect_orphans: SchedClassifier,
+    /// On sockets of the host's processes, with their names.
+    pub sockets: Vec<(&'static str, CgroupSockAddr)>,
 }
 
 impl Programs {
@@ -117,7 +121,8 @@ impl Programs {
     /// # Errors
     /// Where a pin is there but cannot be opened.
     pub fn open(pins: &Pins) -> Result<Option<Self>, LoadError> {
-        if !PROGRAMS.iter().all(|name| exists(&pins.program(name))) {
+        let mut names = PROGRAMS.iter().chain(&socket::ALL);
+        if !names.all(|name| exists(&pins.program(name))) {
             return Ok(None);
         }
         let open = |name: &'static str| {
@@ -131,6 +136,14 @@ impl Programs {
             from_services: open(FROM_SERVICES)?,
             collect_flows: open(COLLECT_FLOWS)?,
             collect_orphans: open(COLLECT_ORPHANS)?,
+            sockets: socket::ALL
+                .into_iter()
+                .map(|name| {
+                    CgroupSockAddr::from_pin(pins.program(name), host_sockets::call(name))
+                        .map(|program| (name, program))
+                        .map_err(|source| LoadError::Program { name, source })
+                })
+                .collect::<Result<_, _>>()?,
         }))
     }
 }
@@ -162,7 +175,8 @@ pub fn load(pins: &Pins, options: &HostOptions) -> Result<(), LoadError> {
     loader.btf(None);
     let globals = Globals::of(options)?;
     loader.override_global(global::MARK, &state.mark, true);
-    for (name, value) in &globals.0 {
+    loader.override_global(global::NETNS_COOKIE, &globals.netns_cookie, true);
+    for (name, value) in &globals.words {
         loader.override_global(name, value, true);
     }
     for (name, size) in &sizes {
@@ -174,6 +188,11 @@ pub fn load(pins: &Pins, options: &HostOptions) -> Result<(), LoadError> {
     let mut object = loader.load(OBJECT)?;
     for name in PROGRAMS {
         program(&mut object, name)?
+            .load()
+            .map_err(|source| LoadError::Program { name, source })?;
+    }
+    for name in socket::ALL {
+        socket_program(&mut object, name)?
             .load()
             .map_err(|source| LoadError::Program { name, source })?;
     }
@@ -204,7 +223,9 @@ pub fn keeps_maps(pins: &Pins, options: &HostOptions) -> Result<bool, LoadError>
 /// Where it is not known where the kernel keeps partial checksums.
 pub fn object(options: &HostOptions) -> Result<u32, LoadError> {
     let mut hash = Sha256::new_with_prefix(OBJECT);
-    for (name, value) in Globals::of(options)?.0 {
+    let globals = Globals::of(options)?;
+    hash.update(globals.netns_cookie.to_ne_bytes());
+    for (name, value) in globals.words {
         hash.update(name);
         hash.update(value.to_ne_bytes());
     }
@@ -218,19 +239,35 @@ pub fn object(options: &HostOptions) -> Result<u32, LoadError> {
 }
 
 /// Constants of the programs, the mark apart.
-struct Globals([(&'static str, u16); 5]);
+struct Globals {
+    netns_cookie: u64,
+    words: [(&'static str, u16); 13],
+}
 
 impl Globals {
     fn of(options: &HostOptions) -> Result<Self, LoadError> {
         let (first, count) = options.nat_ports;
         let skb = SkbLayout::read(Path::new(KERNEL_BTF))?;
-        Ok(Self([
+        let timeouts = options.timeouts;
+        let words = [
             (global::NAT_PORT_FIRST, first),
             (global::NAT_PORT_COUNT, count),
+            (global::EIM_PORTS, options.eim_ports),
+            (global::FILTERS_NOBODY, options.filters_nobody.into()),
+            (global::TIMEOUT_TCP_ESTABLISHED, timeouts.tcp_established),
+            (global::TIMEOUT_TCP_TRANSITORY, timeouts.tcp_transitory),
+            (global::TIMEOUT_TCP_CLOSING, timeouts.tcp_closing),
+            (global::TIMEOUT_UDP, timeouts.udp),
+            (global::TIMEOUT_UDP_UNREPLIED, timeouts.udp_unreplied),
+            (global::TIMEOUT_ICMP, timeouts.icmp),
             (global::SKB_IP_SUMMED_BIT, skb.ip_summed_bit),
             (global::SKB_CSUM_START, skb.csum_start),
             (global::SKB_NETWORK_HEADER, skb.network_header),
-        ]))
+        ];
+        Ok(Self {
+            netns_cookie: host_sockets::netns_cookie(),
+            words,
+        })
     }
 }
 
@@ -268,15 +305,17 @@ fn find_kept(pins: &Pins, sizes: &BTreeMap<&'static str, u32>) -> Result<Option<
 
 /// Maps whose size the configuration decides.
 fn sizes(options: &HostOptions) -> BTreeMap<&'static str, u32> {
-    [
+    let flows = [
         map::FLOWS_V4,
         map::FLOWS_V6,
         map::REVERSE_V4,
         map::REVERSE_V6,
-    ]
-    .into_iter()
-    .map(|name| (name, options.flows_max))
-    .collect()
+    ];
+    let mappings = [map::MAPPINGS_V4, map::MAPPINGS_V6];
+    let mappings_max = (options.flows_max / FLOWS_PER_MAPPING).max(1);
+    let flows = flows.map(|name| (name, options.flows_max));
+    let mappings = mappings.map(|name| (name, mappings_max));
+    flows.into_iter().chain(mappings).collect()
 }
 
 /// aya takes whatever lies at the pin of a map; a map of another layout would be read as ours.
@@ -358,19 +397,44 @@ fn pin_maps(
 /// Pins under another name and renames, so that at every instant there is a program at the pin.
 fn pin_programs(object: &mut Ebpf, pins: &Pins, made: &mut NewPins) -> Result<(), LoadError> {
     for name in PROGRAMS {
-        let path = pins.program(name);
-        let fresh = pins.program(&format!("{name}-new"));
-        remove_if_there(&fresh)?;
-        program(object, name)?
-            .pin(&fresh)
-            .map_err(|source| LoadError::Pin(fresh.clone(), source))?;
-        let replaced = exists(&path);
-        fs::rename(&fresh, &path).map_err(|source| LoadError::Prepare(path.clone(), source))?;
-        if !replaced {
-            made.add(path);
-        }
+        let pin = |to: &Path, object: &mut Ebpf| Ok(program(object, name)?.pin(to));
+        pin_program(object, pins, (name, &pin), made)?;
+    }
+    for name in socket::ALL {
+        let pin = |to: &Path, object: &mut Ebpf| Ok(socket_program(object, name)?.pin(to));
+        pin_program(object, pins, (name, &pin), made)?;
     }
     Ok(())
+}
+
+type PinTo<'a> = dyn Fn(&Path, &mut Ebpf) -> Result<Result<(), PinError>, LoadError> + 'a;
+
+fn pin_program(
+    object: &mut Ebpf,
+    pins: &Pins,
+    (name, pin): (&'static str, &PinTo<'_>),
+    made: &mut NewPins,
+) -> Result<(), LoadError> {
+    let path = pins.program(name);
+    let fresh = pins.program(&format!("{name}-new"));
+    remove_if_there(&fresh)?;
+    pin(&fresh, object)?.map_err(|source| LoadError::Pin(fresh.clone(), source))?;
+    let replaced = exists(&path);
+    fs::rename(&fresh, &path).map_err(|source| LoadError::Prepare(path.clone(), source))?;
+    if !replaced {
+        made.add(path);
+    }
+    Ok(())
+}
+
+fn socket_program<'a>(
+    object: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut CgroupSockAddr, LoadError> {
+    let program = object.program_mut(name).ok_or(LoadError::Absent(name))?;
+    program
+        .try_into()
+        .map_err(|source| LoadError::Program { name, source })
 }
 
 fn program<'a>(

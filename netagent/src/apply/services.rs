@@ -14,6 +14,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netagent_common::services::{
     NEXT_HOP_V4, NEXT_HOP_V6, SERVER_V4, SERVER_V6, SERVICES_HOST_MAC, SERVICES_MAC,
+    WAY_INDEX_FIRST,
 };
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -227,6 +228,7 @@ async fn make_veth(
     let mut tries = 0;
     loop {
         let mut made = LinkMessage::default();
+        made.header.index = index();
         made.attributes = veth(name, namespace);
         let made = RouteNetlinkMessage::NewLink(made);
         match netlink.change(made, NLM_F_CREATE | NLM_F_EXCL).await {
@@ -240,6 +242,13 @@ async fn make_veth(
         }
         tokio::time::sleep(NAME_WAIT).await;
     }
+}
+
+/// Another index than that of the way before. After a kill the programs know the old one until the next start, and must
+/// lead nobody anywhere.
+fn index() -> u32 {
+    let [a, b, ..] = *Uuid::new_v4().as_bytes();
+    WAY_INDEX_FIRST | u32::from(u16::from_ne_bytes([a, b]))
 }
 
 fn veth(name: &str, namespace: &OwnedFd) -> Vec<LinkAttribute> {

@@ -93,6 +93,17 @@ struct Flags {
     /// Ports to publish, separated by commas: 8080:80/tcp
     #[arg(long, value_name = "PORT", value_delimiter = ',')]
     publish_port: Vec<String>,
+    /// Networks that may use the published ports, separated by commas [default: everybody]
+    #[arg(
+        long,
+        value_name = "CIDR",
+        value_delimiter = ',',
+        requires = "publish_port"
+    )]
+    publish_from: Vec<String>,
+    /// Ports of the guest's own address that the host may reach, separated by commas: 80/tcp
+    #[arg(long, value_name = "PORT", value_delimiter = ',')]
+    exposed_port: Vec<String>,
     /// What the guest may send, Mbit/s
     #[arg(long, value_name = "RATE")]
     bandwidth: Option<String>,
@@ -178,11 +189,25 @@ impl Flags {
             ("allowed_domains", list(&self.allowed_domain)),
             ("allowed_cidrs", list(&self.allowed_cidr)),
             ("denied_cidrs", list(&self.denied_cidr)),
-            ("publish", list(&self.publish_port)),
+            (
+                "publish",
+                list(&published(&self.publish_port, &self.publish_from)),
+            ),
+            ("exposed_ports", list(&self.exposed_port)),
             ("bandwidth", self.bandwidth.as_ref().map(principal)),
         ]);
         Value::Object(spec)
     }
+}
+
+/// Entries of `publish`, each for these networks.
+pub(super) fn published(ports: &[String], networks: &[String]) -> Vec<String> {
+    let from = if networks.is_empty() {
+        String::new()
+    } else {
+        format!(" from {}", networks.join(","))
+    };
+    ports.iter().map(|port| format!("{port}{from}")).collect()
 }
 
 /// The members that have a value.
@@ -243,6 +268,18 @@ mod tests {
             ],
             &json!({"network_interfaces": [{"tap_owner": 7}], "bandwidth": 50, "mtu": 1400,
                 "allowed_cidrs": ["10.0.0.0/8", "192.0.2.0/24", "::/0"]}),
+        );
+        check(
+            &[
+                "--publish-port",
+                "8080,127.0.0.1:53:53/udp",
+                "--publish-from",
+                "10.0.0.0/8,::1",
+                "--exposed-port",
+                "80,53/udp",
+            ],
+            &json!({"network_interfaces": [{}], "exposed_ports": ["80", "53/udp"],
+                "publish": ["8080 from 10.0.0.0/8,::1", "127.0.0.1:53:53/udp from 10.0.0.0/8,::1"]}),
         );
     }
 }

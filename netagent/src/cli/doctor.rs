@@ -1,8 +1,12 @@
 //! `netagent doctor`: whether this host can run the agent, and how to mend what is missing (O-4).
 
+mod firewalls;
+mod managers;
+mod uplinks;
+
 use std::fs;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use nix::sys::statfs::{FsType, statfs};
@@ -77,7 +81,9 @@ fn examine(config: &Config) -> Vec<Check> {
     let mut checks = required(config);
     checks.push(bpffs(&config.bpf_dir));
     checks.push(ip_forward());
-    checks.push(firewalls());
+    checks.extend(uplinks::checks(config));
+    checks.extend(firewalls::checks());
+    checks.push(managers::check(Path::new("/"), &config.pool.tap_prefix));
     checks.push(expedited());
     checks
 }
@@ -105,6 +111,16 @@ impl Check {
             verdict: Verdict::Good,
             found,
             fix: String::new(),
+        }
+    }
+
+    /// Worth knowing, and what can be done.
+    fn note(name: &'static str, found: String, fix: &str) -> Self {
+        Self {
+            name,
+            verdict: Verdict::Note,
+            found,
+            fix: fix.to_owned(),
         }
     }
 
@@ -258,43 +274,24 @@ fn ip_forward() -> Check {
     )
 }
 
-/// Other firewalls do not see what netagent forwards.
-fn firewalls() -> Check {
-    let output = Command::new("nft").args(["list", "tables"]).output();
-    let nft = output.map_or_else(
-        |_| String::new(),
-        |out| String::from_utf8_lossy(&out.stdout).into_owned(),
-    );
-    let mut names: Vec<String> = nft
-        .lines()
-        .map(|line| format!("nft {}", line.trim_start_matches("table ").trim()))
-        .collect();
-    for (file, word) in [
-        ("ip_tables_names", "iptables"),
-        ("ip6_tables_names", "ip6tables"),
-    ] {
-        let tables = read(&format!("/proc/net/{file}"));
-        names.extend(tables.lines().map(|table| format!("{word} {table}")));
-    }
-    if names.is_empty() {
-        return Check::good("firewalls", "none seen".into());
-    }
-    Check {
-        name: "firewalls",
-        verdict: Verdict::Note,
-        found: names.join(", "),
-        fix: "their FORWARD and NAT rules do not see guests' traffic: write what guests may do into netagent".to_owned(),
-    }
-}
-
 /// A port that the host picks for itself must not be one that stands for a guest (N-5).
 fn port_range(nat: PortRange) -> Check {
     let local = read(ports::LOCAL_RANGE);
+    let reserved = read(ports::RESERVED);
     let found = || {
         let ends: Vec<&str> = local.split_whitespace().collect();
-        format!("NAT {nat}, the host's own {}", ends.join("-"))
+        let reserved = if reserved.is_empty() {
+            "none"
+        } else {
+            &reserved
+        };
+        format!(
+            "NAT {nat}, the host's own {}, reserved {reserved}",
+            ends.join("-")
+        )
     };
-    match ports::check(nat, &local, &read(ports::RESERVED)) {
+    let reserved = ports::read_list(ports::RESERVED).unwrap_or_default();
+    match ports::check(nat, &local, &reserved) {
         Ok(()) => Check::good("ports", found()),
         Err(clash) => Check {
             name: "ports",

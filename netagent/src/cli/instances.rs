@@ -181,6 +181,11 @@ fn description(instance: &Value) -> String {
         &["INTERFACE", "TAP", "IP", "IP6", "MAC", "MTU", "ATTACHED"],
         &rows,
     ));
+    let ports = port_table(instance);
+    if !ports.is_empty() {
+        text.push_str("\n\n");
+        text.push_str(&ports);
+    }
     let traffic: Vec<Vec<String>> = interfaces.iter().map(traffic_row).collect();
     text.push_str("\n\n");
     text.push_str(&table(
@@ -199,6 +204,50 @@ fn description(instance: &Value) -> String {
         text.push_str(&table(&["INTERFACE", "DROPPED BECAUSE", "PACKETS"], &drops));
     }
     text
+}
+
+/// The published and exposed ports of an instance, one by one; empty where it has none.
+pub(super) fn port_table(instance: &Value) -> String {
+    let list = |member: &str| {
+        let list = instance.get(member).and_then(Value::as_array);
+        list.map(Vec::as_slice).unwrap_or_default()
+    };
+    let published = list("publish").iter().map(published_row);
+    let exposed = list("exposed_ports").iter().map(|port| {
+        let port = port.as_str().unwrap_or_default();
+        let cells = ["-", port, "the host", "exposed"];
+        cells.map(str::to_owned).to_vec()
+    });
+    let rows: Vec<Vec<String>> = published.chain(exposed).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    table(&["HOST PORT", "GUEST PORT", "FOR", "STATUS"], &rows)
+}
+
+fn published_row(port: &Value) -> Vec<String> {
+    let address = port.get("address").and_then(Value::as_str);
+    let address = match address {
+        None => String::new(),
+        Some(address) if address.contains(':') => format!("[{address}]:"),
+        Some(address) => format!("{address}:"),
+    };
+    let networks = port.get("allow_from").and_then(Value::as_array);
+    let networks = networks.map(|list| {
+        let texts = list.iter().filter_map(Value::as_str);
+        texts.collect::<Vec<_>>().join(",")
+    });
+    let proto = cell(port, "proto");
+    let status = match port.get("reason").and_then(Value::as_str) {
+        Some(reason) => format!("{}: {reason}", cell(port, "status")),
+        None => cell(port, "status"),
+    };
+    vec![
+        format!("{address}{}/{proto}", cell(port, "host_port")),
+        format!("{}/{proto}", cell(port, "guest_port")),
+        networks.unwrap_or_else(|| "everybody".to_owned()),
+        status,
+    ]
 }
 
 fn traffic_row(interface: &Value) -> Vec<String> {

@@ -12,6 +12,7 @@ mod down;
 mod generate;
 mod guest;
 mod instances;
+mod network;
 mod notify;
 mod run;
 mod table;
@@ -76,8 +77,8 @@ enum Command {
     Token(TokenCommand),
     /// Say whether this host can run the agent, and how to mend what is missing
     Doctor(DoctorArgs),
-    #[command(hide = true)]
-    Network(NotBuilt),
+    #[command(about = network::ABOUT_SHORT, long_about = network::ABOUT)]
+    Network(Box<network::NetworkArgs>),
     #[command(hide = true)]
     Explain(NotBuilt),
     #[command(hide = true)]
@@ -193,7 +194,7 @@ pub fn main() -> ExitCode {
         Command::Plan(client) => instances::plan(client),
         Command::Down(args) => down::down(args, cli.log_format),
         Command::Doctor(args) => doctor::doctor(&args.overrides, args.json),
-        Command::Network(_) => return not_built("network"),
+        Command::Network(args) => network::network(args),
         Command::Explain(_) => return not_built("explain"),
         Command::Flows(_) => return not_built("flows"),
         Command::Token(command) => token::token(command),
@@ -243,7 +244,7 @@ mod tests {
 
     #[test]
     fn words_that_are_not_built_take_any_arguments() {
-        for word in ["network", "explain", "flows"] {
+        for word in ["explain", "flows"] {
             let cli = Cli::try_parse_from(["netagent", word, "x", "--format", "json"]);
             assert!(cli.is_ok(), "{word}");
         }

@@ -15,6 +15,7 @@ use crate::spec::default_custom_subnets;
 pub struct Account {
     pub instances: Option<u32>,
     pub custom_network: bool,
+    pub published_ports: Option<u32>,
 }
 
 /// `[custom]`
@@ -38,6 +39,7 @@ impl Default for Account {
         Self {
             instances: None,
             custom_network: true,
+            published_ports: None,
         }
     }
 }

@@ -8,6 +8,7 @@ impl Config {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         self.check_pool()?;
         self.check_limits()?;
+        self.nat.check()?;
         self.check_access()
     }
 
@@ -85,13 +86,17 @@ impl Config {
         )?;
         check(
             "uplink",
-            self.uplink.as_ref().is_none_or(|name| !name.is_empty()),
+            self.uplink.iter().all(|name| !name.is_empty()),
             || "is empty: name an interface, or leave it out to take the default route's".into(),
         )
     }
 }
 
-fn check(key: &'static str, holds: bool, reason: impl Fn() -> String) -> Result<(), ConfigError> {
+pub(super) fn check(
+    key: &'static str,
+    holds: bool,
+    reason: impl Fn() -> String,
+) -> Result<(), ConfigError> {
     if holds {
         Ok(())
     } else {

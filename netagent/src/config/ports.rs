@@ -1,4 +1,8 @@
-//! Whether the host would itself take ports that stand for guests (N-5).
+//! Whether the host would itself take ports that stand for guests (N-5), and lists of ports.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 
 use crate::config::PortRange;
 
@@ -59,6 +63,20 @@ pub fn check(nat: PortRange, local: &str, reserved: &str) -> Result<(), PortClas
     })
 }
 
+/// Longer than any list of ports: each of 32,768 with a comma.
+const LIST_MAX: usize = 1 << 18;
+
+/// Reads a list of ports. The kernel gives it to one read alone, cut where that has no room for more.
+///
+/// # Errors
+/// Where there is no such setting, or it cannot be read.
+pub fn read_list(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut text = vec![0; LIST_MAX];
+    let length = File::open(path)?.read(&mut text)?;
+    text.truncate(length);
+    String::from_utf8(text).map_err(io::Error::other)
+}
+
 /// "32768\t60999".
 fn parse_range(text: &str) -> Option<PortRange> {
     let (first, last) = text.trim().split_once(char::is_whitespace)?;
@@ -67,7 +85,8 @@ fn parse_range(text: &str) -> Option<PortRange> {
 }
 
 /// "1,5-9", in order.
-fn parse_list(text: &str) -> Vec<PortRange> {
+#[must_use]
+pub fn parse_list(text: &str) -> Vec<PortRange> {
     let entries = text.split(',').filter_map(|entry| {
         let (first, last) = entry.split_once('-').unwrap_or((entry, entry));
         let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
@@ -78,8 +97,65 @@ fn parse_list(text: &str) -> Vec<PortRange> {
     ranges
 }
 
+/// The list as the kernel takes it.
+#[must_use]
+pub fn print_list(ranges: &[PortRange]) -> String {
+    let entries: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+    entries.join(",")
+}
+
+/// What is in one list and not in the other; both are in order.
+#[must_use]
+pub fn without(ranges: &[PortRange], others: &[PortRange]) -> Vec<PortRange> {
+    let mut left = Vec::new();
+    for range in ranges {
+        let mut next = u32::from(range.first);
+        for other in others {
+            let (first, last) = (other.first.min(range.last), other.last);
+            if u32::from(last) < next || other.first > range.last {
+                continue;
+            }
+            if u32::from(first) > next {
+                left.push(between(next, u32::from(first) - 1));
+            }
+            next = next.max(u32::from(last) + 1);
+        }
+        if next <= u32::from(range.last) {
+            left.push(between(next, range.last.into()));
+        }
+    }
+    left
+}
+
+/// What is in one of two lists, in order and without overlaps.
+#[must_use]
+pub fn with(ranges: &[PortRange], others: &[PortRange]) -> Vec<PortRange> {
+    let mut all: Vec<PortRange> = ranges.iter().chain(others).copied().collect();
+    all.sort_by_key(|range| range.first);
+    let mut joined: Vec<PortRange> = Vec::new();
+    for range in all {
+        match joined.last_mut() {
+            Some(last) if u32::from(range.first) <= u32::from(last.last) + 1 => {
+                last.last = last.last.max(range.last);
+            }
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
+/// Both ends are ports.
+fn between(first: u32, last: u32) -> PortRange {
+    let port = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+    PortRange {
+        first: port(first),
+        last: port(last),
+    }
+}
+
 /// Whether every port from `first` to `last` is in one of the ranges, which are in order.
-fn covers(ranges: &[PortRange], first: u16, last: u16) -> bool {
+#[must_use]
+pub fn covers(ranges: &[PortRange], first: u16, last: u16) -> bool {
     let mut next = u32::from(first);
     for range in ranges {
         if u32::from(range.first) <= next {
@@ -112,6 +188,31 @@ mod tests {
         assert_eq!(parse_list("\n"), []);
         assert_eq!(parse_range("32768\t60999\n"), Some(range(32_768, 60_999)));
         assert_eq!(parse_range(""), None);
+    }
+
+    #[test]
+    fn lists_are_added_and_taken_from_each_other() {
+        let list = |text: &str| parse_list(text);
+        for (one, other, without_it, with_it) in [
+            ("", "16-29", "", "16-29"),
+            ("1,5-9", "16-29", "1-1,5-9", "1-1,5-9,16-29"),
+            ("1-40", "16-29", "1-15,30-40", "1-40"),
+            ("16-29", "1-40", "", "1-40"),
+            ("10-20", "20-29", "10-19", "10-29"),
+            ("20-29", "10-20", "21-29", "10-29"),
+            ("1-10", "11-20", "1-10", "1-20"),
+            (
+                "1-9,20-30,40",
+                "5-25,28,40-65535",
+                "1-4,26-27,29-30",
+                "1-30,40-65535",
+            ),
+            ("65535", "65535", "", "65535-65535"),
+        ] {
+            let (a, b) = (list(one), list(other));
+            assert_eq!(print_list(&without(&a, &b)), without_it, "{one} - {other}");
+            assert_eq!(print_list(&with(&a, &b)), with_it, "{one} + {other}");
+        }
     }
 
     #[test]

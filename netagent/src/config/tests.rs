@@ -27,7 +27,7 @@ fn the_example_names_every_key() {
         .map(|line| line.strip_prefix("#: ").unwrap_or(line));
     let text: Vec<&str> = keys.collect();
     let config = parse(&text.join("\n")).unwrap();
-    assert!(config.uplink.is_some() && config.pool.subnet6.is_some());
+    assert!(!config.uplink.is_empty() && config.pool.subnet6.is_some());
     let api = &config.api;
     assert!(api.listen.is_some() && api.tls_cert.is_some() && api.tls_key.is_some());
     assert!(config.modes.taps.is_some());
@@ -50,9 +50,45 @@ fn a_bad_value_says_how_to_mend_it() {
     check_refused("[pool]\ntap_prefix = \"tap0\"", "must not end in a digit");
     check_refused("[nat]\nports = \"9\"", "'9' is no port range");
     check_refused("[nat]\nports = \"9-8\"", "no port range");
+    check_refused("[nat]\nfiltering = \"none\"", "unknown variant `none`");
+    check_refused("[nat]\neim_ports = 65536", "x.toml line 2: ");
+    for seconds in ["0", "65536"] {
+        let text = format!("[nat.timeouts]\ntcp_closing = {seconds}");
+        let expected =
+            format!("nat.timeouts.tcp_closing: {seconds} must be from 1 to 65535 seconds");
+        check_refused(&text, &expected);
+    }
+    check_refused("[nat.timeouts]\ntcp = 1", "unknown field `tcp`");
     check_refused("[dns]\nupstream = [\"ns1\"]", "'ns1' is no address");
     check_refused("[limits]\ninstances = 0", "from 1 to 65536");
     check_refused("[datapath]\nattach = \"xdp\"", "unknown variant `xdp`");
+}
+
+#[test]
+fn timeouts_reach_the_programs_as_they_are_written() {
+    let keys = [
+        "tcp_established",
+        "tcp_transitory",
+        "tcp_closing",
+        "udp",
+        "udp_unreplied",
+        "icmp",
+    ];
+    let lines = keys
+        .iter()
+        .zip(11..)
+        .map(|(key, value)| format!("{key} = {value}\n"));
+    let text = format!("[nat.timeouts]\n{}", lines.collect::<String>());
+    let seconds = parse(&text).unwrap().nat.timeouts.seconds();
+    let expected = netagent_common::timeouts::Timeouts {
+        tcp_established: 11,
+        tcp_transitory: 12,
+        tcp_closing: 13,
+        udp: 14,
+        udp_unreplied: 15,
+        icmp: 16,
+    };
+    assert_eq!(seconds, expected);
 }
 
 #[test]
@@ -95,16 +131,31 @@ fn accounts_and_custom_networks_are_checked() {
 }
 
 #[test]
+fn an_uplink_is_one_name_or_a_list_of_them() {
+    let check = |value: &str, expected: &[&str]| {
+        let config = parse(&format!("uplink = {value}")).unwrap();
+        assert_eq!(config.uplink, expected, "{value}");
+    };
+    check("\"eth0\"", &["eth0"]);
+    check("[\"eth0\", \"bond1\"]", &["eth0", "bond1"]);
+    check("[]", &[]);
+    check_refused("uplink = \"\"", "is empty: name an interface");
+    check_refused("uplink = [\"eth0\", \"\"]", "is empty: name an interface");
+    check_refused("uplink = 7", "the name of an interface, or a list of names");
+    check_refused("uplink = [7]", "x.toml line 1: ");
+}
+
+#[test]
 fn flags_win_over_the_file() {
     let mut config = parse("state_dir = \"/a\"\nuplink = \"eth0\"").unwrap();
     let overrides = Overrides {
         state_dir: Some("/b".into()),
-        uplink: Some("eth1".into()),
+        uplink: vec!["eth1".into(), "eth2".into()],
         ..Overrides::default()
     };
     config.apply(&overrides);
     assert_eq!(config.state_dir, Path::new("/b"));
-    assert_eq!(config.uplink.as_deref(), Some("eth1"));
+    assert_eq!(config.uplink, ["eth1", "eth2"]);
     assert_eq!(config.bpf_dir, Path::new("/sys/fs/bpf/netagent"));
 }
 

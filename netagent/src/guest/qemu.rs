@@ -44,7 +44,12 @@ fn backend(interface: &GuestInterface) -> String {
 }
 
 fn device(interface: &GuestInterface) -> String {
-    let (model, mac) = (&interface.model, interface.mac_text());
+    let mac = interface.mac_text();
+    // What `-nic model=virtio` takes, `-device` does not.
+    let model = match interface.model.as_str() {
+        "virtio" => "virtio-net-pci",
+        model => model,
+    };
     let mut text = format!("{model},netdev={},mac={mac}", interface.device());
     if !model.starts_with("virtio") {
         return text;

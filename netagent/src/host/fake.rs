@@ -7,12 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use netagent_common::drop::DropReason;
 use netagent_common::policy::RouteKind;
+use netagent_common::publish::{Led, LedKey};
 use netagent_common::vm::Traffic;
 use tokio::sync::Notify;
 
 use crate::host::{Changes, Cleaned, Counters, Host, HostError, Place, ServiceSockets};
 use crate::instance::Before;
 use crate::plan::{KernelRoute, KernelRouteKind, Observed, ObservedLink, Step};
+use crate::publish::{Leads, ReserveError, Reserved};
+use crate::spec::publish::HostPort;
 
 /// Interface index of the uplink.
 pub(crate) const UPLINK: u32 = 2;
@@ -34,8 +37,20 @@ pub(crate) struct State {
     /// Steps whose text contains this fail.
     pub(crate) refuse: Option<&'static str>,
     pub(crate) collected: usize,
+    /// Ports that others have, and who.
+    pub(crate) taken: Vec<(HostPort, String)>,
     /// What [`Host::changed`] says next.
     pub(crate) changes: Changes,
+}
+
+/// Knows no programs.
+#[derive(Debug)]
+struct NoLeads;
+
+impl Leads for NoLeads {
+    fn lead(&self, _key: &LedKey, _led: &Led) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A host with loopback, an uplink with both families, and a bridge of somebody else's.
@@ -320,6 +335,32 @@ impl Host for FakeHost {
 
     fn take_sockets(&mut self) -> Option<ServiceSockets> {
         None
+    }
+
+    fn reserve(&mut self, at: &HostPort) -> Result<Reserved, ReserveError> {
+        let state = self.state();
+        if state.taken.iter().any(|(taken, _)| taken.clashes(at)) {
+            return Err(ReserveError::InUse(at.number()));
+        }
+        let links = state.observed.links.values();
+        let mut own = links.flat_map(|link| &link.addresses);
+        match at.address {
+            Some(address) if !own.any(|own| own.addr() == address) => {
+                Err(ReserveError::NotOurs(address))
+            }
+            _ => Ok(Reserved::default()),
+        }
+    }
+
+    fn owner(&mut self, at: &HostPort) -> Option<String> {
+        let state = self.state();
+        let mut taken = state.taken.iter();
+        let (_, owner) = taken.find(|(taken, _)| taken.clashes(at))?;
+        Some(owner.clone())
+    }
+
+    fn leads(&self) -> Arc<dyn Leads> {
+        Arc::new(NoLeads)
     }
 
     async fn collect(&mut self) -> Result<(), HostError> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use netagent_common::services::WAY_INDEX_FIRST;
 use netagent_common::vm;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
@@ -130,11 +131,13 @@ fn what(message: &NetlinkMessage<RouteNetlinkMessage>) -> Changes {
     }
 }
 
-/// Indices that agents choose are above those that the kernel counts up.
+/// Indices that agents choose for TAPs are above those that the kernel counts up; only the way to the servers is above
+/// them.
 fn of_device(ifindex: u32) -> Changes {
+    let is_tap = (vm::ifindex(0, 0)..WAY_INDEX_FIRST).contains(&ifindex);
     Changes {
         links: [ifindex].into(),
-        network: ifindex < vm::ifindex(0, 0),
+        network: !is_tap,
         overrun: false,
     }
 }

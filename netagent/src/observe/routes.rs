@@ -13,7 +13,7 @@ use rtnetlink::packet_route::neighbour::{
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop,
-    RouteType, RouteVia,
+    RouteNextHopFlags, RouteType, RouteVia,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -181,9 +181,12 @@ fn read_attribute(attribute: &RouteAttribute, route: &mut KernelRoute) {
     }
 }
 
-/// Of several ways the first: the programs know one way for each destination.
+/// Of several ways the first that is not dead: the programs know one way for each destination.
 fn read_first_hop(hops: &[RouteNextHop], route: &mut KernelRoute) {
-    let Some(hop) = hops.first() else { return };
+    let lives = |hop: &&RouteNextHop| !hop.flags.contains(RouteNextHopFlags::Dead);
+    let Some(hop) = hops.iter().find(lives).or(hops.first()) else {
+        return;
+    };
     route.ifindex = hop.interface_index;
     for attribute in &hop.attributes {
         if let RouteAttribute::Gateway(address) = attribute {

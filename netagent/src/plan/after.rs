@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netagent_common::net::GATEWAY_MAC;
 
+use crate::config::{PortRange, ports};
 use crate::instance::Before;
 use crate::plan::{
-    KernelRoute, KernelRouteKind, Observed, ObservedDatapath, ObservedLink, Step, TapSpec,
+    KernelRoute, KernelRouteKind, Observed, ObservedDatapath, ObservedLink, ReservedPorts, Step,
+    TapSpec,
 };
 
 impl Observed {
@@ -17,6 +19,7 @@ impl Observed {
             Step::LoadDatapath => {
                 self.datapath.get_or_insert_default().stale = false;
             }
+            Step::ReservePorts { ports } => self.follow_reservation(*ports),
             Step::UnloadDatapath => self.datapath = None,
             Step::SetLinkUp { ifindex } => self.set_up(*ifindex),
             Step::SetLinkDown { ifindex } => self.set_down(*ifindex),
@@ -46,12 +49,14 @@ impl Observed {
             Step::RemoveLink { ifindex, .. } => self.remove_link(*ifindex),
             Step::AttachUplink { .. }
             | Step::ServeGuests
+            | Step::LeadSockets
             | Step::DetachUplink { .. }
             | Step::SetRoute { .. }
             | Step::RemoveRoute { .. }
             | Step::RaiseRouteGeneration
             | Step::WriteInterface { .. }
             | Step::AttachTap { .. }
+            | Step::Port(_)
             | Step::ClearInterface { .. }
             | Step::DetachTap { .. }
             | Step::RemoveSeveredPin { .. }
@@ -61,6 +66,13 @@ impl Observed {
                 }
             }
         }
+    }
+
+    fn follow_reservation(&mut self, range: PortRange) {
+        let ReservedPorts { all, own } = &mut self.reserved_ports;
+        let others = ports::without(all, own);
+        *own = ports::without(&[range], &others);
+        *all = ports::with(&others, own);
     }
 
     fn set_up(&mut self, ifindex: u32) {
@@ -144,6 +156,7 @@ impl ObservedDatapath {
                 self.attached.remove(ifindex);
             }
             Step::ServeGuests => self.serving = true,
+            Step::LeadSockets => self.leading = true,
             Step::SetRoute {
                 destination,
                 target,
@@ -162,9 +175,11 @@ impl ObservedDatapath {
             Step::RemoveSeveredPin { name } => {
                 self.severed.remove(name);
             }
+            Step::Port(step) => self.ports.follow(step),
             // What concerns links is followed by the caller; the others leave nothing to see.
             Step::RaiseRouteGeneration
             | Step::CollectFlows
+            | Step::ReservePorts { .. }
             | Step::LoadDatapath
             | Step::UnloadDatapath
             | Step::CreateTap { .. }

@@ -10,9 +10,11 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LoadDatapath => write!(f, "load the programs and make their maps"),
+            Self::ReservePorts { ports } => write!(f, "reserve ports {ports} for guests"),
             Self::AttachUplink { name, ifindex } => {
                 write!(f, "attach from_uplink to {name} ({ifindex})")
             }
+            Self::LeadSockets => write!(f, "lead processes of the host to published ports"),
             Self::ServeGuests => write!(f, "open the way to the servers of DHCP and DNS"),
             Self::DetachUplink { ifindex } => write!(f, "detach from_uplink from device {ifindex}"),
             Self::SetRoute {
@@ -60,6 +62,7 @@ impl fmt::Display for Step {
                 write!(f, "route guest {guest} to device {ifindex}")
             }
             Self::SetLinkDown { ifindex } => write!(f, "set device {ifindex} down"),
+            Self::Port(step) => write!(f, "{step}"),
             Self::ClearInterface { slot } => write!(f, "clear interface record {slot}"),
             Self::DetachTap { ifindex } => {
                 write!(f, "detach from_vm and to_vm from device {ifindex}")

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::config::{PortRange, ports};
 use crate::plan::{
-    Observed, ObservedDatapath, Owner, Plan, Problem, Step, Wanted, alias_prefix, routes,
+    Observed, ObservedDatapath, Owner, Plan, Problem, ReservedPorts, Step, Wanted, alias_prefix,
+    routes,
 };
 
 /// A new uplink before the routes through it, so that no answer comes before `from_uplink` waits for it; an old
@@ -18,6 +20,11 @@ pub(crate) fn plan_host(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
     if datapath.stale {
         steps.push(Step::LoadDatapath);
     }
+    // Before any of them stands for a guest.
+    if !are_reserved(wanted.datapath.ports, &observed.reserved_ports) {
+        let ports = wanted.datapath.ports;
+        steps.insert(0, Step::ReservePorts { ports });
+    }
     steps.extend(
         datapath
             .severed
@@ -26,38 +33,40 @@ pub(crate) fn plan_host(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
     );
     let (target, too_many) = routes::compile(wanted, observed);
     plan.problems.extend(too_many);
-    steps.extend(plan_new_uplinks(
-        wanted,
-        observed,
-        datapath,
-        &mut plan.problems,
-    ));
+    let missing = wanted.datapath.missing_uplinks.iter();
+    let gone = missing.map(|name| Problem::UplinkGone { name: name.clone() });
+    plan.problems.extend(gone);
+    steps.extend(plan_new_uplinks(wanted, observed, datapath));
     steps.extend(routes::plan_routes(&datapath.routes, &target));
     steps.extend(plan_old_uplinks(wanted, observed, datapath));
     if !datapath.serving {
         steps.push(Step::ServeGuests);
     }
+    if !datapath.leading {
+        steps.push(Step::LeadSockets);
+    }
     plan.push(Owner::Host, steps);
+}
+
+/// Whether all of them are, and nothing else that was reserved for guests.
+fn are_reserved(range: PortRange, reserved: &ReservedPorts) -> bool {
+    ports::covers(&reserved.all, range.first, range.last)
+        && ports::without(&reserved.own, &[range]).is_empty()
 }
 
 fn plan_new_uplinks(
     wanted: &Wanted,
     observed: &Observed,
     datapath: &ObservedDatapath,
-    problems: &mut Vec<Problem>,
 ) -> Vec<Step> {
-    let mut steps = Vec::new();
-    for ifindex in &wanted.datapath.uplinks {
-        match observed.links.get(ifindex) {
-            Some(_) if datapath.attached.contains(ifindex) => {}
-            Some(link) => steps.push(Step::AttachUplink {
-                ifindex: *ifindex,
-                name: link.name.clone(),
-            }),
-            None => problems.push(Problem::UplinkGone { ifindex: *ifindex }),
-        }
-    }
-    steps
+    let wanted = wanted.datapath.uplinks.iter();
+    let bare = wanted.filter(|ifindex| !datapath.attached.contains(ifindex));
+    let found = bare.filter_map(|ifindex| Some((*ifindex, observed.links.get(ifindex)?)));
+    let steps = found.map(|(ifindex, link)| Step::AttachUplink {
+        ifindex,
+        name: link.name.clone(),
+    });
+    steps.collect()
 }
 
 fn plan_old_uplinks(

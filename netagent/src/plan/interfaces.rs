@@ -8,7 +8,7 @@ use netagent_common::net::{GATEWAY_MAC, GATEWAY_V6};
 
 use crate::plan::{
     KernelRouteKind, Neighbour, Observed, ObservedLink, Owner, Plan, Problem, Step, Wanted,
-    WantedInterface, alias_prefix,
+    WantedInterface, alias_prefix, publish,
 };
 
 /// What is asked of an observation for every interface, found without a search.
@@ -33,7 +33,7 @@ impl<'a> Index<'a> {
 
 /// Groups the steps by instance, so that a failure ends those of its instance alone.
 pub(crate) fn plan_interfaces(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
-    let mut groups: BTreeMap<u32, Vec<Step>> = BTreeMap::new();
+    let mut groups = publish::plan_ports(wanted, observed);
     let prefix = alias_prefix(wanted.store_id);
     let index = Index::of(observed);
     for interface in wanted.interfaces.values() {

@@ -7,7 +7,9 @@ use ipnet::{IpNet, Ipv4Net};
 use netagent_common::vm::Interface;
 use uuid::Uuid;
 
+use crate::config::PortRange;
 use crate::instance::Before;
+use crate::plan::publish::Ports;
 
 mod after;
 mod display;
@@ -15,11 +17,13 @@ mod host;
 mod interfaces;
 mod leftovers;
 mod observed;
+pub mod publish;
 pub mod routes;
 mod step;
 
 pub use observed::{
-    KernelRoute, KernelRouteKind, Neighbour, Observed, ObservedDatapath, ObservedLink, RouteTarget,
+    KernelRoute, KernelRouteKind, Neighbour, Observed, ObservedDatapath, ObservedLink,
+    ReservedPorts, RouteTarget,
 };
 pub use step::Step;
 
@@ -32,6 +36,8 @@ pub struct Wanted {
     pub datapath: WantedDatapath,
     /// Interfaces of the instances that run, by interface id.
     pub interfaces: BTreeMap<Uuid, WantedInterface>,
+    /// Published and exposed ports of the instances that run, by their number.
+    pub ports: BTreeMap<u32, Ports>,
     /// How existing TAPs are to be given back when they are no longer wanted, by the alias that they carry while
     /// they are in use.
     pub lent: Lent,
@@ -51,6 +57,10 @@ pub const SERVICES: &str = ":services";
 pub struct WantedDatapath {
     /// Interface indices that lead to the world.
     pub uplinks: BTreeSet<u32>,
+    /// Names of uplinks that are not there.
+    pub missing_uplinks: BTreeSet<String>,
+    /// Ports that stand for guests: the kernel gives them to nobody else.
+    pub ports: PortRange,
     /// Prefixes of the pools: other instances and their gateways.
     pub pools: Vec<IpNet>,
     /// Prefixes that are never reached (P-5).
@@ -167,10 +177,10 @@ pub enum Problem {
         name: String,
     },
     /// An uplink went away.
-    #[error("uplink {ifindex} is gone: bring it back, or name another with --uplink")]
+    #[error("uplink '{name}' is gone: bring it back, or name another with --uplink")]
     UplinkGone {
-        /// Its interface index.
-        ifindex: u32,
+        /// Its name.
+        name: String,
     },
     /// The route map is too small.
     #[error(
@@ -222,6 +232,7 @@ impl Plan {
 pub fn plan(wanted: &Wanted, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
     host::plan_host(wanted, observed, &mut plan);
+    publish::plan_ownerless(wanted, observed, &mut plan);
     leftovers::plan_leftovers(wanted, observed, &mut plan);
     interfaces::plan_interfaces(wanted, observed, &mut plan);
     plan
@@ -245,6 +256,7 @@ pub fn plan_stop(
     observed: &Observed,
 ) -> Plan {
     let mut plan = Plan::default();
+    publish::plan_slots(slots, observed, &mut plan);
     leftovers::plan_removal((aliases, slots), lent, observed, &mut plan);
     plan
 }

@@ -8,6 +8,8 @@ use ipnet::IpNet;
 use netagent_common::policy::RouteKind;
 use netagent_common::vm::Interface;
 
+use crate::config::PortRange;
+use crate::plan::publish::Ports;
 use crate::plan::{LENT, SERVICES};
 
 /// What is there.
@@ -19,8 +21,19 @@ pub struct Observed {
     pub routes: Vec<KernelRoute>,
     /// Permanent neighbours.
     pub neighbours: BTreeSet<Neighbour>,
+    /// Ports that the kernel gives to nobody who asks for any.
+    pub reserved_ports: ReservedPorts,
     /// The datapath; `None` where it is not loaded.
     pub datapath: Option<ObservedDatapath>,
+}
+
+/// Ports in `net.ipv4.ip_local_reserved_ports`, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReservedPorts {
+    /// All of them.
+    pub all: Vec<PortRange>,
+    /// Those that the agent added.
+    pub own: Vec<PortRange>,
 }
 
 /// A link as netlink shows it.
@@ -110,8 +123,12 @@ pub struct ObservedDatapath {
     pub interfaces: BTreeMap<u32, Interface>,
     /// The route map.
     pub routes: BTreeMap<IpNet, RouteTarget>,
+    /// Published and exposed ports of all instances.
+    pub ports: Ports,
     /// Whether the way to the agent's own servers is open: their namespace, and the programs that lead there.
     pub serving: bool,
+    /// Whether the programs on sockets of the host are attached, or cannot be.
+    pub leading: bool,
 }
 
 /// An entry of the route map.

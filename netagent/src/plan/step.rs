@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netagent_common::vm::Interface;
 
+use crate::config::PortRange;
 use crate::instance::Before;
+use crate::plan::publish::PortStep;
 use crate::plan::{Neighbour, RouteTarget, TapSpec};
 
 /// One change of the host. Every step may be applied twice.
@@ -17,10 +19,14 @@ use crate::plan::{Neighbour, RouteTarget, TapSpec};
 pub enum Step {
     /// Load the programs, make and pin maps; what is pinned already and fits stays.
     LoadDatapath,
+    /// Reserve the ports that stand for guests, beside what others reserved; what was added for another range goes.
+    ReservePorts { ports: PortRange },
     /// Attach `from_uplink`.
     AttachUplink { ifindex: u32, name: String },
     /// Make the servers' namespace and open the way to it; an earlier one ends.
     ServeGuests,
+    /// Attach the programs on sockets of the host's processes.
+    LeadSockets,
     /// Take `from_uplink` off.
     DetachUplink { ifindex: u32 },
     /// Write an entry of the route map.
@@ -61,6 +67,8 @@ pub enum Step {
     AddGuestRoute { ifindex: u32, guest: IpAddr },
     /// Set a link down.
     SetLinkDown { ifindex: u32 },
+    /// Change what the world and the host may open towards a guest.
+    Port(PortStep),
     /// Put a slot out of force: its packets are dropped from now on.
     ClearInterface { slot: u32 },
     /// Take the programs off a TAP and remove their pins.

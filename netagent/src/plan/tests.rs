@@ -4,6 +4,7 @@ use netagent_common::vm;
 use uuid::Uuid;
 
 use super::*;
+use crate::config::ports;
 use crate::host::fake::{FakeHost, UPLINK, host};
 use crate::instance::Before;
 
@@ -47,6 +48,8 @@ fn wanted(interfaces: &[(u32, u32, bool)]) -> Wanted {
         store_id: STORE,
         datapath: WantedDatapath {
             uplinks: [UPLINK].into(),
+            missing_uplinks: BTreeSet::new(),
+            ports: PortRange::default(),
             pools: vec![
                 "172.16.0.0/16".parse().unwrap(),
                 "fd00::/48".parse().unwrap(),
@@ -57,6 +60,7 @@ fn wanted(interfaces: &[(u32, u32, bool)]) -> Wanted {
             .iter()
             .map(|(slot, uses, v6)| interface(*slot, *uses, *v6))
             .collect(),
+        ports: BTreeMap::new(),
         lent: Lent::new(),
     }
 }
@@ -249,8 +253,41 @@ fn an_empty_host_gets_a_datapath() {
     check(&[], |_| {}, &[]);
     let plan = plan_of(&wanted(&[]), &host());
     let steps = texts(&plan);
-    assert_eq!(steps[0], "load the programs and make their maps");
-    assert_eq!(steps[1], "attach from_uplink to eth0 (2)");
+    assert_eq!(steps[0], "reserve ports 16384-29999 for guests");
+    assert_eq!(steps[1], "load the programs and make their maps");
+    assert_eq!(steps[2], "attach from_uplink to eth0 (2)");
+}
+
+#[test]
+fn ports_are_reserved_beside_others_and_an_earlier_range_goes() {
+    let list = |text: &str| ports::parse_list(text);
+    let reserved = |host: &FakeHost| {
+        let reserved = host.state().observed.reserved_ports.clone();
+        (
+            ports::print_list(&reserved.all),
+            ports::print_list(&reserved.own),
+        )
+    };
+    let host = host();
+    host.state().observed.reserved_ports.all = list("80,20000-30000");
+    converge(&wanted(&[]), &host);
+    let text = |all: &str, own: &str| (all.to_owned(), own.to_owned());
+    let both = text("80-80,16384-30000", "16384-19999");
+    assert_eq!(reserved(&host), both);
+
+    let mut other = wanted(&[]);
+    other.datapath.ports = PortRange {
+        first: 10_000,
+        last: 10_999,
+    };
+    converge(&other, &host);
+    let other = text("80-80,10000-10999,20000-30000", "10000-10999");
+    assert_eq!(reserved(&host), other);
+
+    // Somebody takes them out.
+    host.state().observed.reserved_ports = ReservedPorts::default();
+    converge(&wanted(&[]), &host);
+    assert_eq!(reserved(&host), text("16384-29999", "16384-29999"));
 }
 
 #[test]
@@ -470,10 +507,34 @@ fn an_uplink_that_is_none_any_more_is_detached() {
     );
     let routes = &steps[1..steps.len() - 2];
     assert!(!routes.is_empty() && routes.iter().all(|step| step.contains("route ")));
-    other.datapath.uplinks = [77].into();
+    other.datapath.missing_uplinks = ["eth9".to_owned()].into();
     let plan = plan_of(&other, &host);
-    assert_eq!(plan.problems, [Problem::UplinkGone { ifindex: 77 }]);
+    let name = "eth9".to_owned();
+    assert_eq!(plan.problems, [Problem::UplinkGone { name }]);
     assert_eq!(plan.problems[0].owner(), Owner::Host);
+}
+
+#[test]
+fn several_uplinks_are_attached_before_the_first_route_through_any() {
+    let host = host();
+    let mut both = wanted(&[]);
+    both.datapath.uplinks.insert(3);
+    let steps = texts(&plan_of(&both, &host));
+    let place = |text: &str| {
+        steps
+            .iter()
+            .position(|step| step.starts_with(text))
+            .unwrap()
+    };
+    let first_route = place("route ");
+    assert!(
+        place("attach from_uplink to eth0") < first_route,
+        "{steps:?}"
+    );
+    assert!(
+        place("attach from_uplink to docker0") < first_route,
+        "{steps:?}"
+    );
 }
 
 #[test]
@@ -614,3 +675,5 @@ fn the_same_input_gives_the_same_plan() {
         .collect();
     assert_eq!(owners.len(), 4);
 }
+
+mod publish;

@@ -22,7 +22,7 @@ enum Shape {
     Boolean,
     NumberOrText,
     Texts,
-    Numbers,
+    NumbersOrTexts,
     /// A list of texts or of objects with these members.
     TextsOrObjects(&'static [Member]),
     Object(&'static [Member]),
@@ -51,8 +51,8 @@ const fn member(name: &'static str, shape: Shape, built: Built) -> Member {
 
 use Built::{NotYet, NotYetUnless, NotYetUnlessEmpty, NotYetUnlessText, Now};
 use Shape::{
-    Any, AnyObject, Boolean, Number, NumberOrText, Numbers, Object as ObjectOf, Objects, Text,
-    Texts, TextsOrObjects,
+    Any, AnyObject, Boolean, Number, NumberOrText, NumbersOrTexts, Object as ObjectOf, Objects,
+    Text, Texts, TextsOrObjects,
 };
 
 /// The members of an instance.
@@ -61,8 +61,8 @@ pub(crate) const INSTANCE: &[Member] = &[
     member("network_interfaces", Objects(INTERFACE), Now),
     member("gateway", Text, Now),
     member("nameserver", Text, Now),
-    member("exposed_ports", Numbers, NotYetUnlessEmpty),
-    member("publish", TextsOrObjects(PUBLISH), NotYetUnlessEmpty),
+    member("exposed_ports", NumbersOrTexts, Now),
+    member("publish", TextsOrObjects(PUBLISH), Now),
     member("network_policy", Text, NotYetUnlessText("allow-all")),
     member("allowed_domains", Texts, NotYet),
     member("allowed_cidrs", Texts, NotYet),
@@ -125,7 +125,7 @@ const PUBLISH: &[Member] = &[
     member("guest_port", Number, Now),
     member("proto", Text, Now),
     member("address", Text, Now),
-    member("allow_from", Any, Now),
+    member("allow_from", Texts, Now),
 ];
 
 const LIMITS: &[Member] = &[
@@ -149,7 +149,9 @@ impl Shape {
     const fn members(&self) -> Option<&'static [Member]> {
         match self {
             ObjectOf(table) | Objects(table) | TextsOrObjects(table) => Some(table),
-            Text | Number | Boolean | NumberOrText | Texts | Numbers | AnyObject | Any => None,
+            Text | Number | Boolean | NumberOrText | Texts | NumbersOrTexts | AnyObject | Any => {
+                None
+            }
         }
     }
 
@@ -160,7 +162,7 @@ impl Shape {
             Boolean => "true or false",
             NumberOrText => "a whole number or a text",
             Texts => "a list of texts",
-            Numbers => "a list of whole numbers",
+            NumbersOrTexts => "a list of whole numbers or texts",
             TextsOrObjects(_) => "a list of texts or objects",
             ObjectOf(_) | AnyObject => "an object",
             Objects(_) => "a list of objects",
@@ -177,7 +179,7 @@ impl Shape {
             Boolean => value.is_boolean(),
             NumberOrText => value.is_u64() || value.is_string(),
             Texts => all(Value::is_string),
-            Numbers => all(Value::is_u64),
+            NumbersOrTexts => all(|item| item.is_u64() || item.is_string()),
             TextsOrObjects(_) => all(|item| item.is_string() || item.is_object()),
             ObjectOf(_) | AnyObject => value.is_object(),
             Objects(_) => all(Value::is_object),
@@ -316,7 +318,7 @@ impl Shape {
             Boolean => Kind::Boolean,
             NumberOrText => Kind::OneOf(vec![Kind::Number, Kind::Text]),
             Texts => list(Kind::Text),
-            Numbers => list(Kind::Number),
+            NumbersOrTexts => list(Kind::OneOf(vec![Kind::Number, Kind::Text])),
             TextsOrObjects(table) => {
                 list(Kind::OneOf(vec![Kind::Text, Kind::Object(describe(table))]))
             }

@@ -11,6 +11,7 @@ mod bounds;
 pub mod json;
 mod members;
 pub mod name;
+pub mod publish;
 mod validate;
 
 pub use bounds::{Bounds, default_custom_subnets};
@@ -18,6 +19,7 @@ pub use members::{Described, Kind, MACHINE, described_request, member_names};
 pub(crate) use validate::is_model;
 
 use crate::spec::name::Name;
+use crate::spec::publish::{PortFault, PortsSpec};
 
 /// Interfaces that one instance may have (I-2).
 pub const INTERFACES_MAX: usize = netagent_common::vm::INTERFACES_MAX;
@@ -40,6 +42,8 @@ pub struct InstanceSpec {
     pub gateway: Option<Ipv4Addr>,
     /// What the guest is told as its name server (I-15).
     pub nameserver: Option<IpAddr>,
+    /// Published and exposed ports.
+    pub ports: PortsSpec,
     /// The request as it came, without members that are null.
     pub request: Map<String, Value>,
 }
@@ -222,6 +226,26 @@ pub enum SpecError {
     /// P-2.
     #[error("Network policy 'custom' needs allowed_domains, allowed_cidrs or denied_cidrs")]
     CustomWithoutLists,
+    /// An entry of `publish` or `exposed_ports`.
+    #[error("Invalid entry '{entry}' of member '{member}': {fault}")]
+    Port {
+        /// The member.
+        member: &'static str,
+        /// The entry, as it came.
+        entry: String,
+        /// What is wrong with it.
+        fault: PortFault,
+    },
+    /// A list that is too long.
+    #[error("Member '{member}' has {count} entries, and may have {max}")]
+    TooMany {
+        /// The member.
+        member: &'static str,
+        /// Its entries.
+        count: usize,
+        /// Its bound.
+        max: usize,
+    },
     /// Known, and not built yet.
     #[error("Not supported yet: {0}")]
     NotSupported(&'static str),

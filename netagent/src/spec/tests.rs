@@ -187,8 +187,6 @@ fn the_texts_of_the_specification_are_exact() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     for (member, value) in [
-        ("exposed_ports", "[80]"),
-        ("publish", r#"["8080:80"]"#),
         ("network_policy", r#""deny-all""#),
         ("allowed_domains", "[]"),
         ("allowed_cidrs", "[]"),

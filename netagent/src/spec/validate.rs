@@ -7,6 +7,7 @@ use netagent_common::net::GATEWAY_MAC;
 use serde_json::{Map, Value};
 
 use crate::spec::name::Name;
+use crate::spec::publish::PortsSpec;
 use crate::spec::{
     Addressing, INTERFACES_MAX, InstanceSpec, InterfaceSpec, MTU, Principal, QUEUES_MAX, SpecError,
     address, mac_text,
@@ -54,6 +55,7 @@ pub(crate) fn instance(object: &Object, faults: &mut Vec<SpecError>) -> Instance
         })
         .collect();
     check_repeated(&interfaces, gateway, faults);
+    let ports = PortsSpec::read(object, faults);
     let mut request = object.clone();
     request.retain(|_, value| !value.is_null());
     let autostart = object.get("autostart").and_then(Value::as_bool);
@@ -63,6 +65,7 @@ pub(crate) fn instance(object: &Object, faults: &mut Vec<SpecError>) -> Instance
         autostart: autostart.unwrap_or(true),
         gateway,
         nameserver,
+        ports,
         request,
     }
 }

@@ -20,7 +20,11 @@ mod write;
 /// Marks the file as netagent's: "neta".
 const APPLICATION_ID: i32 = 0x6e65_7461;
 /// One script for each version; the last one's number is the version of the code.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("mtu.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("mtu.sql"),
+    include_str!("publish.sql"),
+];
 /// Statements kept prepared.
 const STATEMENTS: usize = 32;
 
@@ -42,6 +46,8 @@ pub struct Stored {
     pub slot_uses: BTreeMap<u32, u32>,
     /// Generation of the next start.
     pub next_generation: u32,
+    /// Number of the next publication.
+    pub next_publication: u32,
 }
 
 /// One change. Changes that are committed together happen together or not at all.
@@ -55,6 +61,8 @@ pub enum Change {
     Insert(Box<Instance>),
     /// Life, generation, announced ports; indices and origins of its interfaces.
     Update(Box<Instance>),
+    /// Published and exposed ports, and the policy generation that moved with them.
+    Publish(Box<Instance>),
     /// The first half of a delete: it is nobody's any more, and still holds what it reserved (S-4).
     MarkDeleting(Uuid),
     /// The second half.
@@ -67,6 +75,8 @@ pub enum Change {
     SlotUses { slot: u32, uses: u32 },
     /// Generation of the next start.
     NextGeneration(u32),
+    /// Number of the next publication.
+    NextPublication(u32),
     /// Who did what.
     Audit(AuditEntry),
 }

@@ -10,8 +10,9 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::access::{AccountName, TokenRecord};
-use crate::instance::{Instance, Interface, Life};
+use crate::instance::{Instance, Interface, Life, Publication};
 use crate::spec::name::Name;
+use crate::spec::publish::{HostPort, PortProtocol, PublishedPort};
 use crate::store::{AuditEntry, Stored};
 
 /// What stands in a column where something else must stand.
@@ -25,22 +26,29 @@ struct BadValue {
 
 pub(super) fn load(connection: &Connection) -> rusqlite::Result<Stored> {
     let mut interfaces = load_interfaces(connection)?;
+    let mut publications = load_publications(connection)?;
     let mut statement = connection.prepare("SELECT * FROM instances ORDER BY seq")?;
     let instances = statement.query_map([], |row| {
         let id: Uuid = parsed(row, "id")?;
-        instance(row, id, interfaces.remove(&id).unwrap_or_default())
+        let interfaces = interfaces.remove(&id).unwrap_or_default();
+        let publications = publications.remove(&id).unwrap_or_default();
+        instance(row, id, (interfaces, publications))
     })?;
     let instances = instances.collect::<rusqlite::Result<_>>()?;
     let mut statement = connection.prepare("SELECT * FROM tokens ORDER BY created_ms, id")?;
     let tokens = statement.query_map([], token)?;
     let mut uses = connection.prepare("SELECT slot, uses FROM slot_uses")?;
     let slot_uses = uses.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let next = "SELECT coalesce(max(value), 1) FROM numbers WHERE name = 'next_generation'";
+    let next = |name: &str| {
+        let sql = "SELECT coalesce(max(value), 1) FROM numbers WHERE name = ?1";
+        connection.query_row(sql, [name], |row| row.get(0))
+    };
     Ok(Stored {
         instances,
         tokens: tokens.collect::<rusqlite::Result<_>>()?,
         slot_uses: slot_uses.collect::<rusqlite::Result<_>>()?,
-        next_generation: connection.query_row(next, [], |row| row.get(0))?,
+        next_generation: next("next_generation")?,
+        next_publication: next("next_publication")?,
     })
 }
 
@@ -73,7 +81,44 @@ fn load_interfaces(connection: &Connection) -> rusqlite::Result<BTreeMap<Uuid, V
     Ok(interfaces)
 }
 
-fn instance(row: &Row<'_>, id: Uuid, interfaces: Vec<Interface>) -> rusqlite::Result<Instance> {
+fn load_publications(
+    connection: &Connection,
+) -> rusqlite::Result<BTreeMap<Uuid, Vec<Publication>>> {
+    let mut statement = connection.prepare("SELECT * FROM publications ORDER BY position")?;
+    let mut publications: BTreeMap<Uuid, Vec<Publication>> = BTreeMap::new();
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let of = publications.entry(parsed(row, "instance")?).or_default();
+        of.push(publication(row)?);
+    }
+    Ok(publications)
+}
+
+fn publication(row: &Row<'_>) -> rusqlite::Result<Publication> {
+    let protocol: String = row.get("protocol")?;
+    let protocol = PortProtocol::parse(&protocol).ok_or_else(|| bad(row, "protocol", &protocol))?;
+    let allow_from: Option<String> = row.get("allow_from")?;
+    let allow_from = allow_from.map(|_| json(row, "allow_from")).transpose()?;
+    let at = HostPort {
+        port: row.get("host_port")?,
+        protocol,
+        address: optional(row, "address")?,
+    };
+    Ok(Publication {
+        id: row.get("id")?,
+        port: PublishedPort {
+            at,
+            guest_port: row.get("guest_port")?,
+            allow_from,
+        },
+    })
+}
+
+fn instance(
+    row: &Row<'_>,
+    id: Uuid,
+    (interfaces, publications): (Vec<Interface>, Vec<Publication>),
+) -> rusqlite::Result<Instance> {
     let lives = [Life::Pending, Life::Running, Life::Stopped, Life::Deleting];
     let life: String = row.get("life")?;
     let life = lives.into_iter().find(|one| one.as_str() == life);
@@ -90,6 +135,9 @@ fn instance(row: &Row<'_>, id: Uuid, interfaces: Vec<Interface>) -> rusqlite::Re
         life: life.ok_or_else(|| bad(row, "life", ""))?,
         generation: row.get("generation")?,
         announced: json(row, "announced")?,
+        publications,
+        exposed: json(row, "exposed")?,
+        policy_generation: row.get("policy_generation")?,
         created_ms: time(row, "created_ms")?,
         interfaces,
     })
@@ -165,7 +213,10 @@ fn json<T: DeserializeOwned>(row: &Row<'_>, column: &'static str) -> rusqlite::R
 }
 
 fn bad(row: &Row<'_>, column: &'static str, value: &str) -> rusqlite::Error {
-    let row: String = row.get("id").unwrap_or_else(|_| "a row".to_owned());
+    let named = row
+        .get("id")
+        .or_else(|_| row.get::<_, u32>("id").map(|id| id.to_string()));
+    let row: String = named.unwrap_or_else(|_| "a row".to_owned());
     let value = value.to_owned();
     let cause = BadValue { row, column, value };
     rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(cause))

@@ -5,8 +5,10 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::instance::{AnnouncedPort, Before, Interface, Life, Origin, PortProtocol};
+use crate::instance::{AnnouncedPort, Before, Interface, Life, Origin, Publication};
 use crate::spec::name::Name;
+use crate::spec::publish::{ExposedPort, PortProtocol};
+use crate::spec::{Grant, InstanceSpec};
 
 struct Scratch {
     _directory: TempDir,
@@ -61,6 +63,9 @@ fn instance(name: &str, slots: &[u32]) -> Instance {
             port: 80,
             protocol: PortProtocol::Tcp,
         }],
+        publications: vec![],
+        exposed: BTreeSet::new(),
+        policy_generation: 1,
         created_ms: 1_700_000_000_123,
         interfaces: slots.iter().map(|slot| interface(*slot)).collect(),
     }
@@ -93,6 +98,7 @@ fn everything_comes_back_as_it_was() {
         insert(&first),
         Change::SlotUses { slot: 7, uses: 4 },
         Change::NextGeneration(9),
+        Change::NextPublication(12),
         Change::InsertToken(token.clone()),
     ];
     store.commit(&changes).unwrap();
@@ -108,7 +114,7 @@ fn everything_comes_back_as_it_was() {
     assert_eq!(stored.instances, [second, started]);
     assert_eq!(stored.tokens, [token]);
     assert_eq!(stored.slot_uses, [(7, 4)].into());
-    assert_eq!(stored.next_generation, 9);
+    assert_eq!((stored.next_generation, stored.next_publication), (9, 12));
 }
 
 /// `spoil` makes the second instance clash with the first in one column.
@@ -200,6 +206,7 @@ fn a_commit_is_all_or_nothing() {
         store.load().unwrap(),
         Stored {
             next_generation: 1,
+            next_publication: 1,
             ..Stored::default()
         }
     );
@@ -271,7 +278,7 @@ fn a_database_of_a_newer_version_is_left_alone() {
     drop(store);
     check_refused(
         &scratch.path,
-        "newer netagent (version 99, this one knows 2)",
+        "newer netagent (version 99, this one knows 3)",
     );
 }
 
@@ -370,7 +377,7 @@ fn a_migration_runs_once_and_a_failed_one_changes_nothing() {
     }
     assert!(matches!(
         Store::open(&scratch.path),
-        Err(StoreError::Newer { found: 3, .. })
+        Err(StoreError::Newer { found: 4, .. })
     ));
 }
 
@@ -383,6 +390,8 @@ fn a_file_of_version_1_is_taken_over_in_place() {
     let old = Connection::open(&scratch.path).unwrap();
     old.execute_batch(VERSION_1).unwrap();
     drop(old);
+    // By way of version 2, as a host that was never left behind.
+    drop(Store::open_with(&scratch.path, &MIGRATIONS[..2]).unwrap());
     let mut store = Store::open(&scratch.path).unwrap();
     let stored = store.load().unwrap();
     let [old] = &stored.instances[..] else {
@@ -396,6 +405,8 @@ fn a_file_of_version_1_is_taken_over_in_place() {
     assert_eq!(stored.slot_uses, [(0, 2)].into());
     assert_eq!((stored.tokens.len(), stored.next_generation), (1, 3));
     assert_eq!(store.audit(9).unwrap().len(), 4);
+    assert_eq!((old.policy_generation, stored.next_publication), (1, 1));
+    assert!(old.publications.is_empty() && old.exposed.is_empty());
     let new = instance("b", &[7]);
     store.commit(&[insert(&new)]).unwrap();
     drop(store);
@@ -412,6 +423,125 @@ fn the_schema_keeps_mtus_within_bounds() {
         bad.interfaces[0].mtu = Some(mtu);
         assert!(store.commit(&[insert(&bad)]).is_err(), "{mtu}");
     }
+}
+
+fn publication(id: u32, text: &str) -> Publication {
+    let request = json!({ "publish": [text] });
+    let spec = InstanceSpec::parse(request.to_string().as_bytes(), Grant::ALL);
+    let port = spec.expect(text).ports.published.remove(0);
+    Publication { id, port }
+}
+
+fn publishing(name: &str, slot: u32, ports: &[(u32, &str)]) -> Instance {
+    let ports = ports.iter();
+    Instance {
+        publications: ports.map(|(id, text)| publication(*id, text)).collect(),
+        ..instance(name, &[slot])
+    }
+}
+
+#[test]
+fn published_and_exposed_ports_come_back_as_they_were() {
+    let scratch = scratch();
+    let mut store = Store::open(&scratch.path).unwrap();
+    let ports = [
+        (1, "8080:80 from 10.0.0.0/8,2001:db8::/32"),
+        (u32::MAX, "[::1]:53:53/udp"),
+    ];
+    let mut made = publishing("a", 0, &ports);
+    let exposed = |port, protocol| ExposedPort { port, protocol };
+    made.exposed = [
+        exposed(80, PortProtocol::Tcp),
+        exposed(53, PortProtocol::Udp),
+    ]
+    .into();
+    let other = publishing("b", 1, &[(2, "8080/udp"), (3, "127.0.0.1:53:53/udp")]);
+    store.commit(&[insert(&made), insert(&other)]).unwrap();
+    assert_eq!(
+        store.load().unwrap().instances,
+        [made.clone(), other.clone()]
+    );
+    // The first stays, the second goes, and another comes before it.
+    made.publications = vec![publication(4, "9000"), made.publications[0].clone()];
+    made.policy_generation = 2;
+    made.exposed.clear();
+    let publish = Change::Publish(Box::new(made.clone()));
+    store.commit(&[publish]).unwrap();
+    drop(store);
+    let mut store = Store::open(&scratch.path).unwrap();
+    assert_eq!(
+        store.load().unwrap().instances,
+        [made.clone(), other.clone()]
+    );
+    store.commit(&[Change::Remove(made.id)]).unwrap();
+    let again = publishing("a", 0, &[(5, "8080:80")]);
+    store.commit(&[insert(&again)]).unwrap();
+    assert_eq!(store.load().unwrap().instances, [other, again]);
+}
+
+#[test]
+fn the_schema_keeps_published_ports_apart_as_binds_would_be() {
+    let check = |first: &str, second: &str, fits: bool| {
+        let scratch = scratch();
+        let mut store = Store::open(&scratch.path).unwrap();
+        store
+            .commit(&[insert(&publishing("a", 0, &[(1, first)]))])
+            .unwrap();
+        let result = store.commit(&[insert(&publishing("b", 1, &[(2, second)]))]);
+        match result {
+            Ok(()) => assert!(fits, "{first} {second}"),
+            Err(StoreError::Conflict(text)) => {
+                assert!(
+                    !fits && text.contains("publications.host_port"),
+                    "{first} {second}: {text}"
+                );
+            }
+            Err(error) => panic!("{first} {second}: {error}"),
+        }
+    };
+    check("8080", "8080", false);
+    check("8080", "8080:81", false);
+    check("8080", "127.0.0.1:8080:80", false);
+    check("[::1]:8080:80", "8080", false);
+    check("[::1]:8080:80", "[::1]:8080:81", false);
+    check("8080", "8080/udp", true);
+    check("127.0.0.1:8080:80", "127.0.0.2:8080:80", true);
+    check("127.0.0.1:8080:80", "[::1]:8080:80", true);
+}
+
+#[test]
+fn a_publication_is_of_one_instance_and_never_changes() {
+    let scratch = scratch();
+    let mut store = Store::open(&scratch.path).unwrap();
+    let first = publishing("a", 0, &[(1, "8080")]);
+    store.commit(&[insert(&first)]).unwrap();
+    let same_number = publishing("b", 1, &[(1, "8081")]);
+    assert!(matches!(
+        store.commit(&[insert(&same_number)]),
+        Err(StoreError::Conflict(_))
+    ));
+    let update = "UPDATE publications SET guest_port = 81";
+    let refused = store.connection.execute(update, []).unwrap_err();
+    assert!(refused.to_string().contains("never changes"), "{refused}");
+    // A port goes from one to the other in one commit.
+    let without = Instance {
+        publications: vec![],
+        ..first.clone()
+    };
+    let with = publishing("b", 1, &[(2, "8080")]);
+    let changes = [Change::Publish(Box::new(without)), insert(&with)];
+    store.commit(&changes).unwrap();
+    store
+        .connection
+        .execute("DROP TRIGGER publication_stays", [])
+        .unwrap();
+    let spoil = "UPDATE publications SET allow_from = 'x'";
+    store.connection.execute(spoil, []).unwrap();
+    let error = store.load().unwrap_err().to_string();
+    assert!(
+        error.contains("2: allow_from is 'x: expected value"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub(super) fn change(to: &Transaction<'_>, change: &Change) -> rusqlite::Result<
     match change {
         Change::Insert(instance) => insert(to, instance),
         Change::Update(instance) => update(to, instance),
+        Change::Publish(instance) => publish(to, instance),
         Change::MarkDeleting(id) => mark_deleting(to, *id),
         Change::Remove(id) => run(
             to,
@@ -29,11 +30,8 @@ pub(super) fn change(to: &Transaction<'_>, change: &Change) -> rusqlite::Result<
             "INSERT INTO slot_uses VALUES (?1, ?2) ON CONFLICT DO UPDATE SET uses = ?2",
             params![slot, uses],
         ),
-        Change::NextGeneration(next) => run(
-            to,
-            "INSERT INTO numbers VALUES ('next_generation', ?1) ON CONFLICT DO UPDATE SET value = ?1",
-            params![next],
-        ),
+        Change::NextGeneration(next) => number(to, "next_generation", *next),
+        Change::NextPublication(next) => number(to, "next_publication", *next),
         Change::Audit(entry) => audit(to, entry),
     }
 }
@@ -43,11 +41,19 @@ fn run(to: &Transaction<'_>, sql: &str, values: impl rusqlite::Params) -> rusqli
     Ok(())
 }
 
+fn number(to: &Transaction<'_>, name: &str, value: u32) -> rusqlite::Result<()> {
+    run(
+        to,
+        "INSERT INTO numbers VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2",
+        params![name, value],
+    )
+}
+
 fn insert(to: &Transaction<'_>, instance: &Instance) -> rusqlite::Result<()> {
     run(
         to,
         "INSERT INTO instances VALUES (?1, (SELECT coalesce(max(seq), 0) + 1 FROM instances),
-         ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+         ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
         params![
             instance.id.to_string(),
             instance.account.as_str(),
@@ -59,10 +65,49 @@ fn insert(to: &Transaction<'_>, instance: &Instance) -> rusqlite::Result<()> {
             instance.generation,
             json(&instance.announced)?,
             time(instance.created_ms),
+            instance.policy_generation,
+            json(&instance.exposed)?,
         ],
     )?;
     for (position, interface) in (0_u32..).zip(&instance.interfaces) {
         insert_interface(to, instance, position, interface)?;
+    }
+    insert_publications(to, instance)
+}
+
+/// Replaces the published and exposed ports; what stays as it is keeps its number.
+fn publish(to: &Transaction<'_>, instance: &Instance) -> rusqlite::Result<()> {
+    let id = instance.id.to_string();
+    run(
+        to,
+        "UPDATE instances SET policy_generation = ?2, exposed = ?3 WHERE id = ?1",
+        params![id, instance.policy_generation, json(&instance.exposed)?],
+    )?;
+    run(
+        to,
+        "DELETE FROM publications WHERE instance = ?1",
+        params![id],
+    )?;
+    insert_publications(to, instance)
+}
+
+fn insert_publications(to: &Transaction<'_>, instance: &Instance) -> rusqlite::Result<()> {
+    for (position, publication) in (0_u32..).zip(&instance.publications) {
+        let port = &publication.port;
+        run(
+            to,
+            "INSERT INTO publications VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                publication.id,
+                instance.id.to_string(),
+                position,
+                port.at.protocol.as_str(),
+                port.at.address.map(|address| address.to_string()),
+                port.at.port,
+                port.guest_port,
+                port.allow_from.as_ref().map(json).transpose()?,
+            ],
+        )?;
     }
     Ok(())
 }

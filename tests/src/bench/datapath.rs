@@ -1,8 +1,8 @@
 //! 64-byte frames from a TAP to the uplink, with one established flow and with 50,000.
 
 use crate::bench::figures::print_target;
-use crate::bench::path::Flows;
-use crate::bench::variant::Kind;
+use crate::bench::path::{self, Flows};
+use crate::bench::variant::{Kind, Variant};
 use crate::bench::ways::{Time, Ways};
 
 /// Frames of one measurement: half a second and more.
@@ -18,8 +18,16 @@ pub fn run(rounds: u32) {
         println!(
             "\n64-byte frames, TAP to veth uplink, {flow_count} established flows, ns for each frame:"
         );
-        let mut ways = Ways::prepare(|variant| Flows::udp(&variant.ends, flow_count), WARM_UP);
-        ways.measure(rounds, FRAMES);
+        let mut ways = Ways::prepare(|kind| {
+            let variant = Variant::prepare(kind);
+            let mut flows = Flows::udp(&variant.ends, flow_count);
+            path::establish(&variant, &mut flows);
+            path::measure(&variant, &mut flows, WARM_UP);
+            (variant, flows)
+        });
+        ways.measure(rounds, |variant, flows| {
+            path::measure(variant, flows, FRAMES)
+        });
         ways.print(|median| format!("{:.3} Mpps", 1e3 / median));
         for time in Time::ALL {
             let [netagent, redirect, nft] =

@@ -3,7 +3,7 @@
 use netagent_common::net::tcp_flag::ACK;
 
 use crate::bench::figures::print_target;
-use crate::bench::path::Flows;
+use crate::bench::path::{self, Flows};
 use crate::bench::variant::{Kind, Variant};
 use crate::bench::ways::{Time, Ways};
 use crate::frame::{Frame, Segments};
@@ -17,8 +17,14 @@ const SEGMENT_SIZE: u16 = 1_400;
 /// Measures all ways, interleaved, and prints the figures.
 pub fn run(rounds: u32) {
     println!("\nsuper-frames of {PAYLOAD} bytes (TCP), TAP to veth uplink, ns for each:");
-    let mut ways = Ways::prepare(flow, FRAMES / 4);
-    ways.measure(rounds, FRAMES);
+    let mut ways = Ways::prepare(|kind| {
+        let variant = Variant::prepare(kind);
+        let mut flow = flow(&variant);
+        path::establish(&variant, &mut flow);
+        path::measure(&variant, &mut flow, FRAMES / 4);
+        (variant, flow)
+    });
+    ways.measure(rounds, |variant, flow| path::measure(variant, flow, FRAMES));
     ways.print(|median| format!("{:.1} Gbit/s", PAYLOAD as f64 * 8.0 / median));
     for time in Time::ALL {
         let [netagent, nft] = [Kind::Netagent, Kind::Nft].map(|kind| ways.median(kind, time));

@@ -4,6 +4,8 @@
 pub mod figures;
 pub mod memory;
 
+pub mod frames;
+pub mod pair;
 pub mod path;
 pub mod variant;
 pub mod ways;
@@ -12,6 +14,10 @@ pub mod collect;
 pub mod create;
 pub mod datapath;
 pub mod dhcp;
+pub mod flows;
+pub mod full;
 pub mod gso;
+pub mod neighbour;
+pub mod reverse;
 pub mod start;
 pub mod storm;

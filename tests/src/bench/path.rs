@@ -1,7 +1,7 @@
 //! Frames written to a TAP as fast as one core can, over one flow or many.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
@@ -146,12 +146,15 @@ pub struct Cost {
 /// Where not every frame arrives.
 pub fn measure(variant: &Variant, flows: &mut Flows, count: u32) -> Cost {
     let before = variant.arrived();
-    let cost = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            pin_to_core_0();
-            write_all(variant, flows, count)
-        });
-        writer.join().expect("the writer does not panic")
+    let (file, flow_count) = (variant.tap.file(), flows.count());
+    let mut index = 0;
+    let cost = timed(0, count, |_| {
+        flows.apply(index);
+        write(file, &flows.buffer).expect("the TAP takes frames");
+        index += 1;
+        if index == flow_count {
+            index = 0;
+        }
     });
     let arrived = variant.arrived() - before;
     assert!(
@@ -162,23 +165,47 @@ pub fn measure(variant: &Variant, flows: &mut Flows, count: u32) -> Cost {
     cost
 }
 
-fn write_all(variant: &Variant, flows: &mut Flows, count: u32) -> Cost {
-    let (file, flow_count) = (variant.tap.file(), flows.count());
-    let (started, processor) = (now(), processor_time());
-    let mut index = 0;
-    for _ in 0..count {
-        flows.apply(index);
-        write(file, &flows.buffer).expect("the TAP takes frames");
-        index += 1;
-        if index == flow_count {
-            index = 0;
+/// Calls `work` for each number below `count` on one core, and says what a call took.
+///
+/// # Panics
+/// When `work` does, or there is no such core.
+pub fn timed(core: usize, count: u32, mut work: impl FnMut(u32) + Send) -> Cost {
+    let run = move || {
+        pin_to(core);
+        let clock = Clock::start();
+        (0..count).for_each(&mut work);
+        clock.cost_of_each(count.into())
+    };
+    std::thread::scope(|scope| scope.spawn(run).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Both clocks, from now on.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    wall: Instant,
+    processor: Duration,
+}
+
+impl Clock {
+    /// Starts both, of this thread.
+    #[must_use]
+    pub fn start() -> Self {
+        Self {
+            wall: now(),
+            processor: processor_time(),
         }
     }
-    let (wall, processor) = (started.elapsed(), processor_time() - processor);
-    let per_frame = |time: Duration| time.as_secs_f64() * 1e9 / f64::from(count);
-    Cost {
-        wall: per_frame(wall),
-        processor: per_frame(processor),
+
+    /// What each of `count` frames took since the start.
+    #[must_use]
+    pub fn cost_of_each(&self, count: u64) -> Cost {
+        let (wall, processor) = (self.wall.elapsed(), processor_time() - self.processor);
+        let each = |time: Duration| time.as_secs_f64() * 1e9 / count as f64;
+        Cost {
+            wall: each(wall),
+            processor: each(processor),
+        }
     }
 }
 
@@ -187,8 +214,12 @@ fn processor_time() -> Duration {
     time.expect("Linux has this clock").into()
 }
 
-fn pin_to_core_0() {
+/// Keeps this thread on one core.
+///
+/// # Panics
+/// Where there is none of this number.
+pub fn pin_to(core: usize) {
     let mut cores = CpuSet::new();
-    cores.set(0).expect("there is a core 0");
+    cores.set(core).expect("the machine has two cores");
     sched_setaffinity(Pid::from_raw(0), &cores).expect("a thread may choose its core");
 }

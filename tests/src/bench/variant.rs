@@ -1,16 +1,21 @@
 //! The ways by which a frame can get from a TAP to an uplink, each in namespaces of its own.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 
 use netagent_common::net::GATEWAY_MAC;
 
+use serde_json::json;
+
 use crate::agent::Agent;
 use crate::guest::Guest;
+use crate::netns::NetNs;
 use crate::packet::{self, Ends, Packet};
 use crate::sys::{self, Instruction};
 use crate::tap::{Header, Tap};
-use crate::world::{FAR_END, HOST_V4, NAT_PORTS, UPLINK, World, link_layer};
+use crate::world::{
+    FAR_END, NAT_PORTS, ROUTER_V4, ROUTER_V6, UPLINK, World, host_address, link_layer,
+};
 
 /// A way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,11 +50,29 @@ impl Kind {
     }
 }
 
-/// Flows that the agent allows one instance here.
-const FLOW_LIMIT: u32 = 100_000;
+/// What the agent is configured with: more flows of one instance than any benchmark opens.
+pub const CONFIGURATION: &str = "[limits]\nflows = 1000000\n";
 
 const GUEST_MAC: [u8; 6] = [0xaa, 0xfc, 0, 0, 0, 1];
 const GUEST_V4: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
+const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xbe, 0, 0, 0, 0, 0, 2);
+
+/// Port of the host that is the guest's, where frames go to it.
+pub const PUBLISHED: u16 = 8_080;
+/// Port of the guest behind it.
+pub const GUEST_PORT: u16 = 80;
+
+/// Which way frames go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the guest to the uplink.
+    FromVm,
+    /// From the uplink to the guest.
+    ToVm,
+}
+
+/// Name of the guest's TAP, whoever made it.
+pub const TAP: &str = "tap0";
 
 /// A way that is ready.
 #[derive(Debug)]
@@ -64,6 +87,9 @@ pub struct Variant {
     pub tap: Tap,
     /// Ends of a packet to the router.
     pub ends: Ends,
+    /// The same over IPv6.
+    pub ends_v6: Ends,
+    direction: Direction,
     links: Vec<OwnedFd>,
 }
 
@@ -74,67 +100,91 @@ impl Variant {
     /// Without the rights to.
     #[must_use]
     pub fn prepare(kind: Kind) -> Self {
+        Self::prepare_as(kind, Direction::FromVm, CONFIGURATION)
+    }
+
+    /// The same for one direction, with an agent that is configured so.
+    ///
+    /// # Panics
+    /// Without the rights to.
+    #[must_use]
+    pub fn prepare_as(kind: Kind, direction: Direction, configuration: &str) -> Self {
         let world = World::new();
-        let ends = |src_mac, src: Ipv4Addr| Ends {
+        let ends = |src_mac, src: IpAddr| Ends {
             src_mac,
             dst_mac: GATEWAY_MAC,
-            src: src.into(),
-            dst: crate::world::ROUTER_V4.into(),
+            src,
+            dst: router(src.is_ipv4()),
             ttl: 64,
         };
-        let mut variant = if kind == Kind::Netagent {
-            let agent = world.agent(&format!("[limits]\nflows = {FLOW_LIMIT}\n"));
-            let mut guest = Guest::create(&agent, &world.host, "bench", Header::Vnet);
+        let (agent, tap, mac, [v4, v6]) = if kind == Kind::Netagent {
+            let agent = world.agent(configuration);
+            let mut spec = json!({ "name": "bench" });
+            if direction == Direction::ToVm {
+                spec["publish"] = json!([format!("{PUBLISHED}:{GUEST_PORT}/udp")]);
+            }
+            let mut guest = Guest::create_from(&agent, &world.host, &spec, Header::Vnet);
             let nic = guest.nics.remove(0);
-            let ends = ends(nic.mac, nic.v4);
-            Self {
-                kind,
-                world,
-                agent: Some(agent),
-                tap: nic.tap,
-                ends,
-                links: Vec::new(),
-            }
+            let addresses = [true, false].map(|is_v4| nic.address(is_v4));
+            (Some(agent), nic.tap, nic.mac, addresses)
         } else {
-            let tap = plain_tap(&world);
-            Self {
-                kind,
-                world,
-                agent: None,
-                tap,
-                ends: ends(GUEST_MAC, GUEST_V4),
-                links: Vec::new(),
-            }
+            let addresses = [GUEST_V4.into(), GUEST_V6.into()];
+            (None, plain_tap(&world), GUEST_MAC, addresses)
+        };
+        let mut variant = Self {
+            kind,
+            world,
+            agent,
+            tap,
+            ends: ends(mac, v4),
+            ends_v6: ends(mac, v6),
+            direction,
+            links: Vec::new(),
         };
         variant.attach();
         variant
     }
 
     fn attach(&mut self) {
-        let (host, outside) = (&self.world.host, &self.world.outside);
+        let host = &self.world.host;
         match self.kind {
             Kind::Netagent => {}
             Kind::Redirect => {
-                let program = redirect(host.ifindex(UPLINK));
-                let tap = host.ifindex("tap0");
-                let link = host.run(|| sys::attach_tcx_ingress(&program, tap));
+                let (uplink, tap) = (host.ifindex(UPLINK), host.ifindex(TAP));
+                let (from, to) = match self.direction {
+                    Direction::FromVm => (tap, uplink),
+                    Direction::ToVm => (uplink, tap),
+                };
+                let program = redirect(to);
+                let link = host.run(|| sys::attach_tcx_ingress(&program, from));
                 self.links.push(link.expect("this kernel has tcx"));
             }
-            Kind::Route => host.sysctl("net/ipv4/ip_forward", "1"),
+            Kind::Route => switch_forwarding_on(host),
             Kind::Nft => {
-                host.sysctl("net/ipv4/ip_forward", "1");
-                host.shell("nft add table ip nat");
-                host.shell("nft add chain ip nat out { type nat hook postrouting priority 100 ; }");
-                host.shell(&format!(
-                    "nft add rule ip nat out oifname {UPLINK} masquerade"
-                ));
+                switch_forwarding_on(host);
+                for family in ["ip", "ip6"] {
+                    let nft = |words: &str| host.shell(&format!("nft add {words}"));
+                    nft(&format!("table {family} nat"));
+                    nft(&format!(
+                        "chain {family} nat out {{ type nat hook postrouting priority 100 ; }}"
+                    ));
+                    nft(&format!(
+                        "rule {family} nat out oifname {UPLINK} masquerade"
+                    ));
+                }
+                if self.direction == Direction::ToVm {
+                    host.shell(
+                        "nft add chain ip nat in { type nat hook prerouting priority -100 ; }",
+                    );
+                    host.shell(&format!(
+                        "nft add rule ip nat in iifname {UPLINK} udp dport {PUBLISHED} dnat to {GUEST_V4}:{GUEST_PORT}"
+                    ));
+                }
                 // The frames of a super-frame round repeat their sequence numbers.
                 host.sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1");
             }
         }
-        let far_end = outside.ifindex(FAR_END);
-        let link = outside.run(|| sys::attach_tcx_ingress(&drop_all(), far_end));
-        self.links.push(link.expect("this kernel has tcx"));
+        self.links.push(drop_at_far_end(&self.world));
     }
 
     /// Checks a frame that arrived at the far end.
@@ -144,10 +194,12 @@ impl Variant {
     pub fn check(&self, bytes: &[u8]) -> Packet {
         packet::assert_checksums(bytes);
         let packet = Packet::parse(bytes).expect("checked above");
+        let is_v4 = packet.ends.src.is_ipv4();
+        let own = if is_v4 { self.ends } else { self.ends_v6 };
         let expected = if self.kind.has_nat() {
-            HOST_V4.into()
+            host_address(is_v4)
         } else {
-            self.ends.src
+            own.src
         };
         assert_eq!(packet.ends.src, expected, "{}: source", self.kind.name());
         let ttl = if self.kind == Kind::Redirect { 64 } else { 63 };
@@ -169,6 +221,12 @@ impl Variant {
         self.world.outside.packets(FAR_END).0
     }
 
+    /// Frames for the guest that reached its TAP, and found no room there: nobody reads them.
+    #[must_use]
+    pub fn overflowed(&self) -> u64 {
+        self.world.host.not_sent(TAP)
+    }
+
     /// Whether flows are to be established by replies.
     #[must_use]
     pub const fn keeps_flows(&self) -> bool {
@@ -176,18 +234,37 @@ impl Variant {
     }
 }
 
+/// The router's address of one family.
+const fn router(is_v4: bool) -> IpAddr {
+    if is_v4 {
+        IpAddr::V4(ROUTER_V4)
+    } else {
+        IpAddr::V6(ROUTER_V6)
+    }
+}
+
+fn switch_forwarding_on(host: &NetNs) {
+    host.sysctl("net/ipv4/ip_forward", "1");
+    host.sysctl("net/ipv6/conf/all/forwarding", "1");
+}
+
 fn plain_tap(world: &World) -> Tap {
     let host = &world.host;
-    let tap = Tap::open(host, "tap0", Header::Vnet);
+    let tap = Tap::open(host, TAP, Header::Vnet);
     host.ip(&format!(
-        "link set tap0 address {} up",
+        "link set {TAP} address {} up",
         link_layer(GATEWAY_MAC)
     ));
-    host.ip("address add 172.16.0.1/30 dev tap0");
+    // As the agent's own: a queue would cost the others more.
+    host.shell(&format!("tc qdisc replace dev {TAP} root noqueue"));
+    host.ip(&format!("address add 172.16.0.1/30 dev {TAP}"));
+    host.ip(&format!("address add fd00:be::1/64 dev {TAP} nodad"));
     let guest_mac = link_layer(GUEST_MAC);
-    host.ip(&format!(
-        "neighbour replace {GUEST_V4} lladdr {guest_mac} dev tap0 nud permanent"
-    ));
+    for guest in [IpAddr::from(GUEST_V4), GUEST_V6.into()] {
+        host.ip(&format!(
+            "neighbour replace {guest} lladdr {guest_mac} dev {TAP} nud permanent"
+        ));
+    }
     tap
 }
 
@@ -224,7 +301,18 @@ fn redirect(ifindex: u32) -> OwnedFd {
     sys::load_classifier(&program).expect("root may load programs")
 }
 
+/// Lets the far end of the uplink count what arrives, and drop it, for as long as the answer is held.
+///
+/// # Panics
+/// Without the rights to.
+#[must_use]
+pub fn drop_at_far_end(world: &World) -> OwnedFd {
+    let far_end = world.outside.ifindex(FAR_END);
+    let attach = || sys::attach_tcx_ingress(&drop_all(), far_end);
+    world.outside.run(attach).expect("this kernel has tcx")
+}
+
 /// `return TCX_DROP;`
 fn drop_all() -> OwnedFd {
-    sys::load_classifier(&[move_immediate(0, 2), EXIT]).expect("root may load programs")
+    sys::load_classifier(&sys::returns(2)).expect("root may load programs")
 }

@@ -1,19 +1,19 @@
 //! All ways side by side: measured in turn, round after round, and compared.
 
 use crate::bench::figures::Figures;
-use crate::bench::path::{self, Cost, Flows};
+use crate::bench::path::Cost;
 use crate::bench::variant::{Kind, Variant};
 
 /// One way with its flows and what they cost.
-struct Way {
+struct Way<F> {
     variant: Variant,
-    flows: Flows,
+    flows: F,
     wall: Figures,
     processor: Figures,
 }
 
 /// All of them.
-pub struct Ways(Vec<Way>);
+pub struct Ways<F>(Vec<Way<F>>);
 
 /// Which of the two times a comparison is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,15 +38,12 @@ impl Time {
     }
 }
 
-impl Ways {
-    /// Prepares all ways, establishes their flows and warms up.
+impl<F> Ways<F> {
+    /// Prepares all ways with their flows.
     #[must_use]
-    pub fn prepare(flows: impl Fn(&Variant) -> Flows, warm_up: u32) -> Self {
-        let prepare = |kind| {
-            let variant = Variant::prepare(kind);
-            let mut flows = flows(&variant);
-            path::establish(&variant, &mut flows);
-            path::measure(&variant, &mut flows, warm_up);
+    pub fn prepare(prepare: impl Fn(Kind) -> (Variant, F)) -> Self {
+        let way = |kind| {
+            let (variant, flows) = prepare(kind);
             Way {
                 variant,
                 flows,
@@ -54,14 +51,14 @@ impl Ways {
                 processor: Figures::default(),
             }
         };
-        Self(Kind::ALL.into_iter().map(prepare).collect())
+        Self(Kind::ALL.into_iter().map(way).collect())
     }
 
     /// Measures every way once in every round.
-    pub fn measure(&mut self, rounds: u32, count: u32) {
+    pub fn measure(&mut self, rounds: u32, measure: impl Fn(&Variant, &mut F) -> Cost) {
         for _ in 0..rounds {
             for way in &mut self.0 {
-                let Cost { wall, processor } = path::measure(&way.variant, &mut way.flows, count);
+                let Cost { wall, processor } = measure(&way.variant, &mut way.flows);
                 way.wall.add(wall);
                 way.processor.add(processor);
             }

@@ -1,10 +1,12 @@
-//! `bench [datapath | gso | collect | create | start | dhcp | storm | all] [--rounds <n>]`: see `cargo xtask bench`.
+//! `bench [datapath | reverse | gso | flows | full | neighbour | collect | create | start | dhcp | storm | all] [--rounds <n>]`: see `cargo xtask bench`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use std::process::ExitCode;
 
 use netagent_tests::bench::figures::print_machine;
-use netagent_tests::bench::{collect, create, datapath, dhcp, gso, start, storm};
+use netagent_tests::bench::{
+    collect, create, datapath, dhcp, flows, full, gso, neighbour, reverse, start, storm,
+};
 
 /// Rounds where the command line names none.
 const ROUNDS: u32 = 7;
@@ -12,7 +14,22 @@ const ROUNDS: u32 = 7;
 /// A round of a thousand starts takes its time.
 const START_ROUNDS_MAX: u32 = 3;
 
-const USAGE: &str = "usage: bench [datapath | gso | collect | create | start | dhcp | storm | all]... [--rounds <n>]";
+const USAGE: &str = "usage: bench [datapath | reverse | gso | flows | full | neighbour | collect | create | start | dhcp | storm | all]... [--rounds <n>]";
+
+const NAMES: [&str; 12] = [
+    "datapath",
+    "reverse",
+    "gso",
+    "flows",
+    "full",
+    "neighbour",
+    "collect",
+    "create",
+    "start",
+    "dhcp",
+    "storm",
+    "all",
+];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -23,9 +40,7 @@ fn main() -> ExitCode {
                 Some(number @ 1..) => rounds = number,
                 Some(0) | None => return refuse("--rounds wants a number"),
             },
-            "datapath" | "gso" | "collect" | "create" | "start" | "dhcp" | "storm" | "all" => {
-                names.push(argument);
-            }
+            name if NAMES.contains(&name) => names.push(argument),
             "-h" | "--help" => {
                 println!("{USAGE}");
                 return ExitCode::SUCCESS;
@@ -55,8 +70,20 @@ fn main() -> ExitCode {
     if is_wanted("datapath") {
         datapath::run(rounds);
     }
+    if is_wanted("reverse") {
+        reverse::run(rounds);
+    }
     if is_wanted("gso") {
         gso::run(rounds);
+    }
+    if is_wanted("flows") {
+        flows::run(rounds);
+    }
+    if is_wanted("full") {
+        full::run(rounds);
+    }
+    if is_wanted("neighbour") {
+        neighbour::run(rounds);
     }
     print_machine("after");
     ExitCode::SUCCESS

@@ -184,6 +184,17 @@ fn queues_and_models_show_in_the_arguments_of_qemu() {
 }
 
 #[test]
+fn the_short_name_of_the_usual_model_is_written_out_for_qemu() {
+    let mut short = interface(0, "tap0", "172.16.0.2/30");
+    short.model = "virtio".into();
+    let text = Format::Qemu.print(&guest(vec![short])).unwrap();
+    assert!(
+        text.contains("-device virtio-net-pci,netdev=eth0,"),
+        "{text}"
+    );
+}
+
+#[test]
 fn names_of_taps_pass_the_shell_and_qemu() {
     for (tap_name, expected) in [
         ("a,b", "tap,id=eth0,ifname=a,,b,script=no,downscript=no"),

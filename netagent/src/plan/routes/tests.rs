@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+use crate::config::PortRange;
 use crate::host::fake::{UPLINK, host, route};
 use crate::plan::{Step, WantedDatapath};
 
@@ -14,6 +15,8 @@ fn wanted() -> Wanted {
         store_id: Uuid::from_u128(7),
         datapath: WantedDatapath {
             uplinks: [UPLINK].into(),
+            missing_uplinks: BTreeSet::new(),
+            ports: PortRange::default(),
             pools: vec![
                 "172.16.0.0/16".parse().unwrap(),
                 "fd12:3456:789a::/48".parse().unwrap(),
@@ -21,6 +24,7 @@ fn wanted() -> Wanted {
             always_denied: always_denied(),
         },
         interfaces: BTreeMap::new(),
+        ports: BTreeMap::new(),
         lent: BTreeMap::new(),
     }
 }

@@ -1,0 +1,319 @@
+//! What others than the guest may open (P-7): published ports, and what the host itself may reach.
+
+use netagent_common::drop::DropReason;
+use netagent_common::flow::{Flow, FlowKey, FlowState, Opener};
+use netagent_common::nat::{Reverse, ReverseKey};
+use netagent_common::net::protocol;
+use netagent_common::net::tcp_flag::{ACK, RST, SYN};
+use netagent_common::policy::RouteKind;
+use netagent_common::publish::{ExposedKey, LedKey, PublishKey, Published};
+use netagent_common::vm::Interface;
+
+use crate::conntrack::{self, Way};
+use crate::family::Family;
+use crate::kernel::{self, Skb};
+use crate::maps::{self, InsertError};
+use crate::parse::{self, Header, Kind, Transport};
+use crate::verdict::{Dropped, Judged, Packed};
+
+/// Where a packet for a port of the host comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Entrance {
+    /// From the world.
+    Uplink,
+    /// From a guest, under an address of the host: who it is was judged when it left.
+    TurnedRound,
+}
+
+/// Opens the flow of a packet for a published port. [`Judged::NoFlow`] where none is published there.
+#[inline(never)]
+pub fn open<A: Family>(skb: Skb, entrance: Entrance) -> Packed {
+    Packed::with_slot(judge::<A>(skb, entrance))
+}
+
+#[inline(always)]
+fn judge<A: Family>(skb: Skb, entrance: Entrance) -> Result<Judged, Dropped> {
+    let Ok(header) = A::header(skb) else {
+        return Ok(Judged::NoFlow);
+    };
+    let Ok(transport) = parse::transport(skb, &header) else {
+        return Ok(Judged::NoFlow);
+    };
+    if !may_open(transport.kind) || !is_host(header.destination) {
+        return Ok(Judged::NoFlow);
+    }
+    let asked = (header.destination, transport.destination);
+    let Some(published) = find(asked, header.protocol) else {
+        return Ok(Judged::NoFlow);
+    };
+    admit(&header, &transport, published, entrance).map_err(|reason| Dropped {
+        slot: published.slot,
+        reason,
+    })
+}
+
+/// A connection starts with SYN, and with nothing else: what belongs to none is the host's to reset.
+#[inline(always)]
+#[must_use]
+pub const fn may_open(kind: Kind) -> bool {
+    match kind {
+        Kind::Segment(flags) => flags & (SYN | ACK | RST) == SYN,
+        Kind::Datagram => true,
+        Kind::EchoRequest | Kind::EchoReply => false,
+    }
+}
+
+/// Whether an address is the host's own. Loopback is not: nobody reaches it from outside.
+#[inline(always)]
+fn is_host<A: Family>(address: A) -> bool {
+    maps::route(address).is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Host)
+}
+
+/// The publication for an address and a port: that of the very address, or that of every address.
+#[inline(always)]
+pub fn find<A: Family>(
+    (address, port): (A, [u8; 2]),
+    protocol: u8,
+) -> Option<&'static Published<A>> {
+    let key = |address| PublishKey {
+        address,
+        port,
+        protocol,
+        reserved: 0,
+    };
+    match maps::published(&key(address)) {
+        None => maps::published(&key(A::ZERO)),
+        found => found,
+    }
+}
+
+#[inline(always)]
+fn admits<A: Family>(published: &Published<A>, sender: A) -> bool {
+    published.limited == 0 || maps::is_sender(published.id, sender)
+}
+
+#[inline(always)]
+fn reverse_key<A: Copy>(header: &Header<A>, transport: &Transport) -> ReverseKey<A> {
+    ReverseKey {
+        remote: header.source,
+        nat_address: header.destination,
+        remote_port: transport.source,
+        nat_port: transport.destination,
+        protocol: header.protocol.into(),
+    }
+}
+
+/// Whether the sender may use the publication, and its flow if so.
+#[inline(always)]
+fn admit<A: Family>(
+    header: &Header<A>,
+    transport: &Transport,
+    published: &Published<A>,
+    entrance: Entrance,
+) -> Result<Judged, DropReason> {
+    let interface = maps::record(published.slot)?;
+    if interface.generation != published.generation {
+        return Err(DropReason::Unsolicited);
+    }
+    if entrance == Entrance::Uplink && !admits(published, header.source) {
+        return Err(DropReason::PublishDenied);
+    }
+    let key = FlowKey {
+        instance: interface.instance,
+        guest: published.guest,
+        remote: header.source,
+        guest_port: published.guest_port,
+        remote_port: transport.source,
+        protocol: header.protocol.into(),
+    };
+    write(interface, &key, (header, transport), entrance)?;
+    Ok(Judged::Opened)
+}
+
+/// Writes the reverse entry first, as every flow does.
+#[inline(always)]
+fn write<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    (header, transport): (&Header<A>, &Transport),
+    entrance: Entrance,
+) -> Result<(), DropReason> {
+    // Read before the routes: if they change meanwhile, the flow is looked at again.
+    let route_generation = maps::route_generation();
+    let (way, opener) = match entrance {
+        Entrance::TurnedRound => (
+            Way::round(interface, header.destination),
+            Opener::GuestAtHost,
+        ),
+        Entrance::Uplink => {
+            let route = conntrack::uplink_route(header.source)?;
+            let way = Way {
+                uplink: route.ifindex,
+                mtu: route.mtu,
+                next_hop: route.next_hop,
+                nat_address: header.destination,
+            };
+            (way, Opener::World)
+        }
+    };
+    make_room(interface, key, &way, transport.destination)?;
+    let reverse = Reverse {
+        created_s: (kernel::now_ns() / 1_000_000_000) as u32,
+        instance: key.instance,
+        guest_port: key.guest_port,
+        reserved: [0; 2],
+        guest: key.guest,
+    };
+    match maps::insert_reverse(&reverse_key(header, transport), &reverse) {
+        Ok(()) => {}
+        // Another CPU opens the same flow.
+        Err(InsertError::Exists) => return Ok(()),
+        Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
+    }
+    let port = u16::from_be_bytes(transport.destination);
+    conntrack::write(interface, key, &way, (route_generation, port, opener))
+}
+
+/// Whether the guest may have one more flow that others open. A quarter of its flows stays its own, whatever
+/// knocks at its published ports.
+#[inline(always)]
+fn make_room<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    way: &Way<A>,
+    port: [u8; 2],
+) -> Result<(), DropReason> {
+    if let Some(flow) = maps::flow(key) {
+        let is_over = flow.generation != interface.generation
+            || matches!(
+                FlowState::from_number(flow.state),
+                FlowState::Closed | FlowState::Reset
+            );
+        // The same flow, whose reverse entry went: it gets a new one.
+        let is_same = flow.nat_address == way.nat_address && flow.nat_port == port;
+        if is_same && !is_over {
+            return Ok(());
+        }
+        if !is_over {
+            return Err(DropReason::FlowTaken);
+        }
+        conntrack::forget(key, flow, interface);
+    }
+    let limit = u64::from(interface.flow_limit) * 3 / 4;
+    if maps::open_flows(interface.instance) >= limit {
+        return Err(DropReason::FlowLimit);
+    }
+    Ok(())
+}
+
+/// Whether a flow that others opened may go on: its port is still published for them.
+#[inline(always)]
+pub fn may_go_on<A: Family>(interface: &Interface, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+    let asked = (flow.nat_address, flow.nat_port);
+    is_host(flow.nat_address)
+        && leads_to(interface, key, asked).is_some_and(|published| {
+            let sender = sender(key, flow);
+            sender.is_some_and(|sender| admits(published, sender))
+        })
+}
+
+/// The publication for an address and a port where it leads to the guest of this flow.
+#[inline(always)]
+fn leads_to<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    asked: (A, [u8; 2]),
+) -> Option<&'static Published<A>> {
+    find(asked, key.protocol as u8).filter(|published| {
+        published.slot == interface.slot
+            && published.generation == interface.generation
+            && published.guest == key.guest
+            && published.guest_port == key.guest_port
+    })
+}
+
+/// Who is at the other end: of a guest that came under an address of the host, its own address.
+#[inline(always)]
+fn sender<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<A> {
+    if !Opener::turns_round(flow.opener) {
+        return Some(key.remote);
+    }
+    let of_sender = ReverseKey {
+        remote: flow.nat_address,
+        nat_address: key.remote,
+        remote_port: flow.nat_port,
+        nat_port: key.remote_port,
+        protocol: key.protocol,
+    };
+    maps::reverse(&of_sender).map(|reverse| reverse.guest)
+}
+
+/// Whether a guest may open a flow towards an address of the host: to a port that is published for it.
+///
+/// # Errors
+/// [`DropReason::HostAddress`] where none is, [`DropReason::PublishDenied`] where it is for others.
+#[inline(always)]
+pub fn judge_guest<A: Family>(key: &FlowKey<A>) -> Result<(), DropReason> {
+    let asked = (key.remote, key.remote_port);
+    let published = find(asked, key.protocol as u8)
+        .filter(|_| is_host(key.remote))
+        .ok_or(DropReason::HostAddress)?;
+    if admits(published, key.guest) {
+        Ok(())
+    } else {
+        Err(DropReason::PublishDenied)
+    }
+}
+
+/// Whether the host may open a connection to a port of the guest's own address: it is exposed, or the socket was led
+/// there from a published port. Gives the address and the port that it asked for.
+///
+/// # Errors
+/// [`DropReason::Unsolicited`].
+#[inline(always)]
+pub fn judge_host<A: Family>(
+    skb: Skb,
+    interface: &Interface,
+    key: &FlowKey<A>,
+) -> Result<(A, [u8; 2]), DropReason> {
+    if is_exposed(interface, key) {
+        return Ok((A::ZERO, [0; 2]));
+    }
+    let led_key = LedKey {
+        cookie: skb.socket_cookie(),
+        guest: A::to_sixteen(key.guest),
+        port: key.guest_port,
+        protocol: key.protocol as u8,
+        reserved: [0; 5],
+    };
+    let led = maps::led(&led_key).ok_or(DropReason::Unsolicited)?;
+    let asked = (A::from_sixteen(led.address), led.port);
+    if led.generation == interface.generation && leads_to(interface, key, asked).is_some() {
+        Ok(asked)
+    } else {
+        Err(DropReason::Unsolicited)
+    }
+}
+
+/// Whether a flow that the host opened may go on. Its pings always may.
+#[inline(always)]
+pub fn may_host_go_on<A: Family>(interface: &Interface, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+    match key.protocol as u8 {
+        protocol::TCP | protocol::UDP if flow.nat_port == [0; 2] => is_exposed(interface, key),
+        protocol::TCP | protocol::UDP => {
+            leads_to(interface, key, (flow.nat_address, flow.nat_port)).is_some()
+        }
+        _ => true,
+    }
+}
+
+#[inline(always)]
+fn is_exposed<A: Family>(interface: &Interface, key: &FlowKey<A>) -> bool {
+    let exposed = ExposedKey {
+        instance: key.instance,
+        port: key.guest_port,
+        protocol: key.protocol as u8,
+        reserved: 0,
+    };
+    maps::is_exposed(&exposed, interface.generation)
+}

@@ -1,0 +1,209 @@
+//! 64-byte frames from the uplink to a TAP, replies and those for a published port, with one established flow and with
+//! 50,000.
+//!
+//! Nobody reads the TAP: its queue is full, and each frame that reaches it ends there, at the same price for
+//! every way. The frames before were read and checked.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use nix::unistd::write;
+
+use crate::bench::figures::print_target;
+use crate::bench::frames::Frames;
+use crate::bench::path::Cost;
+use crate::bench::variant::{CONFIGURATION, Direction, GUEST_PORT, Kind, PUBLISHED, Variant};
+use crate::bench::ways::{Time, Ways};
+use crate::deadline::{Deadline, SOON};
+use crate::packet::{self, Ends, Packet};
+use crate::raw::Raw;
+use crate::world::{FAR_END, SERVERS, host_address, server_v4};
+
+/// Frames of one measurement: half a second and more.
+const FRAMES: u32 = 400_000;
+/// Frames before it; they fill the queue of the TAP.
+const WARM_UP: u32 = 100_000;
+/// Many flows.
+const MANY: u32 = 50_000;
+/// Flows that are opened before the frames of their replies are checked: fewer than the queue of a TAP holds.
+const BATCH: u32 = 128;
+/// Port of the servers.
+const PORT: u16 = 53;
+/// Payload that makes a UDP frame 64 bytes long.
+const PAYLOAD: [u8; 22] = [0x5a; 22];
+/// Part of netagent's price in what nftables adds to a bare redirect.
+const SHARE: f64 = 0.40;
+
+/// Who opened the flows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opener {
+    Guest,
+    World,
+}
+
+/// The world's end, and what it sends.
+struct Arriving {
+    wire: Raw,
+    frames: Frames,
+}
+
+/// Measures all ways, interleaved, and prints the figures.
+pub fn run(rounds: u32) {
+    for (opener, what) in [
+        (Opener::Guest, "replies"),
+        (Opener::World, "frames for a published port"),
+    ] {
+        for flow_count in [1, MANY] {
+            println!(
+                "\n64-byte {what}, veth uplink to TAP, {flow_count} established flows, ns for each:"
+            );
+            run_one(rounds, opener, flow_count);
+        }
+    }
+}
+
+fn run_one(rounds: u32, opener: Opener, flow_count: u32) {
+    let mut ways = Ways::prepare(|kind| {
+        let variant = Variant::prepare_as(kind, Direction::ToVm, CONFIGURATION);
+        let mut arriving = establish(&variant, opener, flow_count);
+        arriving.frames.write(arriving.wire.as_fd(), (0, WARM_UP));
+        (variant, arriving)
+    });
+    ways.measure(rounds, measure);
+    ways.print(|median| format!("{:.3} Mpps", 1e3 / median));
+    for time in Time::ALL {
+        let [netagent, redirect, nft] =
+            [Kind::Netagent, Kind::Redirect, Kind::Nft].map(|kind| ways.median(kind, time));
+        let added = (netagent - redirect) / (nft - redirect);
+        let name = time.name();
+        print_target(&format!("(A - R) / (N - R), {name}"), added, ('<', SHARE));
+    }
+}
+
+fn measure(variant: &Variant, arriving: &mut Arriving) -> Cost {
+    let before = variant.overflowed();
+    let cost = arriving.frames.write(arriving.wire.as_fd(), (0, FRAMES));
+    let arrived = variant.overflowed() - before;
+    assert!(
+        (u64::from(FRAMES)..u64::from(FRAMES) + 16).contains(&arrived),
+        "{}: {arrived} of {FRAMES} frames reached the TAP",
+        variant.kind.name()
+    );
+    cost
+}
+
+/// Opens the flows, and checks a frame of each at the guest; and at the world, where the way keeps flows.
+fn establish(variant: &Variant, opener: Opener, count: u32) -> Arriving {
+    let world = &variant.world;
+    let wire = Raw::open(&world.outside, FAR_END);
+    let macs = (world.router_mac(), world.uplink_mac());
+    let mut frames = Frames::default();
+    for first in (0..count).step_by(BATCH as usize) {
+        let batch = first..count.min(first + BATCH);
+        for number in batch.clone() {
+            let frame = if opener == Opener::Guest && variant.keeps_flows() {
+                let from_guest = from_guest(variant, opener, number);
+                variant.tap.send_bytes(from_guest);
+                let asked = seen(variant, &wire);
+                let ends = Ends {
+                    ttl: variant.ends.ttl,
+                    ..asked.ends.reversed()
+                };
+                packet::udp(&ends, (asked.ports.1, asked.ports.0), &PAYLOAD)
+            } else {
+                from_world(variant, (opener, macs), number)
+            };
+            assert_eq!(frame.len(), 64, "the figures are about 64-byte frames");
+            frames.push(frame);
+        }
+        for number in batch.clone() {
+            write(wire.as_fd(), frames.get(number as usize)).expect("the cable takes frames");
+        }
+        for number in batch.clone() {
+            check_arrived(variant, opener, number);
+        }
+        if opener == Opener::World && variant.keeps_flows() {
+            for number in batch {
+                variant.tap.send_bytes(from_guest(variant, opener, number));
+                let answer = Packet::parse(&seen_as_it_is(&wire)).expect("it is one");
+                assert_eq!(answer.ends.src, host_address(true));
+                assert_eq!(answer.ports, (PUBLISHED, ports(opener, number).1));
+            }
+        }
+    }
+    Arriving { wire, frames }
+}
+
+/// The next datagram that reaches the world.
+fn seen_as_it_is(wire: &Raw) -> Vec<u8> {
+    wire.receive_where(Deadline::after(SOON), |received| {
+        let bytes = received.frame.completed();
+        packet::transport(&bytes).filter(|transport| transport.protocol == 17)?;
+        Some(bytes)
+    })
+}
+
+fn seen(variant: &Variant, wire: &Raw) -> Packet {
+    variant.check(&seen_as_it_is(wire))
+}
+
+const fn server(number: u32) -> Ipv4Addr {
+    server_v4((number % SERVERS as u32) as u8)
+}
+
+/// The guest's port of a flow, and the world's.
+const fn ports(opener: Opener, number: u32) -> (u16, u16) {
+    let own = 1_024 + (number / SERVERS as u32) as u16;
+    match opener {
+        Opener::Guest => (own, PORT),
+        Opener::World => (GUEST_PORT, own),
+    }
+}
+
+/// What the guest sends in a flow.
+fn from_guest(variant: &Variant, opener: Opener, number: u32) -> Vec<u8> {
+    let ends = variant.ends.to(server(number));
+    packet::udp(&ends, ports(opener, number), &PAYLOAD)
+}
+
+/// What the world sends: to the published port, or, where nobody translates, to the guest itself.
+fn from_world(
+    variant: &Variant,
+    (opener, (src_mac, dst_mac)): (Opener, ([u8; 6], [u8; 6])),
+    number: u32,
+) -> Vec<u8> {
+    let (guest_port, port) = ports(opener, number);
+    let (dst, dst_port) = if variant.keeps_flows() {
+        (host_address(true), PUBLISHED)
+    } else {
+        (variant.ends.src, guest_port)
+    };
+    let ends = Ends {
+        src_mac,
+        dst_mac,
+        src: server(number).into(),
+        dst,
+        ttl: variant.ends.ttl,
+    };
+    packet::udp(&ends, (port, dst_port), &PAYLOAD)
+}
+
+fn check_arrived(variant: &Variant, opener: Opener, number: u32) {
+    let bytes = variant.tap.receive_where(Deadline::after(SOON), |frame| {
+        let bytes = frame.completed();
+        let transport = packet::transport(&bytes)?;
+        (transport.protocol == 17).then_some(bytes)
+    });
+    packet::assert_checksums(&bytes);
+    let packet = Packet::parse(&bytes).expect("checked above");
+    let name = variant.kind.name();
+    let (guest_port, port) = ports(opener, number);
+    assert_eq!(packet.ends.src, IpAddr::V4(server(number)), "{name}");
+    assert_eq!(packet.ends.dst, variant.ends.src, "{name}");
+    assert_eq!(packet.ports, (port, guest_port), "{name}");
+    assert_eq!(packet.payload, PAYLOAD, "{name}");
+    if variant.kind == Kind::Redirect {
+        return;
+    }
+    assert_eq!(packet.ends.dst_mac, variant.ends.src_mac, "{name}");
+    assert_eq!(packet.ends.ttl, 63, "{name}");
+}
