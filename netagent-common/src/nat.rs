@@ -36,12 +36,12 @@ wire! {
 
 wire! {
     /// Key of both entries of an endpoint-independent mapping (RFC 4787, REQ-1), which UDP alone has. One says which port
-    /// stands for a guest's, the other whose a port is: of the latter, `instance` is [`ANY_INSTANCE`] and `guest` all
-    /// zeroes.
+    /// stands for a guest's, the other whose a port is: of the latter, `instance` is [`ANY_INSTANCE`], and `guest` repeats
+    /// `nat_address`.
     pub struct MappingKey<A> = 16 or 40 bytes {
         /// Number of the instance, or [`ANY_INSTANCE`].
         pub instance: u32,
-        /// The guest's address, or all zeroes.
+        /// The guest's address, or again the address that stands for it.
         pub guest: A,
         /// The address that stands for the guest.
         pub nat_address: A,

@@ -3,14 +3,14 @@
 #![allow(unsafe_code, reason = "the kernel calls back with a raw pointer")]
 
 use netagent_common::flow::{Flow, FlowKey};
-use netagent_common::nat::{ANY_INSTANCE, MAPPING_TRIES, Mapping, MappingKey, ReverseKey, Window};
+use netagent_common::nat::{ANY_INSTANCE, MAPPING_TRIES, Mapping, MappingKey, ReverseKey};
 use netagent_common::net::protocol::UDP;
 use netagent_common::vm::Interface;
 
 use crate::family::Family;
 use crate::kernel::{self, Skb};
 use crate::maps::{self, InsertError};
-use crate::{conntrack, nat, parse};
+use crate::{conntrack, nat, parse, ports};
 
 /// There is no mapping.
 const NONE: u32 = 0;
@@ -80,27 +80,19 @@ struct Search<'a, A> {
     flow: &'a FlowKey<A>,
     nat_address: &'a A,
     interface: &'a Interface,
-    window: Window,
     seed: u32,
-    /// The guest's own port, or 0 where it is not tried.
-    own: u16,
     is_made: bool,
 }
 
 /// Makes a mapping with a port that is nobody's, as far as the flow's remote is concerned.
 #[inline(never)]
 fn make<A: Family>(skb: Skb, flow: &FlowKey<A>, nat_address: &A, interface: &Interface) -> u32 {
-    let window = Window::new(flow.instance, maps::nat_ports());
-    let own = u16::from_be_bytes(flow.guest_port);
-    let is_kept = window.keeps(own, maps::flows_held(flow.instance));
     let mut search = Search {
         skb,
         flow,
         nat_address,
         interface,
-        window,
         seed: kernel::random(),
-        own: if is_kept { own } else { 0 },
         is_made: false,
     };
     kernel::repeat(MAPPING_TRIES, try_port::<A>, &mut search);
@@ -113,12 +105,8 @@ unsafe extern "C" fn try_port<A: Family>(attempt: u64, search: *mut Search<'_, A
     const STOP: i64 = 1;
     // SAFETY: the kernel passes the search of the function above, which nobody else uses meanwhile.
     let search = unsafe { &mut *search };
-    let port = if attempt == 0 && search.own != 0 {
-        search.own
-    } else {
-        search.window.candidate(search.seed, attempt as u32)
-    };
-    let (flow, nat_port) = (search.flow, port.to_be_bytes());
+    let flow = search.flow;
+    let nat_port = ports::candidate(flow, search.seed, attempt as u32).to_be_bytes();
     let mapping = Mapping {
         used_s: kernel::now_s(),
         slot: search.interface.slot,
@@ -231,12 +219,12 @@ fn of_guest<A: Family>(key: &FlowKey<A>, nat_address: &A) -> MappingKey<A> {
     }
 }
 
-/// Key of the entry that says whose a port is.
+/// Key of the entry that says whose a port is. Zeroes for the guest would be written by a call, which has no stack.
 #[inline(always)]
 pub fn of_port<A: Family>(nat_address: A, port: [u8; 2]) -> MappingKey<A> {
     MappingKey {
         instance: ANY_INSTANCE,
-        guest: A::ZERO,
+        guest: nat_address,
         nat_address,
         port,
         reserved: [0; 2],

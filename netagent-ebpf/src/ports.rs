@@ -17,7 +17,6 @@ struct Search<'a, A> {
     skb: Skb,
     flow: &'a FlowKey<A>,
     nat_address: &'a A,
-    window: Window,
     /// When the oldest closing flow of the same instance among those tried was last heard of.
     closing_ns: u64,
     seed: u32,
@@ -25,8 +24,6 @@ struct Search<'a, A> {
     outcome: u32,
     /// The port of that flow, or 0.
     closing: u16,
-    /// The guest's own port, or 0 where it is not tried.
-    own: u16,
 }
 
 const CLAIMED: u32 = 1 << 16;
@@ -62,19 +59,14 @@ fn search<A: Family>(skb: Skb, key: &FlowKey<A>, nat_address: &A) -> u32 {
     let Some(holdings) = maps::holdings(key.instance) else {
         return 0;
     };
-    let window = Window::new(key.instance, maps::nat_ports());
-    let own = u16::from_be_bytes(key.guest_port);
-    let is_kept = window.keeps(own, maps::flows_held(key.instance));
     let mut search = Search {
         skb,
         flow: key,
         nat_address,
-        window,
         closing_ns: u64::MAX,
         seed: kernel::random(),
         outcome: 0,
         closing: 0,
-        own: if is_kept { own } else { 0 },
     };
     let now = kernel::now_ns();
     let is_at_rest = now.wrapping_sub(holdings.exhausted_ns) < REST_NS;
@@ -96,6 +88,18 @@ fn search<A: Family>(skb: Skb, key: &FlowKey<A>, nat_address: &A) -> u32 {
     0
 }
 
+/// The port of one try: the guest's own first, where it may be kept.
+#[inline(always)]
+pub fn candidate<A: Family>(flow: &FlowKey<A>, seed: u32, attempt: u32) -> u16 {
+    let window = Window::new(flow.instance, maps::nat_ports());
+    let own = u16::from_be_bytes(flow.guest_port);
+    if attempt == 0 && window.keeps(own, maps::flows_held(flow.instance)) {
+        own
+    } else {
+        window.candidate(seed, attempt)
+    }
+}
+
 /// One try: stops with 1.
 unsafe extern "C" fn try_port<A: Family>(attempt: u64, search: *mut Search<'_, A>) -> i64 {
     const GO_ON: i64 = 0;
@@ -103,11 +107,7 @@ unsafe extern "C" fn try_port<A: Family>(attempt: u64, search: *mut Search<'_, A
     // SAFETY: the kernel passes the search of the function above, which nobody else uses meanwhile.
     let search = unsafe { &mut *search };
     let attempt = attempt as u32;
-    let port = if attempt == 0 && search.own != 0 {
-        search.own
-    } else {
-        search.window.candidate(search.seed, attempt)
-    };
+    let port = candidate(search.flow, search.seed, attempt);
     let reverse_key = nat::key_of_port(search.flow, (*search.nat_address, port.to_be_bytes()));
     match try_to_claim(search.skb, &reverse_key, search.flow) {
         0 => {}

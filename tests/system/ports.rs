@@ -171,3 +171,155 @@ fn a_guest_that_exhausts_its_ports_towards_one_server_takes_none_from_another_gu
     let local = HOST_V4;
     assert!(server.peers().iter().all(|peer| peer.ip() == local));
 }
+
+/// The ports by which the world sees a socket: of the datagrams that each server got of it.
+fn seen_by<'a>(servers: impl IntoIterator<Item = &'a Server>) -> BTreeSet<SocketAddr> {
+    let peers = servers.into_iter().flat_map(Server::peers);
+    peers.collect()
+}
+
+/// A socket of the guest asks all servers, and all answer.
+fn ask_all(socket: &UdpSocket, remotes: &[IpAddr]) {
+    for remote in remotes {
+        socket.send_to(b"who am I?", (*remote, PORT)).unwrap();
+        let (_, from) = socket.recv_from(&mut [0; 64]).unwrap();
+        assert_eq!(from.ip(), *remote);
+    }
+}
+
+/// A socket that is bound and asks whom it likes.
+fn unconnected(netns: &NetNs, is_v4: bool) -> UdpSocket {
+    let any = if is_v4 { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = netns.run(|| UdpSocket::bind(any)).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    socket
+}
+
+fn remotes(is_v4: bool) -> Vec<IpAddr> {
+    let of = |index| -> IpAddr {
+        if is_v4 {
+            server_v4(index).into()
+        } else {
+            server_v6(index).into()
+        }
+    };
+    (0..4).map(of).collect()
+}
+
+#[test]
+fn servers_agree_on_the_port_of_a_guests_socket_as_long_as_it_has_few() {
+    const MAPPED: usize = 64;
+    for is_v4 in [true, false] {
+        let world = World::new();
+        let agent = world.agent("");
+        let stack = boot(&world, &agent, "stun");
+        let remotes = remotes(is_v4);
+        let mut known = BTreeSet::new();
+        let mut sockets = Vec::new();
+        for number in 0..MAPPED {
+            let servers = remotes
+                .iter()
+                .map(|remote| Server::udp(&world.outside, *remote));
+            let servers: Vec<Server> = servers.collect();
+            let socket = unconnected(&stack.netns, is_v4);
+            ask_all(&socket, &remotes);
+            let seen = seen_by(&servers);
+            assert_eq!(seen.len(), 1, "socket {number}: {seen:?}");
+            assert!(known.is_disjoint(&seen), "socket {number}: {seen:?}");
+            known.extend(seen);
+            sockets.push(socket);
+        }
+        let servers = remotes
+            .iter()
+            .map(|remote| Server::udp(&world.outside, *remote));
+        let servers: Vec<Server> = servers.collect();
+        let one_more = unconnected(&stack.netns, is_v4);
+        ask_all(&one_more, &remotes);
+        let seen = seen_by(&servers);
+        assert_eq!(seen.len(), remotes.len(), "it depends on the server");
+        assert!(known.is_disjoint(&seen));
+        assert_eq!(agent.guest_drops("stun"), BTreeMap::new());
+    }
+}
+
+/// What a socket of the world sends to a port that a guest's socket is known by arrives, or does not.
+fn check_filtering(configuration: &str, is_open: bool) {
+    for is_v4 in [true, false] {
+        let world = World::new();
+        let agent = world.agent(configuration);
+        let stack = boot(&world, &agent, "filter");
+        let remotes = remotes(is_v4);
+        let server = Server::udp(&world.outside, remotes[0]);
+        let socket = unconnected(&stack.netns, is_v4);
+        ask_all(&socket, &remotes[..1]);
+        let known = *seen_by([&server]).first().unwrap();
+        // Another address, and another port of the address that was asked.
+        for remote in [remotes[1], remotes[0]] {
+            let stranger = world
+                .outside
+                .run(|| UdpSocket::bind((remote, 999)))
+                .unwrap();
+            stranger.set_read_timeout(Some(SOON)).unwrap();
+            stranger.send_to(b"hello", known).unwrap();
+            if is_open {
+                let mut buffer = [0; 64];
+                let (length, from) = socket.recv_from(&mut buffer).unwrap();
+                assert_eq!(
+                    (&buffer[..length], from),
+                    (&b"hello"[..], (remote, 999).into())
+                );
+                socket.send_to(b"hello yourself", from).unwrap();
+                let (length, from) = stranger.recv_from(&mut buffer).unwrap();
+                assert_eq!((&buffer[..length], from), (&b"hello yourself"[..], known));
+            } else {
+                // What is asked for comes later than what was sent before, and it is all that comes.
+                ask_all(&socket, &remotes[..1]);
+                socket.set_nonblocking(true).unwrap();
+                let error = socket.recv_from(&mut [0; 64]).unwrap_err();
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                socket.set_nonblocking(false).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn strangers_reach_no_socket_of_a_guest() {
+    check_filtering("", false);
+}
+
+#[test]
+fn strangers_reach_a_socket_of_a_guest_where_filtering_is_by_endpoint() {
+    check_filtering("[nat]\nfiltering = \"endpoint\"\n", true);
+}
+
+#[test]
+fn a_full_table_refuses_new_flows_and_says_so_once_and_open_ones_go_on() {
+    const FLOWS: usize = 200;
+    raise_descriptor_limit();
+    let world = World::new();
+    let agent = world.agent(&format!("[datapath]\nflows = {FLOWS}\n"));
+    let (one, two) = (boot(&world, &agent, "one"), boot(&world, &agent, "two"));
+    let remote: IpAddr = server_v4(0).into();
+    let _server = Server::udp(&world.outside, remote);
+    let open = sockets(&one.netns, remote, std::iter::repeat_n(0, FLOWS * 7 / 10));
+    check_own_answers(&open, "open");
+    let warning = "a table of the host fills up table=\"flows of IPv4\"";
+    let warned = || agent.log().matches(warning).count();
+    assert_eq!(warned(), 0);
+    // Far more than there is room for.
+    let more = sockets(&two.netns, remote, std::iter::repeat_n(0, FLOWS));
+    for socket in &more {
+        socket.send(b"?").unwrap();
+    }
+    netagent_tests::deadline::wait_until("the table is full", SOON, || {
+        agent.guest_drops("two").contains_key("flow_table_full")
+    });
+    check_own_answers(&open, "still open");
+    netagent_tests::deadline::wait_until("the log says so", 2 * SOON, || warned() == 1);
+    let log = agent.log();
+    assert!(log.contains("count=200 most=200 percent=100"), "{log}");
+    check_own_answers(&open, "open after all");
+    assert_eq!(warned(), 1);
+    assert_eq!(agent.guest_drops("one"), BTreeMap::new());
+}

@@ -77,8 +77,14 @@ fn take_off(world: &World, agent: &Agent, tap: &str, attach: &str) {
         let line = format!("bpftool link detach pinned {}", pin.display());
         world.host.try_shell(&line).status.success()
     };
-    // Pinned maps and programs are no links.
-    let links = agent.pins().pins().iter().filter(|pin| detach(pin)).count();
+    // Links on devices are pinned under the device's index.
+    let is_on_a_device = |pin: &&std::path::PathBuf| {
+        let name = pin.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(|first: char| first.is_ascii_digit())
+    };
+    let pins = agent.pins().pins();
+    let pins = pins.iter().filter(is_on_a_device);
+    let links = pins.filter(|pin| detach(pin)).count();
     let expected = "two of the TAP, one of the uplink, one of the way to the servers";
     assert_eq!(links, 4, "{expected}");
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use aya::maps::{
-    Array, HashMap as BpfHash, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues,
+    Array, HashMap as BpfHash, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues,
 };
 use aya::util::nr_cpus;
 use bytemuck::Zeroable;
@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use netagent_common::drop::{DropKey, DropReason, NO_SLOT};
 use netagent_common::flow::Collected;
 use netagent_common::names::{ABI_VERSION, map};
-use netagent_common::nat::Holdings;
+use netagent_common::nat::{Holdings, fill};
 use netagent_common::policy::Route;
 use netagent_common::publish::{ExposedKey, PublishKey, Published, SenderKey};
 use netagent_common::services::Services;
@@ -57,6 +57,9 @@ pub struct Maps {
     adopted: BpfHash<MapData, u32, u32>,
     open_flows: Array<MapData, u64>,
     holdings: Array<MapData, Holdings>,
+    fill: Array<MapData, u64>,
+    /// Entries that the tables of flows and of mappings hold at most.
+    sizes: (u64, u64),
     routes_v4: Routes<[u8; 4]>,
     routes_v6: Routes<[u8; 16]>,
     drops: BpfHash<MapData, DropKey, u64>,
@@ -93,6 +96,8 @@ impl Maps {
             adopted: open(pins, map::ADOPTED)?,
             open_flows: open(pins, map::OPEN_FLOWS)?,
             holdings: open(pins, map::HOLDINGS)?,
+            fill: open(pins, map::FILL)?,
+            sizes: (size(pins, map::FLOWS_V4)?, size(pins, map::MAPPINGS_V4)?),
             routes_v4: open(pins, map::ROUTES_V4)?,
             routes_v6: open(pins, map::ROUTES_V6)?,
             drops: open(pins, map::DROPS)?,
@@ -269,6 +274,31 @@ impl Maps {
         self.state.set(0, state, 0).map_err(failed(map::STATE))
     }
 
+    /// Tables of the host: name, entries, and how many there may be. Flows are counted by the collection pass.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn fills(&self) -> Result<[(&'static str, u64, u64); 4], MapsError> {
+        let count = |place| self.fill.get(&place, 0).map_err(failed(map::FILL));
+        let (flows, mappings) = self.sizes;
+        // A mapping is two entries. Where the agent loaded maps anew under live ones, a count may be below 0.
+        let mapped = |count: u64| count.cast_signed().max(0).cast_unsigned() * 2;
+        Ok([
+            ("flows of IPv4", count(fill::FLOWS_V4)?, flows),
+            ("flows of IPv6", count(fill::FLOWS_V6)?, flows),
+            (
+                "mappings of IPv4",
+                mapped(count(fill::MAPPINGS_V4)?),
+                mappings,
+            ),
+            (
+                "mappings of IPv6",
+                mapped(count(fill::MAPPINGS_V6)?),
+                mappings,
+            ),
+        ])
+    }
+
     /// What the last collection pass did.
     ///
     /// # Errors
@@ -397,6 +427,11 @@ fn open<M: TryFrom<Map, Error = MapError>>(
 ) -> Result<M, MapsError> {
     let open = || M::try_from(Map::from_map_data(MapData::from_pin(pins.map(name))?)?);
     open().map_err(failed(name))
+}
+
+fn size(pins: &Pins, name: &'static str) -> Result<u64, MapsError> {
+    let info = MapInfo::from_pin(pins.map(name)).map_err(failed(name))?;
+    Ok(info.max_entries().into())
 }
 
 /// A value, or nothing where the map has none.

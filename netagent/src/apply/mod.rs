@@ -7,6 +7,7 @@ pub mod skb_layout;
 pub mod attach;
 pub mod clsact;
 pub mod datapath;
+pub mod fill;
 pub mod maps;
 
 pub mod led;
@@ -36,6 +37,7 @@ use crate::apply::attach::Attacher;
 use crate::apply::datapath::Datapath;
 use crate::apply::expedite::{Expedite, Guard};
 use crate::apply::features::UplinkFeatures;
+use crate::apply::fill::Alerts;
 use crate::apply::led::LedSockets;
 use crate::apply::maps::Maps;
 use crate::apply::pins::Pins;
@@ -78,6 +80,7 @@ pub struct KernelHost {
     /// What [`Host::take_sockets`] has not taken yet.
     sockets: Option<ServiceSockets>,
     rounds: u32,
+    alerts: Alerts,
     /// The kernel refused to lead sockets; it is not asked again.
     leads_no_sockets: bool,
 }
@@ -120,6 +123,7 @@ impl KernelHost {
             services: None,
             sockets: None,
             rounds: 0,
+            alerts: Alerts::default(),
             leads_no_sockets: false,
         })
     }
@@ -378,7 +382,13 @@ impl Host for KernelHost {
             return Ok(());
         };
         let collected = datapath.collect(with_orphans).await;
-        collected.map_err(|cause| HostError::failed("collect flows", cause))
+        collected.map_err(|cause| HostError::failed("collect flows", cause))?;
+        let fills = datapath.maps.fills();
+        let fills = fills.map_err(|cause| HostError::failed("read how full tables are", cause))?;
+        for (table, count, most) in fills {
+            self.alerts.say(table, count, most);
+        }
+        Ok(())
     }
 }
 
