@@ -89,7 +89,7 @@ drop_reasons! {
     TooBig = 25, "too_big";
     /// The TTL or hop limit ran out.
     TtlExpired = 26, "ttl_expired";
-    /// An ICMP error message.
+    /// An ICMP error about no packet of a flow, or one that is passed on to nobody: a redirect, for one.
     IcmpError = 27, "icmp_error";
     /// No NAT port is free towards this destination.
     SnatExhausted = 28, "snat_exhausted";

@@ -164,6 +164,47 @@ pub fn from_uplink<A: Family>(skb: Skb) -> Packed {
     Packed::with_slot(judge_from_uplink::<A>(skb))
 }
 
+/// Judges the flow of a fragment on the uplink by the policy in force; false where it may not go on.
+#[inline(never)]
+pub fn judge_anew<A: Family>(skb: Skb) -> bool {
+    let Ok(fragment) = A::fragment(skb) else {
+        return false;
+    };
+    let Ok(transport) = ports(skb, &fragment, &key(FROM_UPLINK, &fragment)) else {
+        return false;
+    };
+    let reverse_key = reverse_key(&fragment, &transport);
+    let Some(reverse) = maps::reverse(&reverse_key) else {
+        return false;
+    };
+    let key = FlowKey {
+        instance: reverse.instance,
+        guest: reverse.guest,
+        remote: reverse_key.remote,
+        guest_port: reverse.guest_port,
+        remote_port: reverse_key.remote_port,
+        protocol: reverse_key.protocol,
+    };
+    let Some(flow) = maps::flow(&key) else {
+        return false;
+    };
+    let Ok(interface) = maps::record(flow.slot) else {
+        return false;
+    };
+    conntrack::revalidate(&key, interface, maps::route_generation())
+}
+
+#[inline(always)]
+fn reverse_key<A: Family>(fragment: &Fragment<A>, transport: &Transport) -> ReverseKey<A> {
+    ReverseKey {
+        remote: fragment.header.source,
+        nat_address: fragment.header.destination,
+        remote_port: transport.source,
+        nat_port: transport.destination,
+        protocol: fragment.protocol.into(),
+    }
+}
+
 #[inline(always)]
 fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     skb.reach::<REACH>(Origin::Uplink);
@@ -175,19 +216,16 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     let Ok(transport) = ports(skb, &fragment, &fragment_key) else {
         return not_a_reply(header.destination);
     };
-    let reverse_key = ReverseKey {
-        remote: header.source,
-        nat_address: header.destination,
-        remote_port: transport.source,
-        nat_port: transport.destination,
-        protocol: fragment.protocol.into(),
-    };
+    let reverse_key = reverse_key(&fragment, &transport);
     let Some(reverse) = maps::reverse(&reverse_key) else {
         return not_a_reply(header.destination);
     };
     let (flow, interface) = flow_of(&reverse_key, reverse)?;
     let slot = interface.slot;
     let dropped = |reason| Dropped { slot, reason };
+    if flow.policy_generation != interface.policy_generation {
+        return Ok(Judged::Stale);
+    }
     check(skb, &fragment).map_err(dropped)?;
     if header.first_fragment {
         conntrack::touch(flow, Sender::World, transport.kind);
@@ -304,9 +342,12 @@ pub fn transport<A: Family>(skb: Skb, fragment: &Fragment<A>) -> Result<Transpor
         number if number == A::ICMP || number == protocol::UDP => Err(DropReason::Malformed),
         _ => Err(DropReason::UnknownProtocol),
     }
-    .map_err(|reason| match reason {
-        DropReason::Malformed | DropReason::IcmpError => DropReason::Fragment,
-        reason => reason,
+    .map_err(|reason| {
+        if matches!(reason, DropReason::Malformed | DropReason::IcmpError) {
+            DropReason::Fragment
+        } else {
+            reason
+        }
     })
 }
 

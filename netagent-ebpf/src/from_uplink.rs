@@ -44,14 +44,24 @@ pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     }
 }
 
-/// What needs a deep stack: fragments, translating an ICMP error, and making one where a packet cannot go on.
+/// Does what takes a deep stack, which the function that found it out must not lie below: fragments, translating an
+/// ICMP error, and making one where a packet cannot go on.
 #[inline(always)]
 fn explained<A: Family>(skb: Skb, judged: Result<Action, Dropped>) -> Result<Action, Dropped> {
     match judged {
         Err(Dropped {
             reason: DropReason::Fragment,
             ..
-        }) => fragment::from_uplink::<A>(skb).action_with_slot(),
+        }) => {
+            let mut judged = fragment::from_uplink::<A>(skb);
+            if judged.is_stale() && fragment::judge_anew::<A>(skb) {
+                judged = fragment::from_uplink::<A>(skb);
+            }
+            if judged.is_stale() {
+                return Err(Dropped::nowhere(DropReason::Unsolicited));
+            }
+            judged.action_with_slot()
+        }
         Err(Dropped {
             reason: DropReason::IcmpError,
             ..

@@ -154,12 +154,13 @@ fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Action, D
     Ok(Action::Redirect(A::redirect(uplink, next_hop, skb)))
 }
 
+/// Source and destination.
+type Ports = ([u8; 2], [u8; 2]);
+
 /// The ports of a quoted packet, source first: of an echo, the identifier on the side of whoever asked. `None` for
 /// anything else of ICMP: there are no errors about errors.
 #[inline(always)]
-fn with_ports<A: Family>(
-    quoted: Result<Quoted<A>, DropReason>,
-) -> Option<(Quoted<A>, ([u8; 2], [u8; 2]))> {
+fn with_ports<A: Family>(quoted: Result<Quoted<A>, DropReason>) -> Option<(Quoted<A>, Ports)> {
     let quoted = quoted.ok()?;
     let [first, second, identifier, _] = quoted.transport;
     if quoted.protocol != A::ICMP {

@@ -204,8 +204,15 @@ impl Packed {
     /// Who counts the drop, and why it is one.
     #[inline(always)]
     pub fn action_with_slot(self) -> Result<Action, Dropped> {
-        let slot = (self.0 >> 32) as u32;
+        let slot = self.slot();
         self.action().map_err(|reason| Dropped { slot, reason })
+    }
+
+    /// Who counts a drop that was packed by [`Packed::with_slot`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self) -> u32 {
+        (self.0 >> 32) as u32
     }
 
     /// The action that was packed.

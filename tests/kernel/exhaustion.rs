@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use netagent_common::drop::DropReason;
 use netagent_common::flow::{Flow, FlowKey, FlowState, Opener};
 use netagent_common::names::{COLLECT_FLOWS, FROM_VM, map};
-use netagent_common::net::GATEWAY_MAC;
 use netagent_common::net::tcp_flag::{ACK, FIN, RST, SYN};
+use netagent_common::net::{GATEWAY_MAC, protocol};
 use netagent_common::timeouts::Timeouts;
 use netagent_common::vm::{self, Interface};
 use netagent_tests::packet::{Packet, Segment, tcp, udp};
@@ -63,7 +63,10 @@ fn segment(from: u16, flags: u8) -> Segment {
 fn send(scene: &mut Scene, context: Context, from: u16, flags: u8) -> Option<u16> {
     let bytes = tcp(&to(REMOTE_V4), segment(from, flags), b"");
     let outcome = scene.datapath.run(FROM_VM, &bytes, context);
-    (outcome.verdict == verdict::REDIRECT).then(|| Packet::parse(&outcome.bytes).unwrap().ports.0)
+    let packet = Packet::parse(&outcome.bytes).unwrap();
+    // A refusal may come back as an ICMP error.
+    let passes = outcome.verdict == verdict::REDIRECT && packet.protocol == protocol::TCP;
+    passes.then_some(packet.ports.0)
 }
 
 fn refused(scene: &mut Scene, slot: u32) -> BTreeMap<DropReason, u64> {
@@ -228,9 +231,9 @@ fn of_the_closing_flows_that_are_found_the_oldest_is_used_again() {
 }
 
 /// Writes a state and an opener into the flow of a port of the guest, and says whether it is removed when it is so old.
-fn is_removed(protocol: Build, (state, opener): (FlowState, Opener), age_s: u64) -> bool {
+fn is_removed(build: Build, (state, opener): (FlowState, Opener), age_s: u64) -> bool {
     let mut scene = Scene::usual();
-    let outcome = scene.from_vm(&protocol(&to(REMOTE_V4), 4_000));
+    let outcome = scene.from_vm(&build(&to(REMOTE_V4), 4_000));
     assert_eq!(outcome.verdict, verdict::REDIRECT);
     let name = map::FLOWS_V4;
     let flows = scene

@@ -275,103 +275,72 @@ fn fragments_that_overlap_or_end_nowhere_or_hide_a_header_are_dropped() {
     }
 }
 
+/// A first fragment with these ends.
+fn first(ends: &Ends) -> Vec<u8> {
+    let whole = packet::udp(ends, (4_000, 53), &payload(4_000));
+    fragment(&whole, (0, 512), 21)
+}
+
+/// Fragments that are dropped for what a packet would be dropped for.
+fn judged(remote: IpAddr) -> Vec<(DropReason, &'static str, Vec<u8>)> {
+    use DropReason::{
+        Fragment, HostAddress, Malformed, NotForGateway, OtherInstance, RogueDhcp, SpoofedAddress,
+        TooBig, TtlExpired, UnknownProtocol,
+    };
+    let addresses = if remote.is_ipv4() {
+        ["198.51.100.2", "172.16.0.18", "172.16.0.21"]
+    } else {
+        ["2001:db8:100::2", "fd00:a:b:4::2", "fe80::1"]
+    };
+    let to_one = addresses.map(|address| first(&to(address.parse::<IpAddr>().unwrap())));
+    let [host, other, gateway] = to_one;
+    let ends = to(remote);
+    let elsewhere = Ends {
+        dst_mac: [2; 6],
+        ..ends
+    };
+    let whole = packet::udp(&ends, (4_000, 53), &payload(4_000));
+    let mut short = piece(&whole, &[1; 8], (512, true), 21);
+    short.truncate(short.len() - 8);
+    let tunnel = packet::ip(&ends, 47, &[0; 600]);
+    let ports = if remote.is_ipv4() {
+        (67, 68)
+    } else {
+        (547, 546)
+    };
+    let server = packet::udp(&ends, ports, &payload(4_000));
+    vec![
+        (SpoofedAddress, "another's", first(&ends.from(remote))),
+        (NotForGateway, "another receiver", first(&elsewhere)),
+        (HostAddress, "to the host", host),
+        (OtherInstance, "to another instance", other),
+        (Fragment, "to the gateway", gateway),
+        (TtlExpired, "no hop left", first(&Ends { ttl: 1, ..ends })),
+        (TooBig, "too large", fragment(&whole, (0, 1_600), 22)),
+        (UnknownProtocol, "GRE", fragment(&tunnel, (0, 512), 23)),
+        (Malformed, "shorter than it says", short),
+        (RogueDhcp, "a DHCP server", fragment(&server, (0, 512), 24)),
+    ]
+}
+
+/// How many packets of the instance were dropped for a reason.
+fn dropped(scene: &mut Scene, reason: DropReason) -> u64 {
+    let drops = scene.datapath.drops();
+    drops.get(&(SLOT, reason)).copied().unwrap_or(0)
+}
+
 #[test]
 fn fragments_of_a_guest_are_judged_like_packets() {
-    use DropReason::{
-        Fragment, HostAddress, Malformed, NotForGateway, OtherInstance, SpoofedAddress, TooBig,
-        TtlExpired, UnknownProtocol,
-    };
     let mut scene = Scene::usual();
     for remote in FAR {
-        let is_v4 = remote.is_ipv4();
-        let first = |ends: &Ends| {
-            fragment(
-                &packet::udp(ends, (4_000, 53), &payload(4_000)),
-                (0, 512),
-                21,
-            )
-        };
-        let parsed = |text: &str| text.parse::<IpAddr>().unwrap();
-        let (host, other) = if is_v4 {
-            ("198.51.100.2", "172.16.0.18")
-        } else {
-            ("2001:db8:100::2", "fd00:a:b:4::2")
-        };
-        let gateway: IpAddr = if is_v4 {
-            scene::GATEWAY_V4.into()
-        } else {
-            scene::gateway_v6().into()
-        };
-        let whole = packet::udp(&to(remote), (4_000, 53), &payload(4_000));
-        let mut empty = piece(&whole, &[1; 8], (512, true), 21);
-        empty.truncate(empty.len() - 8);
-        let mut cases = vec![
-            (
-                SpoofedAddress,
-                "another's address",
-                first(&to(remote).from(remote)),
-            ),
-            (
-                NotForGateway,
-                "another's hardware address",
-                first(&Ends {
-                    dst_mac: [2; 6],
-                    ..to(remote)
-                }),
-            ),
-            (HostAddress, "to the host", first(&to(parsed(host)))),
-            (
-                OtherInstance,
-                "to another instance",
-                first(&to(parsed(other))),
-            ),
-            (Fragment, "to the gateway", first(&to(gateway))),
-            (
-                TtlExpired,
-                "no hop left",
-                first(&Ends {
-                    ttl: 1,
-                    ..to(remote)
-                }),
-            ),
-            (TooBig, "too large", fragment(&whole, (0, 1_600), 22)),
-            (
-                UnknownProtocol,
-                "GRE",
-                fragment(&packet::ip(&to(remote), 47, &[0; 600]), (0, 512), 23),
-            ),
-            (Malformed, "shorter than it says", empty),
-        ];
-        if is_v4 {
-            let server = packet::udp(&to(remote), (67, 68), &payload(4_000));
-            cases.push((
-                DropReason::RogueDhcp,
-                "a DHCP server",
-                fragment(&server, (0, 512), 24),
-            ));
-        }
-        for (reason, what, bytes) in cases {
-            let before = scene
-                .datapath
-                .drops()
-                .get(&(SLOT, reason))
-                .copied()
-                .unwrap_or(0);
+        for (reason, what, bytes) in judged(remote) {
+            let before = dropped(&mut scene, reason);
             let outcome = scene.from_vm(&bytes);
             let is_told = crate::drops::is_told(&outcome);
             assert!(outcome.verdict == verdict::DROP || is_told, "{what}");
-            let drops = scene.datapath.drops();
-            assert_eq!(
-                drops.get(&(SLOT, reason)),
-                Some(&(before + 1)),
-                "{what} {drops:?}"
-            );
+            assert_eq!(dropped(&mut scene, reason), before + 1, "{what}");
         }
-        let context = Context {
-            gso_size: 100,
-            ..scene::FROM_VM
-        };
-        let outcome = scene.datapath.run(FROM_VM, &first(&to(remote)), context);
+        let outcome = scene.super_frame_from_vm(&first(&to(remote)), 100);
         assert_eq!(outcome.verdict, verdict::DROP, "a super-frame");
     }
 }

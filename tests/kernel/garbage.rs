@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use netagent_common::names::{FROM_SERVICES, FROM_UPLINK, FROM_VM};
 use netagent_common::net::{GATEWAY_MAC, ethertype, protocol};
 use netagent_common::services::{Client, SERVICES_HOST_MAC, SERVICES_MAC};
+use netagent_tests::fragment;
 use netagent_tests::neighbour::icmpv6;
 use netagent_tests::packet::{self, Packet, hex};
 use netagent_tests::prog_run::verdict;
@@ -12,7 +13,7 @@ use netagent_tests::random::Random;
 use netagent_tests::scene::{self, GENERATION, GUEST_MAC, REMOTE_V4, REMOTE_V6, SLOT, Scene, to};
 
 use crate::nat::tcp_segment;
-use crate::{answers, drops, limits, services};
+use crate::{answers, drops, limits, quotes, services};
 
 const FRAMES: u32 = 20_000;
 
@@ -24,7 +25,7 @@ fn seed_frame(random: &mut Random) -> Vec<u8> {
         IpAddr::V6(REMOTE_V6)
     };
     let ends = to(remote);
-    match random.below(6) {
+    match random.below(8) {
         0 => packet::udp(&ends, (4_000, 53), &[0; 32]),
         1 => packet::tcp(
             &ends,
@@ -37,6 +38,16 @@ fn seed_frame(random: &mut Random) -> Vec<u8> {
         ),
         2 => packet::echo_request(&ends, (7, 1), &[0; 32]),
         3 | 4 => request(random),
+        5 => {
+            // About an answer that may have come.
+            let answer = packet::udp(&ends.reversed(), (53, 4_000), &[0; 32]);
+            let kind = if remote.is_ipv4() { (3, 1) } else { (1, 1) };
+            quotes::error(&ends, (kind, [0; 4]), (&answer, 100))
+        }
+        6 => {
+            let whole = packet::udp(&ends, (4_000, 53), &[0; 128]);
+            fragment::fragment(&whole, (8 * random.below(2) as usize * 8, 64), 7)
+        }
         _ => {
             let kind = if random.chance(2) {
                 ethertype::IPV4
@@ -77,6 +88,18 @@ fn spoiled(random: &mut Random, mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
+/// The frame as if its payload came straight behind the IPv6 header.
+fn without_fragment_header(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if bytes[12..14] == ethertype::IPV6.to_be_bytes() && bytes[20] == 44 {
+        let length = u16::from_be_bytes([bytes[18], bytes[19]]) - 8;
+        bytes[18..20].copy_from_slice(&length.to_be_bytes());
+        bytes[20] = bytes[54];
+        bytes.drain(54..62);
+    }
+    bytes
+}
+
 #[test]
 fn nothing_leaves_but_packets_of_the_guests_own_flows() {
     let mut scene = Scene::usual();
@@ -102,7 +125,7 @@ fn nothing_leaves_but_packets_of_the_guests_own_flows() {
         );
         redirected += 1;
         told += u64::from(drops::is_told(&outcome));
-        let packet = Packet::parse(&outcome.bytes);
+        let packet = Packet::parse(&without_fragment_header(&outcome.bytes));
         let packet =
             packet.unwrap_or_else(|| panic!("frame {number} leaves as {}", hex(&outcome.bytes)));
         let own = [IpAddr::V4(scene::HOST_V4), scene::HOST_V6.into()];

@@ -305,82 +305,77 @@ fn a_first_fragment_is_quoted_as_it_was_sent() {
     }
 }
 
+/// Errors of the guest about anything but the packet that it was sent.
+fn unfounded(remote: IpAddr, (arrived, nat_port): (&[u8], u16)) -> Vec<(&'static str, Vec<u8>)> {
+    let is_v4 = remote.is_ipv4();
+    let (ends, into) = (to(remote), delivered(remote, remote));
+    let about = |quoted: &[u8]| error(&ends, reports(is_v4)[0], (quoted, 1_000));
+    let mut bad = Vec::new();
+    for kind in disbelieved(is_v4) {
+        bad.push(("a type", error(&ends, (kind, [0; 4]), (arrived, 1_000))));
+    }
+    for (what, spoilt) in spoilt(arrived, is_v4) {
+        bad.push((what, about(&spoilt)));
+    }
+    let short = if is_v4 { 27 } else { 47 };
+    let short = error(&ends, reports(is_v4)[0], (arrived, short));
+    let padded = [short.as_slice(), &[0; 40]].concat();
+    bad.push(("cut short", short));
+    bad.push(("cut short, and padding behind it", padded));
+    let elsewhere = to(router(remote));
+    let elsewhere = error(&elsewhere, reports(is_v4)[0], (arrived, 1_000));
+    bad.push(("to another", elsewhere));
+    let mut unknown = |what, ends: &Ends, ports| {
+        let quoted = packet::udp(ends, ports, PAYLOAD);
+        let bytes = error(&to(ends.src), reports(is_v4)[0], (&quoted, 1_000));
+        bad.push((what, bytes));
+    };
+    let (other, host) = (into.from(router(remote)), into.to(nat::host(remote)));
+    unknown("another port of the guest", &into, (53, 4_001));
+    unknown("another port of the world", &into, (54, 4_000));
+    unknown("another address of the world", &other, (53, 4_000));
+    unknown("its own packet", &into.reversed(), (4_000, 53));
+    unknown("the address that stands for it", &host, (53, nat_port));
+    let tcp = nat::tcp_segment(&into, (53, 4_000), PAYLOAD);
+    bad.push(("another protocol", about(&tcp)));
+    let unreachable = error(&into, reports(is_v4)[0], (arrived, 1_000));
+    bad.push(("about an error", about(&unreachable)));
+    bad
+}
+
 #[test]
 fn a_guest_sends_no_errors_but_those_about_what_it_was_sent() {
-    use DropReason::{IcmpError, TooBig, TtlExpired};
+    use DropReason::{IcmpError, NotForGateway, TooBig, TtlExpired};
     let mut scene = Scene::usual();
     for remote in [REMOTES[0], REMOTES[1]] {
-        let is_v4 = remote.is_ipv4();
-        let report = reports(is_v4)[0];
+        let report = reports(remote.is_ipv4())[0];
         let left = opened(&mut scene, remote, PROTOCOLS[0], 4_000);
         let nat_port = Packet::parse(&left).unwrap().ports.0;
-        let arrived = scene
-            .from_uplink(&packet::udp(&back(remote), (53, nat_port), PAYLOAD))
-            .bytes;
-        let (ends, whole) = (to(remote), 1_000);
-        let mut bad = Vec::new();
-        for kind in disbelieved(is_v4) {
-            bad.push(("a type", error(&ends, (kind, [0; 4]), (&arrived, whole))));
-        }
-        for (what, spoilt) in spoilt(&arrived, is_v4) {
-            bad.push((what, error(&ends, report, (&spoilt, whole))));
-        }
-        let short = if is_v4 { 27 } else { 47 };
-        bad.push(("cut short", error(&ends, report, (&arrived, short))));
-        let mut padded = error(&ends, report, (&arrived, short));
-        padded.extend([0; 40]);
-        bad.push(("cut short, and padding behind it", padded));
-        bad.push((
-            "to another",
-            error(&to(router(remote)), report, (&arrived, whole)),
-        ));
-        let mut unknown = |what, ends: &Ends, ports| {
-            let quoted = packet::udp(ends, ports, PAYLOAD);
-            bad.push((what, error(&to(ends.src), report, (&quoted, whole))));
-        };
-        let into = delivered(remote, remote);
-        unknown("another port of the guest", &into, (53, 4_001));
-        unknown("another port of the world", &into, (54, 4_000));
-        unknown(
-            "another address of the world",
-            &into.from(router(remote)),
-            (53, 4_000),
-        );
-        unknown("its own packet", &into.reversed(), (4_000, 53));
-        unknown(
-            "the address that stands for it",
-            &into.to(nat::host(remote)),
-            (53, nat_port),
-        );
-        let tcp = nat::tcp_segment(&into, (53, 4_000), PAYLOAD);
-        bad.push(("another protocol", error(&ends, report, (&tcp, whole))));
-        let about = error(&into, report, (&arrived, whole));
-        bad.push(("about an error", error(&ends, report, (&about, whole))));
-        for (what, bytes) in bad {
+        let answer = packet::udp(&back(remote), (53, nat_port), PAYLOAD);
+        let arrived = scene.from_uplink(&answer).bytes;
+        for (what, bytes) in unfounded(remote, (&arrived, nat_port)) {
             check_dropped(&mut scene, IcmpError, what, |scene| scene.from_vm(&bytes));
         }
-        let good = error(&ends, report, (&arrived, whole));
+        let ends = to(remote);
+        let good = error(&ends, report, (&arrived, 1_000));
         check_dropped(&mut scene, IcmpError, "a super-frame", |scene| {
             scene.super_frame_from_vm(&good, 20)
         });
-        let last = error(&Ends { ttl: 1, ..ends }, report, (&arrived, whole));
-        check_dropped(&mut scene, TtlExpired, "no hop left", |scene| {
-            scene.from_vm(&last)
-        });
         let mut large = arrived.clone();
         large.resize(1_600, 0);
-        let large = error(&ends, report, (&large, 1_500));
-        check_dropped(&mut scene, TooBig, "too large", |scene| {
-            scene.from_vm(&large)
-        });
-        let mut astray = good.clone();
-        astray[5] ^= 1;
-        check_dropped(
-            &mut scene,
-            DropReason::NotForGateway,
-            "not for the gateway",
-            |scene| scene.from_vm(&astray),
-        );
+        let last = Ends { ttl: 1, ..ends };
+        let elsewhere = Ends {
+            dst_mac: [2; 6],
+            ..ends
+        };
+        let bad = [
+            (TtlExpired, error(&last, report, (&arrived, 1_000))),
+            (TooBig, error(&ends, report, (&large, 1_500))),
+            (NotForGateway, error(&elsewhere, report, (&arrived, 1_000))),
+        ];
+        for (reason, bytes) in bad {
+            check_dropped(&mut scene, reason, "", |scene| scene.from_vm(&bytes));
+        }
         assert_eq!(scene.from_vm(&good).verdict, verdict::REDIRECT);
     }
 }

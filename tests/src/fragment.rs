@@ -37,7 +37,7 @@ pub fn piece(frame: &[u8], payload: &[u8], (offset, has_more): (usize, bool), id
         let total = u16::try_from(20 + payload.len()).expect("a length");
         bytes[16..18].copy_from_slice(&total.to_be_bytes());
         bytes[18..20].copy_from_slice(&id.to_be_bytes());
-        let field = offset / 8 | u16::from(has_more) << 13;
+        let field = (offset / 8) | (u16::from(has_more) << 13);
         bytes[20..22].copy_from_slice(&field.to_be_bytes());
         bytes.extend(payload);
         return packet::with_header_checksum(bytes);

@@ -15,6 +15,7 @@ mod ports;
 mod segments;
 mod sockets;
 mod stacks;
+mod told;
 
 mod hostile;
 mod isolation;

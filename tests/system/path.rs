@@ -279,7 +279,7 @@ fn what_is_forbidden_is_refused_at_once() {
         "169.254.169.254:80",
         "198.51.100.2:22",
         "172.16.0.1:22",
-        "[fd76:e21a:cce1:ff::2]:22",
+        "[2001:db8:100::2]:22",
     ];
     for address in forbidden {
         let address: SocketAddr = address.parse().unwrap();

@@ -306,7 +306,7 @@ impl<H: Host> Agent<H> {
     async fn pay(&mut self, batch: Batch) {
         self.carry_out(&batch.touched).await;
         if batch.ports {
-            self.follow_ports().await;
+            self.follow_ports_of(&batch.touched).await;
         }
         for owed in batch.owed {
             match owed {

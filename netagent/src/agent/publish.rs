@@ -18,8 +18,11 @@ use crate::publish::{Aim, ReserveError};
 use crate::spec::publish::{HostPort, PortsSpec, PublishedPort};
 use crate::store::Change;
 
-/// Searches for the owners of ports in one pass: each takes a moment, in which nobody is answered.
+/// Searches for the owners of ports for one request, and in one pass: each takes a moment, in which nobody is answered.
 const SEARCHES_MAX: usize = 4;
+
+/// Bytes of ports that the audit names for one change; all of them are ASCII.
+const DETAIL_MAX: usize = 2_000;
 
 impl<H: Host> Agent<H> {
     /// Why an instance cannot have these ports; `own` is the one that has others until now.
@@ -30,10 +33,15 @@ impl<H: Host> Agent<H> {
         own: Option<Key>,
         refusals: &mut Vec<RequestError>,
     ) {
+        let mut searches = 0;
         for port in &asked.published {
-            refusals.extend(self.refuse_port(caller, &port.at, own));
+            let refusal = self.refuse_port(caller, &port.at, own);
+            refusals
+                .extend(refusal.map(|refusal| self.with_owner(&port.at, refusal, &mut searches)));
         }
-        self.refuse_many(caller, asked, own, refusals);
+        if *asked != PortsSpec::default() {
+            self.refuse_many(caller, asked, own, refusals);
+        }
     }
 
     fn refuse_port(
@@ -64,19 +72,25 @@ impl<H: Host> Agent<H> {
             // Its own until now, or in this moment given back by another.
             return None;
         }
-        let reserved = self.host.reserve(at);
-        reserved.err().map(|error| self.with_owner(at, error))
+        self.host.reserve(at).err().map(RequestError::Port)
     }
 
-    /// The error, with who has the port.
-    fn with_owner(&mut self, at: &HostPort, error: ReserveError) -> RequestError {
-        match error {
-            ReserveError::InUse(port) => match self.host.owner(at) {
-                Some(owner) => RequestError::PortTaken { port, owner },
-                None => RequestError::Port(error),
-            },
-            ReserveError::NotOurs(_) | ReserveError::Failed { .. } => RequestError::Port(error),
+    /// The error, with who has the port where a process has it.
+    fn with_owner(
+        &mut self,
+        at: &HostPort,
+        error: RequestError,
+        searches: &mut usize,
+    ) -> RequestError {
+        let RequestError::Port(ReserveError::InUse(port)) = error else {
+            return error;
+        };
+        if *searches == SEARCHES_MAX {
+            return error;
         }
+        *searches += 1;
+        let owner = self.host.owner(at);
+        owner.map_or(error, |owner| RequestError::PortTaken { port, owner })
     }
 
     /// A-7, and the places in the maps of the datapath.
@@ -149,7 +163,8 @@ impl<H: Host> Agent<H> {
             // One that it had leads elsewhere or is for others from now on, and stays held, or waited for.
             if !publishes_at(instance, &port.at) {
                 let held = self.hold(&port.at).await;
-                held.map_err(|error| self.with_owner(&port.at, error))?;
+                held.map_err(RequestError::Port)
+                    .map_err(|error| self.with_owner(&port.at, error, &mut 0))?;
             }
             let (id, port) = (self.next_publication, port.clone());
             self.next_publication = id.wrapping_add(1).max(1);
@@ -216,10 +231,16 @@ impl<H: Host> Agent<H> {
 
     /// Holds the ports that instances publish and no others, and lets each lead where it should now.
     pub(crate) async fn follow_ports(&mut self) {
+        self.follow_ports_of(&self.registry.keys()).await;
+    }
+
+    /// Gives back what no instance publishes any more, and sees to the ports of these.
+    pub(crate) async fn follow_ports_of(&mut self, keys: &[Key]) {
         self.forget_ports();
         self.listeners.settle().await;
-        let instances = self.registry.all().map(|(_, held)| &held.instance);
-        let wanted: Vec<(HostPort, Option<Aim>)> = instances
+        let held = keys.iter().filter_map(|key| self.registry.get(*key));
+        let wanted: Vec<(HostPort, Option<Aim>)> = held
+            .map(|held| &held.instance)
             .flat_map(|one| one.publications.iter().map(move |port| (one, &port.port)))
             .map(|(instance, port)| (port.at, self.aim(instance, port)))
             .collect();
@@ -248,11 +269,7 @@ impl<H: Host> Agent<H> {
                 return;
             }
             Err(_) if known => return,
-            Err(error) if *searches < SEARCHES_MAX => {
-                *searches += 1;
-                one_line(&self.with_owner(at, error))
-            }
-            Err(error) => one_line(&error),
+            Err(error) => one_line(&self.with_owner(at, RequestError::Port(error), searches)),
         };
         tracing::warn!(port = %at, reason, "a published port is not held, and tried again");
         self.port_trouble.insert(*at, reason);
@@ -264,9 +281,15 @@ fn publishes_at(instance: &Instance, at: &HostPort) -> bool {
     instance.publications.iter().any(|one| one.port.at == *at)
 }
 
-/// The ports of an instance, for the audit.
+/// The ports of an instance, for the audit, which grows for ever: not more of them than a line holds.
 fn described(instance: &Instance) -> String {
     let published = instance.publications.iter().map(|one| one.port.to_string());
     let exposed = instance.exposed.iter().map(|one| format!("exposed {one}"));
-    published.chain(exposed).collect::<Vec<_>>().join("; ")
+    let all: Vec<String> = published.chain(exposed).collect();
+    let mut text = all.join("; ");
+    if text.len() > DETAIL_MAX {
+        text.truncate(DETAIL_MAX);
+        text.push_str("...");
+    }
+    text
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::spec::publish::{HostPort, PortProtocol};
 
 /// Time that may be spent on the search through all processes: whoever asks waits, and others behind them.
-const SEARCH_MAX: Duration = Duration::from_millis(100);
+const SEARCH_MAX: Duration = Duration::from_millis(50);
 /// State of a listening socket in the tables of TCP.
 const LISTEN: &str = "0A";
 

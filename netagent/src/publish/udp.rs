@@ -106,11 +106,10 @@ async fn run(
     let (from, to) = client;
     let expelled = shared.expelled(from.ip(), (&admitted.aim, admitted.guest));
     tokio::pin!(expelled);
-    let mut buffer = vec![0; DATAGRAM_MAX];
     loop {
         let next = async {
             tokio::select! {
-                received = guest.recv(&mut buffer) => received.ok(),
+                answer = receive(&guest) => answer.ok(),
                 () = alive.notified() => None,
             }
         };
@@ -122,16 +121,23 @@ async fn run(
             Err(_) => return client,
             // The client spoke, or the guest refused a datagram, which the next one may find otherwise.
             Ok(None) => {}
-            Ok(Some(len)) => {
+            Ok(Some(payload)) => {
                 // The port itself is held by the one who receives alone: it is free when that one ends.
                 let Some(socket) = socket.upgrade() else {
                     return client;
                 };
-                let payload = buffer.get(..len).unwrap_or_default();
-                if let Err(error) = datagram::send_from(&socket, payload, (to, from)) {
+                if let Err(error) = datagram::send_from(&socket, &payload, (to, from)) {
                     tracing::debug!(%error, port = %shared.at, "an answer is lost");
                 }
             }
         }
     }
+}
+
+/// The next datagram of a guest. What waits for it holds no buffer: there are many who do.
+async fn receive(guest: &UdpSocket) -> io::Result<Vec<u8>> {
+    guest.readable().await?;
+    let mut payload = Vec::with_capacity(DATAGRAM_MAX);
+    guest.try_recv_buf(&mut payload)?;
+    Ok(payload)
 }

@@ -498,3 +498,40 @@ async fn requests_for_one_port_that_wait_together_give_it_to_one() {
     assert_eq!(made.iter().filter(|one| one.is_ok()).count(), 1);
     assert_eq!(handle.list().await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn the_search_for_owners_has_an_end() {
+    let Running { host, handle, .. } = agent().await;
+    let nginx = HostPort {
+        port: 5000,
+        protocol: PortProtocol::Tcp,
+        address: None,
+    };
+    host.state()
+        .taken
+        .push((nginx, "nginx (pid 123)".to_owned()));
+    let entries: Vec<String> = (1..=20).map(|n| format!("127.0.0.{n}:5000:80")).collect();
+    let request = serde_json::json!({ "publish": entries }).to_string();
+    let faults = handle.0.check(&caller(), spec(&request)).await.unwrap();
+    let named = faults.iter().filter(|fault| fault.contains("nginx"));
+    assert_eq!((faults.len(), named.count()), (20, 4));
+}
+
+#[tokio::test]
+async fn the_audit_says_who_changed_which_ports_and_not_more_than_a_line() {
+    let first = agent().await;
+    first.handle.create(spec(r#"{"name": "a"}"#)).await.unwrap();
+    let body = r#"{"publish": ["8080:80 from 10.0.0.0/8"], "exposed_ports": [443]}"#;
+    first.handle.publish("a", body).await.unwrap();
+    let many: Vec<String> = (0..1_000).map(|n| (1_024 + n).to_string()).collect();
+    let many = serde_json::json!({ "publish": many }).to_string();
+    first.handle.publish("a", &many).await.unwrap();
+    let (_, directory) = first.ended().await;
+    let audit = store_in(&directory).audit(2).unwrap();
+    assert_eq!(audit[1].action, "publish");
+    assert_eq!(
+        audit[1].detail,
+        "8080:80/tcp from 10.0.0.0/8; exposed 443/tcp"
+    );
+    assert!(audit[0].detail.len() < 2_100 && audit[0].detail.ends_with("..."));
+}
