@@ -73,7 +73,7 @@ fn every_requirement_has_a_line_a_verdict_and_tests_that_exist() {
             what,
             tests,
         } = line;
-        println!("{requirement}: {verdict}: {what} {tests:?}");
+        eprintln!("{requirement}: {verdict}: {what} {tests:?}");
         let verdicts = ["met", "in part", "not met"];
         assert!(verdicts.contains(&verdict), "{requirement}: '{verdict}'");
         assert!(

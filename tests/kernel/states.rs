@@ -107,7 +107,7 @@ fn both_ends_may_open_a_connection_at_once() {
             acknowledgement: 1,
             flags,
         };
-        let mut from_vm = |scene: &mut Scene, flags| {
+        let from_vm = |scene: &mut Scene, flags| {
             let bytes = tcp(&to(remote), segment((4_000, 80), flags), b"");
             let outcome = scene.from_vm(&bytes);
             assert_eq!(outcome.verdict, verdict::REDIRECT, "{remote} {flags}");
