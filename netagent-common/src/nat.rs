@@ -111,7 +111,8 @@ wire! {
 pub const PORT_TRIES: u32 = 128;
 
 /// Ports tried while [`REST_NS`] has not passed since a flow of the same instance was refused: who has used up what it
-/// may have does not keep the host searching, and finds a port towards any other remote all the same.
+/// may have does not keep the host searching, and among thousands of ports finds one towards any other remote all the
+/// same.
 pub const PORT_TRIES_AT_REST: u32 = 8;
 
 /// How long that lasts, ns.

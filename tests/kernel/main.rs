@@ -36,3 +36,5 @@ mod strays;
 mod collect;
 mod loads;
 mod records;
+
+mod rfc_checklist;

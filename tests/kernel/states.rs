@@ -97,6 +97,40 @@ fn the_flags_of_both_sides_move_a_tcp_flow() {
 }
 
 #[test]
+fn both_ends_may_open_a_connection_at_once() {
+    for remote in REMOTES {
+        let mut scene = Scene::usual();
+        let segment = |(src_port, dst_port): (u16, u16), flags| Segment {
+            src_port,
+            dst_port,
+            sequence: 1,
+            acknowledgement: 1,
+            flags,
+        };
+        let from_vm = |scene: &mut Scene, flags| {
+            let bytes = tcp(&to(remote), segment((4_000, 80), flags), b"");
+            let outcome = scene.from_vm(&bytes);
+            assert_eq!(outcome.verdict, verdict::REDIRECT, "{remote} {flags}");
+            Packet::parse(&outcome.bytes).unwrap().ports.0
+        };
+        let nat_port = from_vm(&mut scene, SYN);
+        // Both are on their way at the same time.
+        for (flags, expected) in [
+            (SYN, FlowState::Established),
+            (SYN | ACK, FlowState::Established),
+        ] {
+            let bytes = tcp(&back(remote), segment((80, nat_port), flags), b"");
+            let outcome = scene.from_uplink(&bytes);
+            assert_eq!(outcome.verdict, verdict::REDIRECT, "{remote} {flags}");
+            assert_eq!(Packet::parse(&outcome.bytes).unwrap().ports, (80, 4_000));
+            assert_eq!(state(&mut scene, remote.is_ipv4()), expected);
+            assert_eq!(from_vm(&mut scene, SYN | ACK), nat_port);
+        }
+        assert_eq!(scene.open_flows(), 1);
+    }
+}
+
+#[test]
 fn an_answer_establishes_a_datagram_flow() {
     for remote in REMOTES {
         let mut scene = Scene::usual();
