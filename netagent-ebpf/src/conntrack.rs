@@ -58,7 +58,7 @@ fn advance<A>(flow: &mut Flow<A>, sender: Sender, flags: u32) {
 }
 
 /// Tries to change a state that other CPUs change as well; each failure is a change by one of them.
-const STATE_TRIES: u32 = 4;
+const STATE_TRIES: u32 = 2;
 
 /// Changes a flow's state, and says from which count to which; `None` where it stays.
 #[inline(always)]

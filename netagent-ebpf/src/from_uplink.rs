@@ -86,6 +86,10 @@ fn explained<A: Family>(skb: Skb, judged: Result<Action, Dropped>) -> Result<Act
 #[inline(always)]
 pub fn judge_at<A: Family>(skb: Skb, entrance: Entrance) -> Result<Action, Dropped> {
     let mut judged = packet::<A>(skb);
+    if judged.is_done() {
+        return judged.action_with_slot();
+    }
+    judged = judged.forgotten();
     let is_stale = judged.is_stale();
     if is_stale || judged.is_no_flow() {
         let prepared = if is_stale {

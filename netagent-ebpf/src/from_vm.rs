@@ -26,6 +26,10 @@ use crate::{
 pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     let interface = maps::interface(skb.ifindex())?;
     let mut judged = frame(skb, interface).unwrap_or_else(Packed::refused);
+    if judged.is_done() {
+        return judged.action().map_err(Dropped::nowhere);
+    }
+    judged = judged.forgotten();
     if let Some(reason) = judged.refusal()
         && icmp::is_told(reason)
     {
@@ -71,12 +75,14 @@ fn opening<A: Steered>(skb: Skb, interface: &Interface, judge: impl Fn() -> Pack
     if judged.is_done() {
         return judged;
     }
+    judged = judged.forgotten();
     if judged.is_no_flow() {
         judged = match conntrack::provide::<A, Whole>(skb, interface) {
             // Nothing is found again only where the agent changed the routes in this very moment.
             Ok(()) => judge().or_refused_for(DropReason::NoRoute),
             Err(reason) => Packed::refused(reason),
         };
+        judged = judged.forgotten();
     }
     if judged.is_for_dns() {
         services::dns::<A>(skb, interface)

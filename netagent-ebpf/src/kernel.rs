@@ -418,6 +418,15 @@ pub fn random() -> u32 {
     unsafe { helpers::bpf_get_prandom_u32() }
 }
 
+/// The same number, of which the verifier knows nothing: an atomic addition makes it forget what stands in a place.
+#[inline(always)]
+pub fn forget(number: u64) -> u64 {
+    let mut place = number;
+    // SAFETY: a valid, aligned place that nobody else knows.
+    unsafe { atomic_add(&raw mut place, 0) };
+    place
+}
+
 /// Adds to a counter that other CPUs add to as well.
 ///
 /// # Safety

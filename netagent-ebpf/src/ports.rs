@@ -59,14 +59,16 @@ fn search<A: Family>(skb: Skb, key: &FlowKey<A>, nat_address: &A) -> u32 {
     let Some(holdings) = maps::holdings(key.instance) else {
         return 0;
     };
+    // The verifier follows the tries until they find the search as one before them did: what it knows of it at the
+    // start would be one more state.
     let mut search = Search {
         skb,
         flow: key,
         nat_address,
-        closing_ns: u64::MAX,
+        closing_ns: kernel::forget(u64::MAX),
         seed: kernel::random(),
-        outcome: 0,
-        closing: 0,
+        outcome: kernel::forget(0) as u32,
+        closing: kernel::forget(0) as u16,
     };
     let now = kernel::now_ns();
     let is_at_rest = now.wrapping_sub(holdings.exhausted_ns) < REST_NS;

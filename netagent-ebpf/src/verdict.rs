@@ -2,6 +2,8 @@
 
 use netagent_common::drop::{DropReason, NO_SLOT};
 
+use crate::kernel;
+
 /// A packet that goes on.
 #[derive(Clone, Copy)]
 pub enum Action {
@@ -97,6 +99,14 @@ impl Packed {
     #[must_use]
     pub const fn refused(reason: DropReason) -> Self {
         Self::new(Err(reason))
+    }
+
+    /// The same, of which the verifier knows nothing more: else it would follow what comes now once for each reason
+    /// there is to drop.
+    #[inline(always)]
+    #[must_use]
+    pub fn forgotten(self) -> Self {
+        Self(kernel::forget(self.0))
     }
 
     /// Packs a drop of which nobody is told, since the packet is no longer what the guest sent.
