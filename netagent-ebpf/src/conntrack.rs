@@ -21,7 +21,7 @@ pub fn touch<A>(flow: &mut Flow<A>, sender: Sender, kind: Kind) -> bool {
     };
     let state = FlowState::from_number(flow.state);
     let opener = Opener::from_number(flow.opener);
-    if state.after(opener, sender, flags) != state {
+    if state.may_change(opener, sender, flags) {
         advance(flow, sender, flags.map_or(NO_FLAGS, u32::from));
     }
     let now = kernel::now_ns();

@@ -39,6 +39,10 @@ const REACH: usize = 14 + 40 + 8 + 20;
 /// Judges a fragment of a guest; like [`crate::from_vm`], but for the place where ports and addresses are found.
 #[inline(always)]
 pub fn judge<A: Family>(skb: Skb, interface: &Interface) -> Packed {
+    // Before it is translated. If it may not go on, nor may those that follow it: each finds its flow itself.
+    if !remember_of_vm::<A>(skb, interface) {
+        return Packed::refused(DropReason::Fragment);
+    }
     let judged = from_vm::<A>(skb, interface);
     if !judged.is_no_flow() {
         return judged;
@@ -108,8 +112,11 @@ fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Judged, D
     if A::is_gateway(interface, header.destination) {
         return Err(DropReason::Fragment);
     }
-    let fragment_key = key(interface.instance, &fragment);
-    let transport = ports(skb, &fragment, &fragment_key)?;
+    let transport = if header.first_fragment {
+        transport(skb, &fragment)?
+    } else {
+        remembered_ports(remembered::<A>(skb, interface.instance))?
+    };
     if transport.kind == Kind::Datagram {
         spoof::check_dhcp::<A>(&transport)?;
     }
@@ -143,7 +150,6 @@ fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Judged, D
     let (difference, nat_port) = (flow.address_difference, flow.nat_port);
     passes(skb, &header, flow.mtu)?;
     if header.first_fragment {
-        remember(interface, &fragment_key, &fragment, &transport)?;
         let change = (End::Source, transport.source, nat_port);
         rewrite_transport::<A>(skb, transport.kind, change, difference)?;
     }
@@ -248,6 +254,57 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     Ok(Judged::Done(Action::Redirect(code)))
 }
 
+/// Remembers a first fragment of a guest; false where there is no room.
+#[inline(never)]
+fn remember_of_vm<A: Family>(skb: Skb, interface: &Interface) -> bool {
+    skb.reach::<REACH>(Origin::Vm);
+    let Ok(fragment) = A::fragment(skb) else {
+        return true;
+    };
+    let Ok(transport) = transport(skb, &fragment) else {
+        return true;
+    };
+    let key = key(interface.instance, &fragment);
+    remember(interface, &key, &fragment, &transport).is_ok()
+}
+
+/// Marks the answer of [`remembered`] where it is one.
+const KNOWN: u64 = 1 << 32;
+
+/// The ports of a later fragment of a guest, source first, with [`KNOWN`]; 0 where its first is not known.
+#[inline(never)]
+fn remembered<A: Family>(skb: Skb, scope: u32) -> u64 {
+    let Ok(fragment) = A::fragment(skb) else {
+        return 0;
+    };
+    let Ok(transport) = ports(skb, &fragment, &key(scope, &fragment)) else {
+        return 0;
+    };
+    let ([a, b], [c, d]) = (transport.source, transport.destination);
+    KNOWN | u64::from(u32::from_be_bytes([a, b, c, d]))
+}
+
+#[inline(always)]
+fn remembered_ports(answer: u64) -> Result<Transport, DropReason> {
+    if answer & KNOWN == 0 {
+        return Err(DropReason::Fragment);
+    }
+    let [a, b, c, d] = (answer as u32).to_be_bytes();
+    Ok(later([a, b], [c, d]))
+}
+
+/// What a later fragment says of its flow: it has no transport header.
+#[inline(always)]
+const fn later(source: [u8; 2], destination: [u8; 2]) -> Transport {
+    Transport {
+        // Of no account.
+        kind: Kind::EchoReply,
+        source,
+        destination,
+        len: 0,
+    }
+}
+
 #[inline(always)]
 fn key<A: Family>(scope: u32, fragment: &Fragment<A>) -> FragmentKey<A> {
     FragmentKey {
@@ -312,13 +369,7 @@ fn ports<A: Family>(
     if is_old || fragment.offset < first.end {
         return Err(DropReason::Fragment);
     }
-    Ok(Transport {
-        // Of no account: it has no transport header.
-        kind: Kind::EchoReply,
-        source: first.source_port,
-        destination: first.destination_port,
-        len: 0,
-    })
+    Ok(later(first.source_port, first.destination_port))
 }
 
 /// The transport header of a first fragment, which must hold all of it (RFC 1858, RFC 7112).

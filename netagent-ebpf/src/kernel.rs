@@ -422,9 +422,15 @@ pub fn random() -> u32 {
 #[inline(always)]
 pub fn forget(number: u64) -> u64 {
     let mut place = number;
-    // SAFETY: a valid, aligned place that nobody else knows.
-    unsafe { atomic_add(&raw mut place, 0) };
+    forget_in(&mut place);
     place
+}
+
+/// As [`forget`], where the number stands.
+#[inline(always)]
+pub fn forget_in(number: &mut u64) {
+    // SAFETY: a valid, aligned place that nobody else uses meanwhile.
+    unsafe { atomic_add(core::ptr::from_mut(number), 0) };
 }
 
 /// Adds to a counter that other CPUs add to as well.

@@ -20,10 +20,21 @@ struct Search<'a, A> {
     /// When the oldest closing flow of the same instance among those tried was last heard of.
     closing_ns: u64,
     seed: u32,
-    /// One of the constants below and a port, or 0 while no port was free.
-    outcome: u32,
+    /// One of the constants below and a port, or 0 while no port was free. Whole words, of which the verifier can
+    /// forget what it knows.
+    outcome: u64,
     /// The port of that flow, or 0.
-    closing: u16,
+    closing: u64,
+}
+
+impl<A> Search<'_, A> {
+    /// Makes one try look like another to the verifier.
+    #[inline(always)]
+    fn forget(&mut self) {
+        kernel::forget_in(&mut self.outcome);
+        kernel::forget_in(&mut self.closing);
+        kernel::forget_in(&mut self.closing_ns);
+    }
 }
 
 const CLAIMED: u32 = 1 << 16;
@@ -65,11 +76,12 @@ fn search<A: Family>(skb: Skb, key: &FlowKey<A>, nat_address: &A) -> u32 {
         skb,
         flow: key,
         nat_address,
-        closing_ns: kernel::forget(u64::MAX),
+        closing_ns: u64::MAX,
         seed: kernel::random(),
-        outcome: kernel::forget(0) as u32,
-        closing: kernel::forget(0) as u16,
+        outcome: 0,
+        closing: 0,
     };
+    search.forget();
     let now = kernel::now_ns();
     let is_at_rest = now.wrapping_sub(holdings.exhausted_ns) < REST_NS;
     let tries = if is_at_rest {
@@ -79,10 +91,10 @@ fn search<A: Family>(skb: Skb, key: &FlowKey<A>, nat_address: &A) -> u32 {
     };
     kernel::repeat(tries, try_port::<A>, &mut search);
     if search.outcome != 0 {
-        return search.outcome;
+        return search.outcome as u32;
     }
     if search.closing != 0 {
-        return CLOSING | u32::from(search.closing);
+        return CLOSING | search.closing as u32;
     }
     if !is_at_rest {
         holdings.exhausted_ns = now;
@@ -114,15 +126,17 @@ unsafe extern "C" fn try_port<A: Family>(attempt: u64, search: *mut Search<'_, A
     match try_to_claim(search.skb, &reverse_key, search.flow) {
         0 => {}
         outcome => {
-            search.outcome = outcome | u32::from(port);
+            search.outcome = (outcome | u32::from(port)).into();
+            search.forget();
             return STOP;
         }
     }
     if let Some((_, flow)) = closing_holder(&reverse_key, search.flow.instance)
         && flow.last_seen_ns < search.closing_ns
     {
-        (search.closing, search.closing_ns) = (port, flow.last_seen_ns);
+        (search.closing, search.closing_ns) = (port.into(), flow.last_seen_ns);
     }
+    search.forget();
     if attempt >= REUSE_TRIES && search.closing != 0 {
         STOP
     } else {
