@@ -224,7 +224,7 @@ impl FlowState {
         match self {
             Self::Established => is_eventful,
             Self::Opening => is_eventful || !of_opener,
-            _ => true,
+            Self::VmClosed | Self::WorldClosed | Self::Closed | Self::Reset | Self::Removed => true,
         }
     }
 

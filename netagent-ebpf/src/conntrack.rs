@@ -170,7 +170,7 @@ fn open<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), 
     let opener = Opener::from_number(opening.opener as u8);
     let mapped = match opener {
         Opener::Guest => mapping::claim(skb, key, &way.nat_address, interface),
-        _ => None,
+        Opener::GuestToHost | Opener::World | Opener::GuestAtHost | Opener::Host => None,
     };
     let nat_port = match mapped {
         Some(nat_port) => nat_port,
@@ -322,17 +322,19 @@ pub fn revalidate<A: Family>(
                 flow.nat_address == key.remote && publish::judge_guest(key).is_ok()
             }
             Opener::GuestAtHost => publish::may_go_on(interface, key, flow),
-            opener => match uplink_route(key.remote) {
-                Ok(route) if Opener::is_inbound(opener as u8) => {
-                    set_way(flow, route);
-                    publish::may_go_on(interface, key, flow)
+            opener @ (Opener::Guest | Opener::World | Opener::Host) => {
+                match uplink_route(key.remote) {
+                    Ok(route) if Opener::is_inbound(opener as u8) => {
+                        set_way(flow, route);
+                        publish::may_go_on(interface, key, flow)
+                    }
+                    Ok(route) => follow_route(flow, route),
+                    // The uplink may be down for a moment: the flow keeps its port, and its packets are dropped by
+                    // `open`, which finds no route either.
+                    Err(DropReason::NoRoute) => return false,
+                    Err(_) => false,
                 }
-                Ok(route) => follow_route(flow, route),
-                // The uplink may be down for a moment: the flow keeps its port, and its packets are dropped by
-                // `open`, which finds no route either.
-                Err(DropReason::NoRoute) => return false,
-                Err(_) => false,
-            },
+            }
         };
     if may_go_on {
         flow.policy_generation = interface.policy_generation;

@@ -176,7 +176,11 @@ fn newcomer<A: Family>(destination: A, kind: Kind) -> Result<Judged, Dropped> {
     match RouteKind::from_number(route.kind) {
         RouteKind::Instance => Err(Dropped::nowhere(DropReason::NotRedirected)),
         RouteKind::Host if publish::may_open(kind) => Ok(Judged::NoFlow),
-        _ => Ok(Judged::Done(Action::Next)),
+        RouteKind::Host
+        | RouteKind::Uplink
+        | RouteKind::AlwaysDenied
+        | RouteKind::NotUplink
+        | RouteKind::Unreachable => Ok(Judged::Done(Action::Next)),
     }
 }
 

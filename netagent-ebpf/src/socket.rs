@@ -2,7 +2,8 @@
 //! the guest, without a packet that would have to be changed.
 #![allow(
     unsafe_code,
-    reason = "the context of these programs is read and written in place"
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "the context of these programs is read and written in place, word by word"
 )]
 
 use aya_ebpf::bindings::bpf_sock_addr;

@@ -77,7 +77,9 @@ fn packet<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> 
     }
     let asked = match transport.kind {
         Kind::EchoRequest => (A::ZERO, [0; 2]),
-        _ => publish::judge_host(skb, interface, &key)?,
+        Kind::Segment(_) | Kind::Datagram | Kind::EchoReply => {
+            publish::judge_host(skb, interface, &key)?
+        }
     };
     conntrack::open_from_host(interface, &key, &asked)
 }

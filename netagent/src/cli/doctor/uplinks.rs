@@ -72,9 +72,11 @@ fn program_on(answer: &RouteNetlinkMessage) -> Option<(u32, u32)> {
         let LinkAttribute::Xdp(xdp) = attribute else {
             return None;
         };
-        xdp.iter().find_map(|one| match one {
-            LinkXdp::ProgId(id) if *id != 0 => Some(*id),
-            _ => None,
+        xdp.iter().find_map(|one| {
+            let LinkXdp::ProgId(id) = one else {
+                return None;
+            };
+            (*id != 0).then_some(*id)
         })
     })?;
     Some((link.header.index, xdp))
