@@ -2,7 +2,7 @@
 
 use netagent_common::drop::DropReason;
 use netagent_common::flow::{Flow, FlowKey, FlowState, Opener};
-use netagent_common::nat::{Reverse, ReverseKey};
+use netagent_common::nat::ReverseKey;
 use netagent_common::net::protocol;
 use netagent_common::net::tcp_flag::{ACK, RST, SYN};
 use netagent_common::policy::RouteKind;
@@ -11,8 +11,9 @@ use netagent_common::vm::Interface;
 
 use crate::conntrack::{self, Way};
 use crate::family::Family;
-use crate::kernel::{self, Skb};
+use crate::kernel::Skb;
 use crate::maps::{self, InsertError};
+use crate::nat;
 use crate::parse::{self, Header, Kind, Transport};
 use crate::verdict::{Dropped, Judged, Packed};
 
@@ -92,17 +93,6 @@ fn admits<A: Family>(published: &Published<A>, sender: A) -> bool {
     published.limited == 0 || maps::is_sender(published.id, sender)
 }
 
-#[inline(always)]
-fn reverse_key<A: Copy>(header: &Header<A>, transport: &Transport) -> ReverseKey<A> {
-    ReverseKey {
-        remote: header.source,
-        nat_address: header.destination,
-        remote_port: transport.source,
-        nat_port: transport.destination,
-        protocol: header.protocol.into(),
-    }
-}
-
 /// Whether the sender may use the publication, and its flow if so.
 #[inline(always)]
 fn admit<A: Family>(
@@ -157,21 +147,28 @@ fn write<A: Family>(
         }
     };
     make_room(interface, key, &way, transport.destination)?;
-    let reverse = Reverse {
-        created_s: (kernel::now_ns() / 1_000_000_000) as u32,
-        instance: key.instance,
-        guest_port: key.guest_port,
-        reserved: [0; 2],
-        guest: key.guest,
-    };
-    match maps::insert_reverse(&reverse_key(header, transport), &reverse) {
-        Ok(()) => {}
+    match claim(key, &way.nat_address, transport.destination) {
+        CLAIMED => {}
         // Another CPU opens the same flow.
-        Err(InsertError::Exists) => return Ok(()),
-        Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
+        TAKEN => return Ok(()),
+        _ => return Err(DropReason::FlowTableFull),
     }
     let port = u16::from_be_bytes(transport.destination);
     conntrack::write(interface, key, &way, (route_generation, port, opener))
+}
+
+const CLAIMED: u32 = 1;
+const TAKEN: u32 = 2;
+
+/// Inserts the reverse entry: a function of its own so that what it needs of the stack is free again afterwards.
+#[inline(never)]
+fn claim<A: Family>(key: &FlowKey<A>, nat_address: &A, nat_port: [u8; 2]) -> u32 {
+    let reverse_key = nat::key_of_port(key, (*nat_address, nat_port));
+    match maps::insert_reverse(&reverse_key, &nat::reverse(key)) {
+        Ok(()) => CLAIMED,
+        Err(InsertError::Exists) => TAKEN,
+        Err(InsertError::Full) => 0,
+    }
 }
 
 /// Whether the guest may have one more flow that others open. A quarter of its flows stays its own, whatever
