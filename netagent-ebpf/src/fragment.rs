@@ -229,6 +229,10 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     let (flow, interface) = flow_of(&reverse_key, reverse)?;
     let slot = interface.slot;
     let dropped = |reason| Dropped { slot, reason };
+    // Between a guest and a published port nothing comes from the world, whatever address it bears.
+    if Opener::turns_round(flow.opener) {
+        return Err(dropped(DropReason::Unsolicited));
+    }
     if flow.policy_generation != interface.policy_generation {
         return Ok(Judged::Stale);
     }

@@ -1,7 +1,7 @@
 //! What the world sends: replies to guests are taken, everything else is the host's.
 
 use netagent_common::drop::DropReason;
-use netagent_common::flow::{Flow, FlowKey, Sender};
+use netagent_common::flow::{Flow, FlowKey, Opener, Sender};
 use netagent_common::nat::{Reverse, ReverseKey};
 use netagent_common::net::{GATEWAY_MAC, ethertype};
 use netagent_common::policy::RouteKind;
@@ -85,7 +85,7 @@ fn explained<A: Family>(skb: Skb, judged: Result<Action, Dropped>) -> Result<Act
 /// Why it is dropped.
 #[inline(always)]
 pub fn judge_at<A: Family>(skb: Skb, entrance: Entrance) -> Result<Action, Dropped> {
-    let mut judged = packet::<A>(skb);
+    let mut judged = packet::<A>(skb, entrance);
     if judged.is_done() {
         return judged.action_with_slot();
     }
@@ -105,7 +105,7 @@ pub fn judge_at<A: Family>(skb: Skb, entrance: Entrance) -> Result<Action, Dropp
         if !prepared.is_opened() {
             return prepared.action_with_slot();
         }
-        judged = packet::<A>(skb);
+        judged = packet::<A>(skb, entrance);
         if judged.is_stale() || judged.is_no_flow() {
             // Its flow was removed, or the policy changed, in this very moment.
             return Err(Dropped::nowhere(DropReason::Unsolicited));
@@ -146,13 +146,13 @@ fn judge_flow_anew<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
 }
 
 #[inline(never)]
-fn packet<A: Family>(skb: Skb) -> Packed {
-    Packed::with_slot(judge_packet::<A>(skb))
+fn packet<A: Family>(skb: Skb, entrance: Entrance) -> Packed {
+    Packed::with_slot(judge_packet::<A>(skb, entrance))
 }
 
 /// [`Judged::NoFlow`] where the packet could open a flow at a published port.
 #[inline(always)]
-fn judge_packet<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
+fn judge_packet<A: Family>(skb: Skb, entrance: Entrance) -> Result<Judged, Dropped> {
     let header = match A::header(skb) {
         Ok(header) if !header.first_fragment => header,
         Ok(_) | Err(DropReason::Fragment) => return Err(Dropped::nowhere(DropReason::Fragment)),
@@ -160,7 +160,7 @@ fn judge_packet<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     };
     match parse::transport(skb, &header) {
         Ok(transport) => match maps::reverse(&reverse_key(&header, &transport)) {
-            Some(reverse) => reply(skb, (&header, &transport), reverse),
+            Some(reverse) => reply(skb, (&header, &transport), reverse, entrance),
             None => newcomer(header.destination, transport.kind),
         },
         Err(DropReason::IcmpError) => Err(Dropped::nowhere(DropReason::IcmpError)),
@@ -244,10 +244,15 @@ fn reply<A: Family>(
     skb: Skb,
     (header, transport): (&Header<A>, &Transport),
     reverse: &Reverse<A>,
+    entrance: Entrance,
 ) -> Result<Judged, Dropped> {
     let (flow, interface) = flow_of(&reverse_key(header, transport), reverse)?;
     let slot = interface.slot;
     let dropped = |reason| Dropped { slot, reason };
+    // Between a guest and a published port nothing comes from the world, whatever address it bears.
+    if Opener::turns_round(flow.opener) != (entrance == Entrance::TurnedRound) {
+        return Err(dropped(DropReason::Unsolicited));
+    }
     if flow.policy_generation != interface.policy_generation {
         return Ok(Judged::Stale);
     }

@@ -64,7 +64,8 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     let is_its_own = flow.generation == interface.generation
         && flow.nat_port == nat_port
         && flow.nat_address == quoted.source
-        && header.destination == quoted.source;
+        && header.destination == quoted.source
+        && !Opener::turns_round(flow.opener);
     if !is_its_own {
         return Err(dropped(DropReason::IcmpError));
     }

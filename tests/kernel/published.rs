@@ -462,6 +462,27 @@ fn another_guest_reaches_a_published_port_through_the_hosts_address() {
 }
 
 #[test]
+fn nothing_from_the_world_gets_into_a_connection_between_guests_whatever_address_it_bears() {
+    for remote in REMOTES {
+        for protocol in PROTOCOLS {
+            let mut scene = two_guests();
+            let host = host(remote);
+            let asked = seen(&from_other(&mut scene, &knock(protocol, &other_to(host))));
+            let port = asked.ports.0;
+            // As the published port would answer, and as the other guest would go on.
+            for ports in [(PORTS.0, port), (port, PORTS.0)] {
+                let forged = message(protocol, &back(host), ports, tcp_flag::ACK);
+                let outcome = scene.from_uplink(&forged);
+                assert_eq!(outcome.verdict, verdict::DROP, "{ports:?}");
+            }
+            assert_eq!(drops_of(&mut scene, DropReason::Unsolicited), 2);
+            let answer = message(protocol, &to(host), (PORTS.1, port), SYN_ACK);
+            assert_eq!(seen(&scene.from_vm(&answer)).ports, (PORTS.0, CLIENT));
+        }
+    }
+}
+
+#[test]
 fn a_guest_reaches_its_own_published_port() {
     for remote in REMOTES {
         let mut scene = published();
