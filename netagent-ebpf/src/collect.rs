@@ -9,7 +9,7 @@ use netagent_common::timeouts::CROWDED_S;
 use netagent_common::vm::Interface;
 
 use crate::family::Family;
-use crate::{conntrack, kernel, mapping, maps};
+use crate::{conntrack, kernel, mapping, maps, nat};
 
 /// What a pass carries from element to element.
 #[repr(C)]
@@ -149,14 +149,7 @@ unsafe extern "C" fn expire_reverse<A: Family>(
     }
     // SAFETY: as in `expire`.
     let key = unsafe { key.cast::<ReverseKey<A>>().read() };
-    let flow_key = FlowKey {
-        instance: reverse.instance,
-        guest: reverse.guest,
-        remote: key.remote,
-        guest_port: reverse.guest_port,
-        remote_port: key.remote_port,
-        protocol: key.protocol,
-    };
+    let flow_key = nat::flow_key(&key, reverse);
     if maps::flow(&flow_key)
         .is_some_and(|flow| flow.nat_port == key.nat_port && flow.nat_address == key.nat_address)
     {

@@ -240,7 +240,7 @@ fn prepare<A: Family, P: Parsed<A>>(
 /// Where the packets of a flow leave, and the address that stands for the guest.
 #[derive(Clone, Copy)]
 pub struct Way<A> {
-    /// Interface index of the way out; not 0.
+    /// Interface index of the way out; 0 for a flow with the host itself.
     pub uplink: u32,
     /// MTU of the way out, bytes.
     pub mtu: u32,
@@ -251,6 +251,17 @@ pub struct Way<A> {
 }
 
 impl<A: Family> Way<A> {
+    /// The way of a route, under this address.
+    #[inline(always)]
+    pub const fn by(route: &Route<A>, nat_address: A) -> Self {
+        Self {
+            uplink: route.ifindex,
+            mtu: route.mtu,
+            next_hop: route.next_hop,
+            nat_address,
+        }
+    }
+
     /// A way on which packets turn round at the uplink.
     #[inline(always)]
     pub const fn round(interface: &Interface, nat_address: A) -> Self {
@@ -271,15 +282,7 @@ fn way_for_guest<A: Family>(
     key: &FlowKey<A>,
 ) -> Result<(Way<A>, Opener), DropReason> {
     match uplink_route(key.remote) {
-        Ok(route) => {
-            let way = Way {
-                uplink: route.ifindex,
-                mtu: route.mtu,
-                next_hop: route.next_hop,
-                nat_address: route.source,
-            };
-            Ok((way, Opener::Guest))
-        }
+        Ok(route) => Ok((Way::by(route, route.source), Opener::Guest)),
         Err(DropReason::HostAddress) => {
             publish::judge_guest(key)?;
             Ok((Way::round(interface, key.remote), Opener::GuestToHost))
@@ -288,19 +291,23 @@ fn way_for_guest<A: Family>(
     }
 }
 
-/// Closing flows are no open ones, but as many as an instance may have open are all that it may have of them: a guest
-/// makes them as fast as it can send resets, and the table is everybody's.
 #[inline(always)]
 fn check_limit(interface: &Interface) -> Result<(), DropReason> {
-    let (open, limit) = (
-        maps::open_flows(interface.instance),
-        u64::from(interface.flow_limit),
-    );
-    let closing = maps::closing_flows(interface.instance);
-    if open >= limit || open.saturating_add(closing) >= 2 * limit {
-        return Err(DropReason::FlowLimit);
+    if has_room(interface, interface.flow_limit.into()) {
+        Ok(())
+    } else {
+        Err(DropReason::FlowLimit)
     }
-    Ok(())
+}
+
+/// Whether the instance may have one more flow by this limit. Closing flows are no open ones, but as many as may be open
+/// are all that there may be of them: whoever opens and resets makes them as fast as it can send, and the table is
+/// everybody's.
+#[inline(always)]
+pub fn has_room(interface: &Interface, limit: u64) -> bool {
+    let open = maps::open_flows(interface.instance);
+    let closing = maps::closing_flows(interface.instance);
+    open < limit && open.saturating_add(closing) < 2 * limit
 }
 
 /// Whether a flow that is there may go on; it goes the way of today's routes, or is removed.
@@ -378,9 +385,9 @@ pub fn is_host<A: Family>(interface: &Interface, address: A) -> bool {
     A::is_gateway(interface, address) || is_the_hosts(address)
 }
 
-/// Whether the route map says that an address is the host's.
+/// Whether the route map says that an address is the host's. Loopback is not: nobody reaches it from outside.
 #[inline(always)]
-fn is_the_hosts<A: Family>(address: A) -> bool {
+pub fn is_the_hosts<A: Family>(address: A) -> bool {
     maps::route(address).is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Host)
 }
 
@@ -393,30 +400,15 @@ pub fn write<A: Family>(
     interface: &Interface,
     key: &FlowKey<A>,
     way: &Way<A>,
-    (route_generation, nat_port, opener): (u32, u16, Opener),
+    made: (u32, u16, Opener),
 ) -> Result<(), DropReason> {
-    let flow = Flow {
-        last_seen_ns: kernel::now_ns(),
-        slot: interface.slot,
-        generation: interface.generation,
-        policy_generation: interface.policy_generation,
-        route_generation,
-        uplink: way.uplink,
-        mtu: way.mtu,
-        address_difference: A::difference(key.guest, way.nat_address),
-        state: FlowState::Opening as u8,
-        opener: opener as u8,
-        nat_port: nat_port.to_be_bytes(),
-        next_hop: way.next_hop,
-        nat_address: way.nat_address,
-        padding: [0; 2],
+    let Some(flow) = made_of(interface, key, way, made) else {
+        return Err(DropReason::HelperFailed);
     };
-    let inserted = maps::insert_flow(key, &flow);
-    if inserted.is_ok() {
-        maps::count_opened(interface.instance);
-        return Ok(());
+    let inserted = insert(interface, key, flow);
+    if inserted != Ok(()) {
+        nat::release(key, flow);
     }
-    nat::release(key, &flow);
     match inserted {
         // Another CPU opened the same flow: its port is the one in use.
         Ok(()) | Err(InsertError::Exists) => Ok(()),
@@ -432,36 +424,58 @@ pub fn write_admitted<A: Family>(
     key: &FlowKey<A>,
     (nat_address, nat_port): (A, [u8; 2]),
 ) -> bool {
-    let route_generation = maps::route_generation();
+    let made = (
+        maps::route_generation(),
+        u16::from_be_bytes(nat_port),
+        Opener::Guest,
+    );
     let Ok(route) = uplink_route(key.remote) else {
         return false;
     };
     if route.source != nat_address {
         return false;
     }
-    let Some(flow) = maps::scratch_flow::<A>() else {
-        return false;
-    };
-    // Field by field: a flow made at once is made on the stack.
+    made_of(interface, key, &Way::by(route, nat_address), made)
+        .is_some_and(|flow| insert(interface, key, flow).is_ok())
+}
+
+/// A flow that was opened just now, made where this CPU makes flows: field by field, for one that is made at once is made
+/// on the stack.
+#[inline(always)]
+fn made_of<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    way: &Way<A>,
+    (route_generation, nat_port, opener): (u32, u16, Opener),
+) -> Option<&'static mut Flow<A>> {
+    let flow = maps::scratch_flow::<A>()?;
     flow.last_seen_ns = kernel::now_ns();
     flow.slot = interface.slot;
     flow.generation = interface.generation;
     flow.policy_generation = interface.policy_generation;
     flow.route_generation = route_generation;
-    flow.uplink = route.ifindex;
-    flow.mtu = route.mtu;
-    flow.address_difference = A::difference(key.guest, nat_address);
+    flow.uplink = way.uplink;
+    flow.mtu = way.mtu;
+    flow.address_difference = A::difference(key.guest, way.nat_address);
     flow.state = FlowState::Opening as u8;
-    flow.opener = Opener::Guest as u8;
-    flow.nat_port = nat_port;
-    flow.next_hop = route.next_hop;
-    flow.nat_address = nat_address;
+    flow.opener = opener as u8;
+    flow.nat_port = nat_port.to_be_bytes();
+    flow.next_hop = way.next_hop;
+    flow.nat_address = way.nat_address;
     flow.padding = [0; 2];
-    let is_written = maps::insert_flow(key, flow).is_ok();
-    if is_written {
-        maps::count_opened(interface.instance);
-    }
-    is_written
+    Some(flow)
+}
+
+/// Inserts and counts a flow.
+#[inline(always)]
+fn insert<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
+) -> Result<(), InsertError> {
+    maps::insert_flow(key, flow)?;
+    maps::count_opened(interface.instance);
+    Ok(())
 }
 
 /// Notes a packet of the host in the flow that it has with the guest; false where there is none in force.
@@ -490,28 +504,18 @@ pub fn open_from_host<A: Family>(
     asked: &(A, [u8; 2]),
 ) -> Result<(), DropReason> {
     check_limit(interface)?;
-    let flow = Flow {
-        last_seen_ns: kernel::now_ns(),
-        slot: interface.slot,
-        generation: interface.generation,
-        policy_generation: interface.policy_generation,
-        route_generation: maps::route_generation(),
+    let way = Way {
         uplink: 0,
-        mtu: interface.mtu,
-        address_difference: 0,
-        state: FlowState::Opening as u8,
-        opener: Opener::Host as u8,
-        nat_port: asked.1,
-        next_hop: A::ZERO,
-        nat_address: asked.0,
-        padding: [0; 2],
+        ..Way::round(interface, asked.0)
     };
-    match maps::insert_flow(key, &flow) {
-        Ok(()) => {
-            maps::count_opened(interface.instance);
-            Ok(())
-        }
-        Err(InsertError::Exists) => Ok(()),
+    let made = (
+        maps::route_generation(),
+        u16::from_be_bytes(asked.1),
+        Opener::Host,
+    );
+    let flow = made_of(interface, key, &way, made).ok_or(DropReason::HelperFailed)?;
+    match insert(interface, key, flow) {
+        Ok(()) | Err(InsertError::Exists) => Ok(()),
         Err(InsertError::Full) => Err(DropReason::FlowTableFull),
     }
 }

@@ -11,7 +11,7 @@ use netagent_common::vm::Interface;
 
 use crate::conntrack::Parsed;
 use crate::family::{End, Family};
-use crate::from_uplink::{flow_of, not_a_reply, unparsed};
+use crate::from_uplink::{flow_of, hand_over, not_a_reply, revalidate, unparsed};
 use crate::kernel::{self, ChecksumField, Skb};
 use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport, transport_offset};
@@ -179,25 +179,7 @@ pub fn judge_anew<A: Family>(skb: Skb) -> bool {
     let Ok(transport) = ports(skb, &fragment, &key(FROM_UPLINK, &fragment)) else {
         return false;
     };
-    let reverse_key = reverse_key(&fragment, &transport);
-    let Some(reverse) = maps::reverse(&reverse_key) else {
-        return false;
-    };
-    let key = FlowKey {
-        instance: reverse.instance,
-        guest: reverse.guest,
-        remote: reverse_key.remote,
-        guest_port: reverse.guest_port,
-        remote_port: reverse_key.remote_port,
-        protocol: reverse_key.protocol,
-    };
-    let Some(flow) = maps::flow(&key) else {
-        return false;
-    };
-    let Ok(interface) = maps::record(flow.slot) else {
-        return false;
-    };
-    conntrack::revalidate(&key, interface, maps::route_generation())
+    revalidate(&reverse_key(&fragment, &transport)).is_ok()
 }
 
 #[inline(always)]
@@ -250,12 +232,7 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     }
     maps::count_to_vm(slot, (1, skb.len()));
     A::rewrite_destination(skb, &header, guest).map_err(dropped)?;
-    skb.window::<12>(0)
-        .map_err(dropped)?
-        .set_macs(interface.guest_mac, GATEWAY_MAC);
-    skb.set_mark(maps::mark());
-    let code = skb.redirect(interface.ifindex);
-    Ok(Judged::Done(Action::Redirect(code)))
+    hand_over(skb, interface).map_err(dropped)
 }
 
 /// Remembers a first fragment of a guest; false where there is no room.

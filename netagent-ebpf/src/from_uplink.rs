@@ -1,7 +1,7 @@
 //! What the world sends: replies to guests are taken, everything else is the host's.
 
 use netagent_common::drop::DropReason;
-use netagent_common::flow::{Flow, FlowKey, Opener, Sender};
+use netagent_common::flow::{Flow, Opener, Sender};
 use netagent_common::nat::{Reverse, ReverseKey};
 use netagent_common::net::{GATEWAY_MAC, ethertype};
 use netagent_common::policy::RouteKind;
@@ -128,15 +128,24 @@ fn judge_anew<A: Family>(skb: Skb) -> Packed {
 
 #[inline(always)]
 fn judge_flow_anew<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
-    let gone = Dropped::nowhere(DropReason::Unsolicited);
     let header = A::header(skb).map_err(Dropped::nowhere)?;
     let transport = parse::transport(skb, &header).map_err(Dropped::nowhere)?;
-    let reverse = maps::reverse(&reverse_key(&header, &transport)).ok_or(gone)?;
-    let key = flow_key(&header, &transport, reverse);
+    revalidate(&reverse_key(&header, &transport))?;
+    Ok(Judged::Opened)
+}
+
+/// Judges the flow of a packet of the world by the policy in force.
+///
+/// # Errors
+/// [`DropReason::Unsolicited`] where it may not go on.
+#[inline(always)]
+pub fn revalidate<A: Family>(key: &ReverseKey<A>) -> Result<(), Dropped> {
+    let gone = Dropped::nowhere(DropReason::Unsolicited);
+    let key = nat::flow_key(key, maps::reverse(key).ok_or(gone)?);
     let slot = maps::flow(&key).ok_or(gone)?.slot;
     let interface = maps::record(slot).map_err(Dropped::nowhere)?;
     if conntrack::revalidate(&key, interface, maps::route_generation()) {
-        Ok(Judged::Opened)
+        Ok(())
     } else {
         Err(Dropped {
             slot,
@@ -191,22 +200,6 @@ fn reverse_key<A: Copy>(header: &Header<A>, transport: &Transport) -> ReverseKey
         nat_address: header.destination,
         remote_port: transport.source,
         nat_port: transport.destination,
-        protocol: header.protocol.into(),
-    }
-}
-
-#[inline(always)]
-fn flow_key<A: Copy>(
-    header: &Header<A>,
-    transport: &Transport,
-    reverse: &Reverse<A>,
-) -> FlowKey<A> {
-    FlowKey {
-        instance: reverse.instance,
-        guest: reverse.guest,
-        remote: header.source,
-        guest_port: reverse.guest_port,
-        remote_port: transport.source,
         protocol: header.protocol.into(),
     }
 }
@@ -268,8 +261,16 @@ fn reply<A: Family>(
     }
     let guest = (reverse.guest, reverse.guest_port);
     nat::rewrite_destination(skb, header, transport, guest).map_err(dropped)?;
-    skb.window::<12>(0)
-        .map_err(dropped)?
+    hand_over(skb, interface).map_err(dropped)
+}
+
+/// Hands a packet over to its guest.
+///
+/// # Errors
+/// [`DropReason::Malformed`] where it has no Ethernet header.
+#[inline(always)]
+pub fn hand_over(skb: Skb, interface: &Interface) -> Result<Judged, DropReason> {
+    skb.window::<12>(0)?
         .set_macs(interface.guest_mac, GATEWAY_MAC);
     skb.set_mark(maps::mark());
     let code = skb.redirect(interface.ifindex);
@@ -285,15 +286,8 @@ pub fn flow_of<A: Family>(
     key: &ReverseKey<A>,
     reverse: &Reverse<A>,
 ) -> Result<(&'static mut Flow<A>, &'static Interface), Dropped> {
-    let flow_key = FlowKey {
-        instance: reverse.instance,
-        guest: reverse.guest,
-        remote: key.remote,
-        guest_port: reverse.guest_port,
-        remote_port: key.remote_port,
-        protocol: key.protocol,
-    };
-    let flow = maps::flow(&flow_key).ok_or(Dropped::nowhere(DropReason::Unsolicited))?;
+    let flow = maps::flow(&nat::flow_key(key, reverse))
+        .ok_or(Dropped::nowhere(DropReason::Unsolicited))?;
     let slot = flow.slot;
     let dropped = |reason| Dropped { slot, reason };
     let interface = maps::record(slot).map_err(dropped)?;

@@ -171,6 +171,10 @@ pub fn admit<A: Family>(skb: Skb) -> bool {
     let Ok(header) = A::header(skb) else {
         return false;
     };
+    // Only UDP has mappings.
+    if header.protocol != UDP {
+        return false;
+    }
     let Ok(transport) = parse::udp(skb, &header) else {
         return false;
     };
@@ -181,7 +185,7 @@ pub fn admit<A: Family>(skb: Skb) -> bool {
         return false;
     };
     if interface.generation != mapping.generation
-        || maps::open_flows(interface.instance) >= u64::from(interface.flow_limit / 2)
+        || !conntrack::has_room(interface, u64::from(interface.flow_limit / 2))
     {
         return false;
     }

@@ -30,6 +30,19 @@ pub fn key_of_port<A: Copy>(
     }
 }
 
+/// The flow as its guest sees it, whose entry this is.
+#[inline(always)]
+pub const fn flow_key<A: Copy>(key: &ReverseKey<A>, reverse: &Reverse<A>) -> FlowKey<A> {
+    FlowKey {
+        instance: reverse.instance,
+        guest: reverse.guest,
+        remote: key.remote,
+        guest_port: reverse.guest_port,
+        remote_port: key.remote_port,
+        protocol: key.protocol,
+    }
+}
+
 /// Whether the port is one that a process of the host uses: replies to it would be taken from it.
 #[inline(always)]
 pub fn is_the_hosts<A: Family>(skb: Skb, key: &ReverseKey<A>) -> bool {

@@ -171,14 +171,7 @@ fn closing_holder<A: Family>(
     if holder.instance != instance {
         return None;
     }
-    let key = FlowKey {
-        instance,
-        guest: holder.guest,
-        remote: reverse_key.remote,
-        guest_port: holder.guest_port,
-        remote_port: reverse_key.remote_port,
-        protocol: reverse_key.protocol,
-    };
+    let key = nat::flow_key(reverse_key, holder);
     let flow = maps::flow(&key)?;
     let is_closing = FlowState::from_number(flow.state).place() == Some(Place::Closing);
     (is_closing && flow.nat_port == reverse_key.nat_port).then_some((key, flow))

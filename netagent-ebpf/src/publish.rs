@@ -1,11 +1,10 @@
 //! What others than the guest may open (P-7): published ports, and what the host itself may reach.
 
 use netagent_common::drop::DropReason;
-use netagent_common::flow::{Flow, FlowKey, FlowState, Opener};
+use netagent_common::flow::{Flow, FlowKey, FlowState, Opener, Place};
 use netagent_common::nat::ReverseKey;
 use netagent_common::net::protocol;
 use netagent_common::net::tcp_flag::{ACK, RST, SYN};
-use netagent_common::policy::RouteKind;
 use netagent_common::publish::{ExposedKey, LedKey, PublishKey, Published};
 use netagent_common::vm::Interface;
 
@@ -40,7 +39,7 @@ fn judge<A: Family>(skb: Skb, entrance: Entrance) -> Result<Judged, Dropped> {
     let Ok(transport) = parse::transport(skb, &header) else {
         return Ok(Judged::NoFlow);
     };
-    if !may_open(transport.kind) || !is_host(header.destination) {
+    if !may_open(transport.kind) || !conntrack::is_the_hosts(header.destination) {
         return Ok(Judged::NoFlow);
     }
     let asked = (header.destination, transport.destination);
@@ -62,12 +61,6 @@ pub const fn may_open(kind: Kind) -> bool {
         Kind::Datagram => true,
         Kind::EchoRequest | Kind::EchoReply => false,
     }
-}
-
-/// Whether an address is the host's own. Loopback is not: nobody reaches it from outside.
-#[inline(always)]
-fn is_host<A: Family>(address: A) -> bool {
-    maps::route(address).is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Host)
 }
 
 /// The publication for an address and a port: that of the very address, or that of every address.
@@ -137,17 +130,12 @@ fn write<A: Family>(
         ),
         Entrance::Uplink => {
             let route = conntrack::uplink_route(header.source)?;
-            let way = Way {
-                uplink: route.ifindex,
-                mtu: route.mtu,
-                next_hop: route.next_hop,
-                nat_address: header.destination,
-            };
-            (way, Opener::World)
+            (Way::by(route, header.destination), Opener::World)
         }
     };
-    make_room(interface, key, &way, transport.destination)?;
+    let is_there = make_room(interface, key, &way, transport.destination)?;
     match claim(key, &way.nat_address, transport.destination) {
+        CLAIMED if is_there => return Ok(()),
         CLAIMED => {}
         // Another CPU opens the same flow.
         TAKEN => return Ok(()),
@@ -171,43 +159,38 @@ fn claim<A: Family>(key: &FlowKey<A>, nat_address: &A, nat_port: [u8; 2]) -> u32
     }
 }
 
-/// Whether the guest may have one more flow that others open. A quarter of its flows stays its own, whatever
-/// knocks at its published ports.
+/// Makes sure that the guest may have one more flow that others open: a quarter of its flows stays its own, whatever
+/// knocks at its published ports. True where this one is there already, and its reverse entry alone went.
 #[inline(always)]
 fn make_room<A: Family>(
     interface: &Interface,
     key: &FlowKey<A>,
     way: &Way<A>,
     port: [u8; 2],
-) -> Result<(), DropReason> {
+) -> Result<bool, DropReason> {
     if let Some(flow) = maps::flow(key) {
         let is_over = flow.generation != interface.generation
-            || matches!(
-                FlowState::from_number(flow.state),
-                FlowState::Closed | FlowState::Reset
-            );
-        // The same flow, whose reverse entry went: it gets a new one.
-        let is_same = flow.nat_address == way.nat_address && flow.nat_port == port;
-        if is_same && !is_over {
-            return Ok(());
-        }
-        if !is_over {
+            || FlowState::from_number(flow.state).place() != Some(Place::Open);
+        if is_over {
+            conntrack::forget(key, flow, interface);
+        } else if flow.nat_address == way.nat_address && flow.nat_port == port {
+            return Ok(true);
+        } else {
             return Err(DropReason::FlowTaken);
         }
-        conntrack::forget(key, flow, interface);
     }
-    let limit = u64::from(interface.flow_limit) * 3 / 4;
-    if maps::open_flows(interface.instance) >= limit {
-        return Err(DropReason::FlowLimit);
+    if conntrack::has_room(interface, u64::from(interface.flow_limit) * 3 / 4) {
+        Ok(false)
+    } else {
+        Err(DropReason::FlowLimit)
     }
-    Ok(())
 }
 
 /// Whether a flow that others opened may go on: its port is still published for them.
 #[inline(always)]
 pub fn may_go_on<A: Family>(interface: &Interface, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
     let asked = (flow.nat_address, flow.nat_port);
-    is_host(flow.nat_address)
+    conntrack::is_the_hosts(flow.nat_address)
         && leads_to(interface, key, asked).is_some_and(|published| {
             let sender = sender(key, flow);
             sender.is_some_and(|sender| admits(published, sender))
@@ -253,7 +236,7 @@ fn sender<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<A> {
 pub fn judge_guest<A: Family>(key: &FlowKey<A>) -> Result<(), DropReason> {
     let asked = (key.remote, key.remote_port);
     let published = find(asked, key.protocol as u8)
-        .filter(|_| is_host(key.remote))
+        .filter(|_| conntrack::is_the_hosts(key.remote))
         .ok_or(DropReason::HostAddress)?;
     if admits(published, key.guest) {
         Ok(())

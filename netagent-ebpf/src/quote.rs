@@ -9,12 +9,12 @@ use netagent_common::net::{ETHERNET_LEN, GATEWAY_MAC, protocol};
 use netagent_common::vm::Interface;
 
 use crate::family::{End, Family, Quoted};
-use crate::from_uplink::not_a_reply;
+use crate::from_uplink::{hand_over, not_a_reply};
 use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{Header, Kind, checksum_field, transport_offset};
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{conntrack, maps, spoof};
+use crate::{conntrack, maps, nat, spoof};
 
 /// Ethernet, IP, ICMP, the quoted IP and fragment headers, and of a quoted TCP header as much as to the checksum.
 const REACH: usize = 14 + 40 + 8 + 40 + 8 + 18;
@@ -49,14 +49,7 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
         slot: reverse.instance,
         reason,
     };
-    let key = FlowKey {
-        instance: reverse.instance,
-        guest: reverse.guest,
-        remote: quoted.destination,
-        guest_port: reverse.guest_port,
-        remote_port,
-        protocol: quoted.protocol.into(),
-    };
+    let key = nat::flow_key(&key, reverse);
     let flow = maps::flow(&key).ok_or(dropped(DropReason::IcmpError))?;
     let slot = flow.slot;
     let dropped = |reason| Dropped { slot, reason };
@@ -88,12 +81,7 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     .map_err(dropped)?;
     maps::count_to_vm(slot, (1, skb.len()));
     A::rewrite_destination(skb, &header, guest).map_err(dropped)?;
-    skb.window::<12>(0)
-        .map_err(dropped)?
-        .set_macs(interface.guest_mac, GATEWAY_MAC);
-    skb.set_mark(maps::mark());
-    let code = skb.redirect(interface.ifindex);
-    Ok(Judged::Done(Action::Redirect(code)))
+    hand_over(skb, interface).map_err(dropped)
 }
 
 /// An error of the guest about a packet that the world sent it. Its source is known to be the guest's own.

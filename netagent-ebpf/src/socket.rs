@@ -9,11 +9,10 @@
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers;
 use netagent_common::net::protocol;
-use netagent_common::policy::RouteKind;
 use netagent_common::publish::{Led, LedKey};
 
 use crate::family::Family;
-use crate::{maps, publish};
+use crate::{conntrack, maps, publish};
 
 /// A socket of a process, and the address that its call names.
 #[derive(Clone, Copy)]
@@ -235,10 +234,7 @@ fn guest_for<A: Family>(call: Call, address: A) -> Option<A> {
 
 #[inline(always)]
 fn is_own<A: Family>(address: A) -> bool {
-    A::is_loopback(address)
-        || address == A::ZERO
-        || maps::route(address)
-            .is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Host)
+    A::is_loopback(address) || address == A::ZERO || conntrack::is_the_hosts(address)
 }
 
 #[inline(always)]

@@ -6,29 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use netagent_common::drop::DropReason;
 use netagent_common::names::{COLLECT_FLOWS, COLLECT_ORPHANS, FROM_VM, map};
 use netagent_common::nat::{EIM_PORTS, Mapping, MappingKey, Reverse, ReverseKey};
-use netagent_common::net::GATEWAY_MAC;
-use netagent_common::vm::{self, Interface};
-use netagent_tests::packet::{Packet, tcp, udp};
+use netagent_common::vm::Interface;
+use netagent_tests::packet::{Packet, Segment, tcp, udp};
 use netagent_tests::prog_run::{Context, Sizes, verdict};
 use netagent_tests::scene::{self, FLOW_LIMIT, GUEST_V4, GUEST_V6, Scene, back, to};
 
-const OTHER_SLOT: u32 = scene::SLOT + 1;
-const OTHER_TAP: u32 = vm::ifindex(OTHER_SLOT, 0);
-const OTHER: Context = Context {
-    ifindex: OTHER_TAP,
-    ingress_ifindex: OTHER_TAP,
-    ..scene::FROM_VM
-};
-
 fn scene_with(sizes: Sizes) -> Scene {
     let mut scene = Scene::new(sizes, &scene::record());
-    scene.datapath.add_device(OTHER_TAP, GATEWAY_MAC);
-    scene.datapath.set_interface(&Interface {
-        ifindex: OTHER_TAP,
-        slot: OTHER_SLOT,
-        instance: OTHER_SLOT,
-        ..scene::record()
-    });
+    scene.add_other(scene::record());
     scene
 }
 
@@ -108,7 +93,7 @@ fn further_ports_than_an_instance_may_map_depend_on_the_remote() {
         );
     }
     // TCP has none.
-    let segment = netagent_tests::packet::Segment {
+    let segment = Segment {
         src_port: 1_000,
         dst_port: 53,
         flags: netagent_common::net::tcp_flag::SYN,
@@ -129,7 +114,7 @@ fn where_half_of_the_range_is_mapped_further_ports_depend_on_the_remote() {
     });
     for from in 1_000..1_000 + RANGE {
         send(&mut scene, scene::FROM_VM, from, (remote(true, 1), 53));
-        send(&mut scene, OTHER, from, (remote(true, 2), 53));
+        send(&mut scene, scene::FROM_OTHER, from, (remote(true, 2), 53));
     }
     let half = usize::from(RANGE / 2);
     let entries = mappings(&mut scene);
@@ -175,7 +160,7 @@ fn a_mapped_port_is_no_other_instances_towards_anybody() {
         .chain(3_000..3_060)
         .collect::<Vec<u16>>();
     for from in own {
-        if let Some(port) = send(&mut scene, OTHER, from, (remote(true, 2), 53)) {
+        if let Some(port) = send(&mut scene, scene::FROM_OTHER, from, (remote(true, 2), 53)) {
             assert!(!mapped.contains(&port), "{from} got {port}");
         }
     }
@@ -271,6 +256,31 @@ fn only_whom_the_guest_asked_reaches_it_unless_nobody_is_filtered() {
             }
             let elsewhere = udp(&back(known), (53, port ^ 1), b"to another port");
             assert_eq!(scene.from_uplink(&elsewhere).verdict, verdict::NEXT);
+        }
+    }
+}
+
+/// What stands where a datagram has its length is the start of a segment's sequence number, which the sender chooses.
+#[test]
+fn no_segment_gets_in_by_the_port_of_a_mapping() {
+    for is_v4 in [true, false] {
+        let mut scene = scene_with(Sizes {
+            filters_nobody: true,
+            ..Sizes::default()
+        });
+        let port = send(&mut scene, scene::FROM_VM, 4_000, (remote(is_v4, 1), 53)).expect("a flow");
+        for length in [20, 24, 8] {
+            let segment = Segment {
+                src_port: 9_999,
+                dst_port: port,
+                sequence: length << 16,
+                flags: netagent_common::net::tcp_flag::SYN,
+                ..Default::default()
+            };
+            let bytes = tcp(&back(remote(is_v4, 2)), segment, b"");
+            let outcome = scene.from_uplink(&bytes);
+            assert_eq!((outcome.verdict, &outcome.bytes), (verdict::NEXT, &bytes));
+            assert_eq!(scene.open_flows(), 1, "the guest's own");
         }
     }
 }

@@ -6,12 +6,12 @@ use netagent_common::drop::{DropReason, NO_SLOT};
 use netagent_common::names::FROM_UPLINK;
 use netagent_common::net::{GATEWAY_MAC, protocol, tcp_flag};
 use netagent_common::policy::RouteKind;
-use netagent_common::vm::{self, Interface};
+use netagent_common::vm::Interface;
 use netagent_tests::packet::{self, Ends, Packet, Segment, hex};
-use netagent_tests::prog_run::{Context, Outcome, Sizes, verdict};
+use netagent_tests::prog_run::{Outcome, Sizes, verdict};
 use netagent_tests::published::{Publication, expose, publish, unpublish};
 use netagent_tests::scene::{
-    self, FROM_VM, GATEWAY_V4, GUEST_MAC, GUEST_V4, GUEST_V6, HOST_V4, HOST_V6, REMOTE_V4,
+    self, GATEWAY_V4, GUEST_MAC, GUEST_V4, GUEST_V6, HOST_V4, HOST_V6, OTHER_SLOT, REMOTE_V4,
     REMOTE_V6, SLOT, Scene, back, to,
 };
 
@@ -27,8 +27,6 @@ const CLIENT: u16 = 51_000;
 const SYN_ACK: u8 = tcp_flag::SYN | tcp_flag::ACK;
 
 /// The other guest.
-const OTHER_SLOT: u32 = SLOT + 1;
-const OTHER_TAP: u32 = vm::ifindex(OTHER_SLOT, 0);
 const OTHER_MAC: [u8; 6] = [0xaa, 0xfc, 0, 0, 0, 7];
 const OTHER_V4: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 26);
 const OTHER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xa, 0xb, OTHER_SLOT as u16, 0, 0, 0, 2);
@@ -323,6 +321,53 @@ fn whoever_knocks_a_quarter_of_the_flows_stays_the_guests() {
     assert_eq!(scene.from_vm(&own).verdict, verdict::REDIRECT);
 }
 
+#[test]
+fn whoever_knocks_and_resets_does_not_fill_the_table_with_closing_flows() {
+    const LIMIT: u32 = 64;
+    for remote in REMOTES {
+        let mut scene = Scene::new(
+            Sizes::default(),
+            &Interface {
+                flow_limit: LIMIT,
+                ..scene::record()
+            },
+        );
+        let publication = publication(protocol::TCP, unspecified(remote));
+        publish(&mut scene.datapath, &scene::record(), &publication);
+        let mut reached: i64 = 0;
+        for port in 1_000..1_000 + 4 * LIMIT as u16 {
+            for flags in [tcp_flag::SYN, tcp_flag::RST] {
+                let segment = message(protocol::TCP, &back(remote), (port, PORTS.0), flags);
+                let outcome = scene.from_uplink(&segment);
+                let is_first = flags == tcp_flag::SYN;
+                reached += i64::from(is_first && outcome.verdict == verdict::REDIRECT);
+            }
+        }
+        assert_eq!(reached, 2 * i64::from(LIMIT * 3 / 4));
+        assert_eq!((scene.open_flows(), scene.closing_flows()), (0, reached));
+        assert!(drops_of(&mut scene, DropReason::FlowLimit) > 0);
+        let own = packet::udp(&to(remote), (4_000, 53), b"question");
+        assert_eq!(scene.from_vm(&own).verdict, verdict::REDIRECT);
+    }
+}
+
+#[test]
+fn a_connection_whose_reverse_entry_went_gets_it_back_from_either_end() {
+    for remote in REMOTES {
+        for protocol in PROTOCOLS {
+            let mut scene = published();
+            let first = knock(protocol, &back(remote));
+            check_received(&scene.from_uplink(&first), remote, (CLIENT, PORTS.1));
+            for _ in 0..3 {
+                scene.remove_reverses();
+                check_received(&scene.from_uplink(&first), remote, (CLIENT, PORTS.1));
+            }
+            assert_eq!(scene.holders(PORTS.0), [PORTS.1]);
+            assert_eq!(scene.open_flows(), 1);
+        }
+    }
+}
+
 /// The agent changed what is published: every flow is judged anew.
 fn raise_policy_generation(scene: &mut Scene) {
     let record = scene::record();
@@ -389,28 +434,14 @@ fn a_client_whose_ports_are_those_of_a_flow_of_the_guest_waits() {
     }
 }
 
-/// The second instance, with its own TAP.
+/// The second instance, with its own addresses.
 fn other() -> Interface {
     let mut record = scene::record();
-    record.ifindex = OTHER_TAP;
-    record.slot = OTHER_SLOT;
-    record.instance = OTHER_SLOT;
     record.generation += 1;
     record.guest_mac = OTHER_MAC;
     record.addresses_v4[0] = OTHER_V4.octets();
     record.addresses_v6[0] = OTHER_V6.octets();
     record
-}
-
-fn from_other(scene: &mut Scene, bytes: &[u8]) -> Outcome {
-    let context = Context {
-        ifindex: OTHER_TAP,
-        ingress_ifindex: OTHER_TAP,
-        ..FROM_VM
-    };
-    scene
-        .datapath
-        .run(netagent_common::names::FROM_VM, bytes, context)
 }
 
 fn other_to(dst: IpAddr) -> Ends {
@@ -428,8 +459,7 @@ fn other_to(dst: IpAddr) -> Ends {
 
 fn two_guests() -> Scene {
     let mut scene = published();
-    scene.datapath.add_device(OTHER_TAP, GATEWAY_MAC);
-    scene.datapath.set_interface(&other());
+    scene.add_other(other());
     scene
 }
 
@@ -439,7 +469,7 @@ fn another_guest_reaches_a_published_port_through_the_hosts_address() {
         for protocol in PROTOCOLS {
             let mut scene = two_guests();
             let host = host(remote);
-            let asked = from_other(&mut scene, &knock(protocol, &other_to(host)));
+            let asked = scene.from_other(&knock(protocol, &other_to(host)));
             let received = seen(&asked);
             assert_eq!(
                 (received.ends.dst_mac, received.ends.dst, received.ends.src),
@@ -456,7 +486,7 @@ fn another_guest_reaches_a_published_port_through_the_hosts_address() {
             );
             assert_eq!(answered.ports, (PORTS.0, CLIENT));
             let next = message(protocol, &other_to(host), (CLIENT, PORTS.0), tcp_flag::ACK);
-            assert_eq!(seen(&from_other(&mut scene, &next)).ports, (port, PORTS.1));
+            assert_eq!(seen(&scene.from_other(&next)).ports, (port, PORTS.1));
         }
     }
 }
@@ -467,7 +497,7 @@ fn nothing_from_the_world_gets_into_a_connection_between_guests_whatever_address
         for protocol in PROTOCOLS {
             let mut scene = two_guests();
             let host = host(remote);
-            let asked = seen(&from_other(&mut scene, &knock(protocol, &other_to(host))));
+            let asked = seen(&scene.from_other(&knock(protocol, &other_to(host))));
             let port = asked.ports.0;
             // As the published port would answer, and as the other guest would go on.
             for ports in [(PORTS.0, port), (port, PORTS.0)] {
@@ -514,13 +544,13 @@ fn a_guest_that_may_not_does_not_reach_a_limited_port_by_the_hosts_address() {
         let host = host(remote);
         let whole = if remote.is_ipv4() { 32 } else { 128 };
         scene.datapath.add_sender(limited.id, (host, whole));
-        let asked = from_other(&mut scene, &knock(protocol::TCP, &other_to(host)));
+        let asked = scene.from_other(&knock(protocol::TCP, &other_to(host)));
         assert_refused(&asked, "not for this guest");
         assert_eq!(drops_of(&mut scene, DropReason::PublishDenied), 1);
         scene
             .datapath
             .add_sender(limited.id, (other_to(host).src, whole));
-        let asked = from_other(&mut scene, &knock(protocol::TCP, &other_to(host)));
+        let asked = scene.from_other(&knock(protocol::TCP, &other_to(host)));
         assert_eq!(seen(&asked).ends.dst_mac, GUEST_MAC);
     }
 }
@@ -530,10 +560,7 @@ fn a_guest_behind_a_published_port_does_not_reach_what_else_the_host_has() {
     for remote in REMOTES {
         let mut scene = two_guests();
         let host = host(remote);
-        let asked = seen(&from_other(
-            &mut scene,
-            &knock(protocol::TCP, &other_to(host)),
-        ));
+        let asked = seen(&scene.from_other(&knock(protocol::TCP, &other_to(host))));
         // From its published port, but to another port of the host's address than the client's.
         for port in [22, asked.ports.0 + 1] {
             let stray = message(protocol::TCP, &to(host), (PORTS.1, port), SYN_ACK);

@@ -29,6 +29,10 @@ pub const SERVICES: u32 = 60;
 pub const GENERATION: u32 = 77;
 /// Flows that the instance may have.
 pub const FLOW_LIMIT: u32 = 1_000;
+/// Slot of another instance's interface, which [`Scene::add_other`] adds.
+pub const OTHER_SLOT: u32 = SLOT + 1;
+/// Index of its TAP.
+pub const OTHER_TAP: u32 = vm::ifindex(OTHER_SLOT, 0);
 /// MTU of TAP and uplink.
 pub const MTU: u32 = 1_500;
 
@@ -96,6 +100,22 @@ impl Scene {
     /// The guest sends a packet.
     pub fn from_vm(&mut self, bytes: &[u8]) -> Outcome {
         self.datapath.run(names::FROM_VM, bytes, FROM_VM)
+    }
+
+    /// Adds another instance, of which this is the record but for index, slot and number.
+    pub fn add_other(&mut self, record: Interface) {
+        self.datapath.add_device(OTHER_TAP, GATEWAY_MAC);
+        self.datapath.set_interface(&Interface {
+            ifindex: OTHER_TAP,
+            slot: OTHER_SLOT,
+            instance: OTHER_SLOT,
+            ..record
+        });
+    }
+
+    /// The other guest sends a packet.
+    pub fn from_other(&mut self, bytes: &[u8]) -> Outcome {
+        self.datapath.run(names::FROM_VM, bytes, FROM_OTHER)
     }
 
     /// A packet arrives on the uplink.
@@ -275,6 +295,12 @@ pub const FROM_VM: Context = Context {
     ingress_ifindex: TAP,
     mark: 0,
     gso_size: 0,
+};
+/// Where [`Scene::from_other`] sees packets.
+pub const FROM_OTHER: Context = Context {
+    ifindex: OTHER_TAP,
+    ingress_ifindex: OTHER_TAP,
+    ..FROM_VM
 };
 /// Where [`Scene::from_uplink`] sees packets.
 pub const FROM_UPLINK: Context = Context {
