@@ -1,6 +1,6 @@
 //! Connection tracking: keys, values and TCP states.
 
-use crate::net::tcp_flag::{ACK, FIN, RST, SYN};
+use crate::net::tcp_flag::{ACK, FIN, RST, SYN, is_eventful};
 use crate::wire;
 
 wire! {
@@ -27,7 +27,7 @@ wire! {
     /// `address_difference`, `state`, `opener` and `nat_port` are one aligned word: whoever changes the state compares
     /// all of it, so that of several CPUs exactly one makes the change.
     pub struct Flow<A> = 56 or 80 bytes {
-        /// Time of the last packet, ns of the monotonic clock, at most a second old under traffic.
+        /// Time of the last packet, ns of the monotonic clock, under traffic at most two seconds ago.
         pub last_seen_ns: u64,
         /// Slot of the interface that opened the flow: replies go there.
         pub slot: u32,
@@ -217,7 +217,7 @@ impl FlowState {
     #[must_use]
     pub const fn may_change(self, opener: Opener, sender: Sender, flags: Option<u8>) -> bool {
         let is_eventful = match flags {
-            Some(flags) => flags & (SYN | FIN | RST) != 0,
+            Some(flags) => is_eventful(flags),
             None => false,
         };
         let of_opener = matches!((opener.side(), sender), (Sender::Vm, Sender::Vm));

@@ -2,7 +2,7 @@
 
 /// Layout of every map and the meaning of every value. It names the pin directory, `<bpf-dir>/v2`, and
 /// stands in every interface record: a program drops what it does not understand.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Program on everything that a guest sends.
 pub const FROM_VM: &str = "from_vm";

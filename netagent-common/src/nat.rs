@@ -19,12 +19,21 @@ wire! {
 }
 
 wire! {
-    /// Whose flow it is: with the packet's remote address and port it gives the [`crate::flow::FlowKey`].
-    pub struct Reverse<A> = 16 or 28 bytes {
-        /// Time of creation, s of the monotonic clock: the flow is written right after.
-        pub created_s: u32,
+    /// Whose flow it is: with the packet's remote address and port it gives the [`crate::flow::FlowKey`]. Of a flow that
+    /// is established it also holds what a reply needs: with many flows, each look-up is one in cold memory.
+    pub struct Reverse<A> = 32 or 44 bytes {
+        /// A digest of the key: elements are used again at once, and whoever still reads one finds another flow in it.
+        pub tag: u32,
+        /// When its flow was last looked at, or the entry was made, which is right before the flow is; in [`TICK_NS`].
+        pub seen: u32,
         /// Number of the instance.
         pub instance: u32,
+        /// Slot to which replies go.
+        pub slot: u32,
+        /// Generation of that interface; 0 until the flow was found established.
+        pub generation: u32,
+        /// Generation of the policy under which it was.
+        pub policy_generation: u32,
         /// The guest's port.
         pub guest_port: [u8; 2],
         /// Unused.
@@ -121,8 +130,11 @@ pub const REST_NS: u64 = 10_000_000;
 /// Tries after which the oldest closing flow among them is as good as what more tries would find.
 pub const REUSE_TRIES: u32 = 32;
 
-/// Age below which a reverse entry without a flow is left alone: its flow is being written.
-pub const ORPHAN_AGE_S: u32 = 10;
+/// What [`Reverse::seen`] counts in: about a second, found without a division.
+pub const TICK_NS: u64 = 1 << 30;
+
+/// Age below which a reverse entry without a flow is left alone, in [`TICK_NS`]: its flow is being written.
+pub const ORPHAN_AGE: u32 = 10;
 
 /// An instance that holds fewer than this part of the range keeps its own ports wherever they lie in it.
 const OWN_PART: u16 = 16;

@@ -44,4 +44,10 @@ pub mod tcp_flag {
     pub const RST: u8 = 0x04;
     /// The acknowledgement number is valid.
     pub const ACK: u8 = 0x10;
+
+    /// Whether a segment with these flags opens, answers or ends a connection.
+    #[must_use]
+    pub const fn is_eventful(flags: u8) -> bool {
+        flags & (SYN | FIN | RST) != 0
+    }
 }

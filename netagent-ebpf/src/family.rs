@@ -35,6 +35,8 @@ pub trait Family: FamilyMaps {
     fn from_sixteen(bytes: [u8; 16]) -> Self;
     /// The address in sixteen bytes, an IPv4 one in the first four.
     fn to_sixteen(self) -> [u8; 16];
+    /// The last four bytes of the address.
+    fn last_four(self) -> u32;
     /// Whether this is a loopback address.
     fn is_loopback(address: Self) -> bool;
     /// Whether an ICMP type is an error message.

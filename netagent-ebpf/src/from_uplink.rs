@@ -12,8 +12,8 @@ use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
 use crate::publish::Entrance;
-use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{conntrack, fragment, icmp, mapping, maps, mss, nat, publish, quote};
+use crate::verdict::{Action, Dropped, Judged, Packed, Settled};
+use crate::{conntrack, fragment, icmp, mapping, maps, mss, nat, publish, quote, shortcut};
 
 /// Judges a frame from an uplink.
 ///
@@ -85,11 +85,22 @@ fn explained<A: Family>(skb: Skb, judged: Result<Action, Dropped>) -> Result<Act
 /// Why it is dropped.
 #[inline(always)]
 pub fn judge_at<A: Family>(skb: Skb, entrance: Entrance) -> Result<Action, Dropped> {
-    let mut judged = packet::<A>(skb, entrance);
+    let mut judged = match entrance {
+        Entrance::Uplink => deliver::<A>(skb, Settled::unknown()),
+        // What comes from a guest is no packet of the world, of which alone something is known.
+        Entrance::TurnedRound => Packed::new(Ok(Judged::Unsettled)),
+    };
     if judged.is_done() {
         return judged.action_with_slot();
     }
     judged = judged.forgotten();
+    if judged.is_unsettled() {
+        judged = settled_delivered::<A>(skb, entrance);
+        if judged.is_done() {
+            return judged.action_with_slot();
+        }
+        judged = judged.forgotten();
+    }
     let is_stale = judged.is_stale();
     if is_stale || judged.is_no_flow() {
         let prepared = if is_stale {
@@ -105,13 +116,23 @@ pub fn judge_at<A: Family>(skb: Skb, entrance: Entrance) -> Result<Action, Dropp
         if !prepared.is_opened() {
             return prepared.action_with_slot();
         }
-        judged = packet::<A>(skb, entrance);
-        if judged.is_stale() || judged.is_no_flow() {
+        judged = settled_delivered::<A>(skb, entrance);
+        if judged.is_stale() || judged.is_no_flow() || judged.is_unsettled() {
             // Its flow was removed, or the policy changed, in this very moment.
             return Err(Dropped::nowhere(DropReason::Unsolicited));
         }
     }
     judged.action_with_slot()
+}
+
+/// Looks at the flow of a packet, and delivers it where the flow may go on.
+#[inline(always)]
+fn settled_delivered<A: Family>(skb: Skb, entrance: Entrance) -> Packed {
+    let judged = settle::<A>(skb, entrance).forgotten();
+    match judged.settled() {
+        Some(settled) => deliver::<A>(skb, settled),
+        None => judged,
+    }
 }
 
 /// Whether whoever sends to a guest's port reaches it, and this packet, whose flow is there now, does.
@@ -154,24 +175,55 @@ pub fn revalidate<A: Family>(key: &ReverseKey<A>) -> Result<(), Dropped> {
     }
 }
 
+/// Looks at the flow of a packet and notes the packet in it: [`Judged::Settled`] where it may go on.
 #[inline(never)]
-fn packet<A: Family>(skb: Skb, entrance: Entrance) -> Packed {
-    Packed::with_slot(judge_packet::<A>(skb, entrance))
+fn settle<A: Family>(skb: Skb, entrance: Entrance) -> Packed {
+    Packed::with_slot(judge_packet::<A>(skb, |packet, entry| {
+        settle_flow(skb, packet, entry, entrance)
+    }))
+}
+
+/// Delivers a packet of a flow that was settled, or is known to stand as it is; others are [`Judged::Unsettled`].
+#[inline(never)]
+fn deliver<A: Family>(skb: Skb, settled: Settled) -> Packed {
+    Packed::with_slot(judge_packet::<A>(skb, |packet, (tag, reverse)| {
+        let (_, transport) = packet;
+        let interface = match settled.slot() {
+            Some(slot) => maps::record(slot).map_err(Dropped::nowhere)?,
+            None => match shortcut::recall(reverse, transport.kind) {
+                Some(interface) => interface,
+                None => return Ok(Judged::Unsettled),
+            },
+        };
+        let gone = Dropped::nowhere(DropReason::Unsolicited);
+        let guest = shortcut::guest(tag, reverse, interface).ok_or(gone)?;
+        pass(skb, packet, interface, guest)
+    }))
 }
 
 /// [`Judged::NoFlow`] where the packet could open a flow at a published port.
 #[inline(always)]
-fn judge_packet<A: Family>(skb: Skb, entrance: Entrance) -> Result<Judged, Dropped> {
+fn judge_packet<A: Family>(
+    skb: Skb,
+    reply: impl FnOnce(
+        (&Header<A>, &Transport),
+        (u32, &'static mut Reverse<A>),
+    ) -> Result<Judged, Dropped>,
+) -> Result<Judged, Dropped> {
     let header = match A::header(skb) {
         Ok(header) if !header.first_fragment => header,
         Ok(_) | Err(DropReason::Fragment) => return Err(Dropped::nowhere(DropReason::Fragment)),
         Err(_) => return unparsed::<A>(skb),
     };
     match parse::transport(skb, &header) {
-        Ok(transport) => match maps::reverse(&reverse_key(&header, &transport)) {
-            Some(reverse) => reply(skb, (&header, &transport), reverse, entrance),
-            None => newcomer(header.destination, transport.kind),
-        },
+        Ok(transport) => {
+            let key = reverse_key(&header, &transport);
+            let tag = shortcut::tag(&key);
+            match maps::reverse(&key) {
+                Some(reverse) => reply((&header, &transport), (tag, reverse)),
+                None => newcomer(header.destination, transport.kind),
+            }
+        }
         Err(DropReason::IcmpError) => Err(Dropped::nowhere(DropReason::IcmpError)),
         Err(_) => not_a_reply(header.destination),
     }
@@ -231,19 +283,19 @@ pub fn unparsed<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     }
 }
 
-/// A packet of a flow that a guest opened.
 #[inline(always)]
-fn reply<A: Family>(
+fn settle_flow<A: Family>(
     skb: Skb,
     (header, transport): (&Header<A>, &Transport),
-    reverse: &Reverse<A>,
+    (tag, reverse): (u32, &mut Reverse<A>),
     entrance: Entrance,
 ) -> Result<Judged, Dropped> {
     let (flow, interface) = flow_of(&reverse_key(header, transport), reverse)?;
     let slot = interface.slot;
     let dropped = |reason| Dropped { slot, reason };
     // Between a guest and a published port nothing comes from the world, whatever address it bears.
-    if Opener::turns_round(flow.opener) != (entrance == Entrance::TurnedRound) {
+    let turns_round = Opener::turns_round(flow.opener);
+    if turns_round != (entrance == Entrance::TurnedRound) {
         return Err(dropped(DropReason::Unsolicited));
     }
     if flow.policy_generation != interface.policy_generation {
@@ -251,15 +303,30 @@ fn reply<A: Family>(
     }
     // What refreshes a flow is what the guest sends as well; its port is looked after there.
     conntrack::touch(flow, Sender::World, transport.kind);
+    if !turns_round {
+        shortcut::remember(tag, reverse, flow);
+    }
+    if transport.kind.opens() {
+        mss::clamp::<A>(skb, transport.len, flow.mtu.min(interface.mtu));
+    }
+    Ok(Judged::Settled(slot))
+}
+
+/// Passes a packet to its guest.
+#[inline(always)]
+fn pass<A: Family>(
+    skb: Skb,
+    (header, transport): (&Header<A>, &Transport),
+    interface: &Interface,
+    guest: (A, [u8; 2]),
+) -> Result<Judged, Dropped> {
+    let slot = interface.slot;
+    let dropped = |reason| Dropped { slot, reason };
     parse::fits::<A>(skb, transport, interface.mtu).map_err(dropped)?;
     if header.hop_limit <= 1 {
         return Err(dropped(DropReason::TtlExpired));
     }
     maps::count_to_vm(slot, parse::on_the_wire::<A>(skb, transport));
-    if transport.kind.opens() {
-        mss::clamp::<A>(skb, transport.len, flow.mtu.min(interface.mtu));
-    }
-    let guest = (reverse.guest, reverse.guest_port);
     nat::rewrite_destination(skb, header, transport, guest).map_err(dropped)?;
     hand_over(skb, interface).map_err(dropped)
 }

@@ -4,6 +4,7 @@
 use aya_ebpf::bindings::{__sk_buff, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh};
 use aya_ebpf::helpers;
 use netagent_common::drop::DropReason;
+use netagent_common::nat::TICK_NS;
 
 use netagent_common::net::protocol::TCP;
 
@@ -409,6 +410,23 @@ pub fn now_ns() -> u64 {
 #[inline(always)]
 pub fn now_s() -> u32 {
     (now_ns() / 1_000_000_000) as u32
+}
+
+/// The same, in [`TICK_NS`].
+#[inline(always)]
+pub fn tick() -> u32 {
+    (now_ns() / TICK_NS) as u32
+}
+
+/// Keeps what is read before from being read after: the compiler does not move reads across, and neither do CPUs that
+/// read in order (x86).
+#[inline(always)]
+pub fn read_barrier() {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: no instruction at all.
+    unsafe {
+        core::arch::asm!("");
+    }
 }
 
 /// A random number.

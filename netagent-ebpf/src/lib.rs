@@ -28,6 +28,7 @@ pub mod ports;
 pub mod publish;
 pub mod quote;
 pub mod services;
+pub mod shortcut;
 pub mod spoof;
 
 pub mod kernel;

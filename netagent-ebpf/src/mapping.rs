@@ -64,7 +64,7 @@ fn existing<A: Family>(skb: Skb, key: &FlowKey<A>, nat_address: &A, generation: 
         mapping.used_s = kernel::now_s();
     }
     let reverse_key = nat::key_of_port(key, (*nat_address, nat_port));
-    if maps::insert_reverse(&reverse_key, &nat::reverse(key)).is_err() {
+    if nat::claim(key, &reverse_key).is_err() {
         return TAKEN;
     }
     if nat::is_the_hosts(skb, &reverse_key) {
@@ -201,7 +201,7 @@ pub fn admit<A: Family>(skb: Skb) -> bool {
     if !conntrack::write_admitted(interface, &key, nat) {
         return false;
     }
-    let claimed = maps::insert_reverse(&nat::key_of_port(&key, nat), &nat::reverse(&key));
+    let claimed = nat::claim(&key, &nat::key_of_port(&key, nat));
     if claimed.is_err()
         && let Some(flow) = maps::flow(&key)
         && conntrack::retire(flow, Some(key.instance))

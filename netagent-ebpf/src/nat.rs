@@ -6,8 +6,9 @@ use netagent_common::nat::{Reverse, ReverseKey};
 
 use crate::family::{End, Family};
 use crate::kernel::{self, Checksum, Skb};
+use crate::maps::InsertError;
 use crate::parse::{Header, Kind, Transport, checksum_field, transport_offset};
-use crate::{mapping, maps};
+use crate::{mapping, maps, shortcut};
 
 /// The flow as the world sees it.
 #[inline(always)]
@@ -54,16 +55,24 @@ pub fn is_the_hosts<A: Family>(skb: Skb, key: &ReverseKey<A>) -> bool {
     key.protocol != u32::from(A::ICMP) && skb.host_has_socket(key.protocol, remote, local)
 }
 
-/// The reverse entry of a flow.
+/// Claims a port for a flow: exactly one of several CPUs that try succeeds.
+///
+/// # Errors
+/// Where it is claimed, or there is no room.
 #[inline(always)]
-pub fn reverse<A: Copy>(key: &FlowKey<A>) -> Reverse<A> {
-    Reverse {
-        created_s: kernel::now_s(),
+pub fn claim<A: Family>(key: &FlowKey<A>, reverse_key: &ReverseKey<A>) -> Result<(), InsertError> {
+    let reverse = Reverse {
+        tag: shortcut::tag(reverse_key),
+        seen: kernel::tick(),
         instance: key.instance,
+        slot: 0,
+        generation: 0,
+        policy_generation: 0,
         guest_port: key.guest_port,
         reserved: [0; 2],
         guest: key.guest,
-    }
+    };
+    maps::insert_reverse(reverse_key, &reverse)
 }
 
 /// Whether a reverse entry belongs to this flow.
@@ -83,7 +92,7 @@ pub fn keep_port<A: Family>(skb: Skb, key: &FlowKey<A>, flow: &Flow<A>) -> bool 
     if let Some(reverse) = maps::reverse(&reverse_key) {
         return is_of(reverse, key);
     }
-    !is_the_hosts(skb, &reverse_key) && maps::insert_reverse(&reverse_key, &reverse(key)).is_ok()
+    !is_the_hosts(skb, &reverse_key) && claim(key, &reverse_key).is_ok()
 }
 
 /// Gives the flow's port back, unless it is another flow's by now.

@@ -66,6 +66,16 @@ impl Kind {
         }
     }
 
+    /// Whether it is a segment that opens, answers or ends a connection.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_eventful(self) -> bool {
+        match self {
+            Self::Segment(flags) => tcp_flag::is_eventful(flags),
+            Self::Datagram | Self::EchoRequest | Self::EchoReply => false,
+        }
+    }
+
     /// Whether it is a segment that opens a connection or answers one that does, and may announce an MSS.
     #[inline(always)]
     #[must_use]

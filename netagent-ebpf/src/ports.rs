@@ -150,7 +150,7 @@ fn try_to_claim<A: Family>(skb: Skb, key: &ReverseKey<A>, flow: &FlowKey<A>) -> 
     if mapping::is_anothers(key, flow) {
         return 0;
     }
-    match maps::insert_reverse(key, &nat::reverse(flow)) {
+    match nat::claim(flow, key) {
         Err(InsertError::Exists) => 0,
         Err(InsertError::Full) => FULL,
         Ok(()) if nat::is_the_hosts(skb, key) => {

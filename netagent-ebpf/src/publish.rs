@@ -152,7 +152,7 @@ const TAKEN: u32 = 2;
 #[inline(never)]
 fn claim<A: Family>(key: &FlowKey<A>, nat_address: &A, nat_port: [u8; 2]) -> u32 {
     let reverse_key = nat::key_of_port(key, (*nat_address, nat_port));
-    match maps::insert_reverse(&reverse_key, &nat::reverse(key)) {
+    match nat::claim(key, &reverse_key) {
         Ok(()) => CLAIMED,
         Err(InsertError::Exists) => TAKEN,
         Err(InsertError::Full) => 0,

@@ -52,6 +52,33 @@ pub enum Judged {
     Opened,
     /// Its flow was opened under another policy.
     Stale,
+    /// Its flow must be looked at.
+    Unsettled,
+    /// Its flow was looked at and may go on, to the interface of this slot.
+    Settled(u32),
+}
+
+/// Whether the flow of a packet was looked at, and where it leads; in one register.
+#[derive(Clone, Copy)]
+pub struct Settled(u64);
+
+impl Settled {
+    /// It was not. The verifier need not know, since it would follow what comes once more.
+    #[inline(always)]
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self(kernel::forget(0))
+    }
+
+    /// The slot to which it leads, where it was.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self) -> Option<u32> {
+        match self.0 {
+            0 => None,
+            settled => Some((settled >> 32) as u32),
+        }
+    }
 }
 
 /// The answer of a function that is not inlined, in one register. The compiler's own packing leaves bits of no
@@ -69,6 +96,8 @@ impl Packed {
     const OPENED: u64 = 6;
     const STALE: u64 = 7;
     const SILENT: u64 = 8;
+    const UNSETTLED: u64 = 9;
+    const SETTLED: u64 = 10;
 
     /// Packs an answer.
     #[inline(always)]
@@ -83,6 +112,8 @@ impl Packed {
             Ok(Judged::TurnsRound) => Self::TURNS_ROUND,
             Ok(Judged::Opened) => Self::OPENED,
             Ok(Judged::Stale) => Self::STALE,
+            Ok(Judged::Unsettled) => Self::UNSETTLED,
+            Ok(Judged::Settled(slot)) => Self::SETTLED | (slot as u64) << 32,
             Err(reason) => (reason as u32 as u64) << 8,
         })
     }
@@ -163,6 +194,24 @@ impl Packed {
     #[must_use]
     pub const fn is_stale(self) -> bool {
         self.0 == Self::STALE
+    }
+
+    /// Whether [`Judged::Unsettled`] was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unsettled(self) -> bool {
+        self.0 == Self::UNSETTLED
+    }
+
+    /// Where [`Judged::Settled`] was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn settled(self) -> Option<Settled> {
+        if self.0 & 0xff == Self::SETTLED {
+            Some(Settled(self.0))
+        } else {
+            None
+        }
     }
 
     /// Whether a drop for this reason was packed.

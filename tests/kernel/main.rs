@@ -28,6 +28,7 @@ mod quotes;
 mod requests;
 mod segments;
 mod services;
+mod shortcut;
 mod silence;
 mod spoofs;
 mod states;

@@ -277,8 +277,12 @@ impl Scene {
                 protocol: u32::from(protocol::UDP),
             };
             let reverse = Reverse {
-                created_s: 0,
+                tag: 0,
+                seen: 0,
                 instance: SLOT,
+                slot: 0,
+                generation: 0,
+                policy_generation: 0,
                 guest_port: ports,
                 reserved: [0; 2],
                 guest: GUEST_V4.octets(),

@@ -41,6 +41,11 @@ impl Family for [u8; 4] {
         [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     }
 
+    #[inline(always)]
+    fn last_four(self) -> u32 {
+        u32::from_ne_bytes(self)
+    }
+
     /// 127.0.0.0/8, RFC 1122 section 3.2.1.3.
     #[inline(always)]
     fn is_loopback([first, ..]: Self) -> bool {

@@ -37,6 +37,12 @@ impl Family for [u8; 16] {
         self
     }
 
+    #[inline(always)]
+    fn last_four(self) -> u32 {
+        let [.., a, b, c, d] = self;
+        u32::from_ne_bytes([a, b, c, d])
+    }
+
     /// `::1`, RFC 4291 section 2.5.3.
     #[inline(always)]
     fn is_loopback(address: Self) -> bool {

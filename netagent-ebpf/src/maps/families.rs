@@ -197,10 +197,10 @@ pub fn remove_flow<A: FamilyMaps>(key: &FlowKey<A>) -> bool {
 
 /// Whose flow it is.
 #[inline(always)]
-pub fn reverse<A: FamilyMaps>(key: &ReverseKey<A>) -> Option<&'static Reverse<A>> {
-    let reverse = A::reverse_map().get_ptr(key)?;
-    // SAFETY: the element stays readable until the program ends (RCU), and nobody changes it.
-    Some(unsafe { &*reverse })
+pub fn reverse<A: FamilyMaps>(key: &ReverseKey<A>) -> Option<&'static mut Reverse<A>> {
+    let reverse = A::reverse_map().get_ptr_mut(key)?;
+    // SAFETY: the element stays readable and writable until the program ends (RCU); its fields are changed whole.
+    Some(unsafe { &mut *reverse })
 }
 
 /// Claims a port: exactly one of several CPUs that try succeeds.
