@@ -45,7 +45,8 @@ pub trait Host: Send + 'static {
     /// Applies one step. Applying it twice does no harm. An error names the step as it prints itself.
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), HostError>> + Send;
 
-    /// No step follows for now: what steps share (expedited RCU) is let go.
+    /// The steps of this round are done: what they share (expedited RCU) is let go, since the whole machine pays for
+    /// it. The next step takes it again.
     fn settle(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Reads the counters of the interface in `slot`; all zero where nothing was counted.

@@ -21,6 +21,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// The page that the guest must see.
 const PAGE: &str = "it works\n";
 
+/// What its guests do with the network that they have.
+const OBSERVED: &str = include_str!("observed.sh");
+
 /// What udhcpc calls with what it learned.
 const TAKE_LEASE: &str = "#!/bin/sh
 [ \"$1\" = bound ] || exit 0
@@ -100,7 +103,10 @@ fn add_ipconfig(files: &mut Initramfs) {
 #[test]
 fn a_vm_with_nothing_but_dhcp_and_advertisements_fetches_a_page_over_both_families() {
     let scene = Scene::new(&json!({ "name": "machine", "mtu": 1_400 }));
-    let mut files = initramfs(include_str!("configures_itself.sh"), &NETWORK_CARD);
+    let mut files = initramfs(
+        &[OBSERVED, include_str!("configures_itself.sh")].concat(),
+        &NETWORK_CARD,
+    );
     files.add_file("/bin/take-lease", 0o755, TAKE_LEASE);
     add_ipconfig(&mut files);
     let mut guest = scene.machine(files);
@@ -129,7 +135,10 @@ fn a_vm_started_with_the_printed_qemu_arguments_and_command_line_has_its_network
         ],
     });
     let scene = Scene::new(&spec);
-    let mut files = initramfs(include_str!("pasted.sh"), &NETWORK_CARD);
+    let mut files = initramfs(
+        &[OBSERVED, include_str!("pasted.sh")].concat(),
+        &NETWORK_CARD,
+    );
     add_ipconfig(&mut files);
     let mut guest = scene.machine(files);
     // No word of these is quoted: they hold no blanks.

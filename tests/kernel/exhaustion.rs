@@ -5,24 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use netagent_common::drop::DropReason;
 use netagent_common::flow::{Flow, FlowKey, FlowState, Opener};
 use netagent_common::names::{COLLECT_FLOWS, FROM_VM, map};
+use netagent_common::net::protocol;
 use netagent_common::net::tcp_flag::{ACK, FIN, RST, SYN};
-use netagent_common::net::{GATEWAY_MAC, protocol};
 use netagent_common::timeouts::Timeouts;
-use netagent_common::vm::{self, Interface};
+use netagent_common::vm::Interface;
 use netagent_tests::packet::{Packet, Segment, tcp, udp};
 use netagent_tests::prog_run::{Context, Sizes, verdict};
-use netagent_tests::scene::{self, FLOW_LIMIT, FROM_VM as HERE, REMOTE_V4, Scene, back, to};
+use netagent_tests::scene::{
+    self, FLOW_LIMIT, FROM_OTHER as OTHER, FROM_VM as HERE, OTHER_SLOT, REMOTE_V4, Scene, back, to,
+};
 
 use crate::drops::REMOTES;
-
-/// Another instance.
-const OTHER_SLOT: u32 = scene::SLOT + 1;
-const OTHER_TAP: u32 = vm::ifindex(OTHER_SLOT, 0);
-const OTHER: Context = Context {
-    ifindex: OTHER_TAP,
-    ingress_ifindex: OTHER_TAP,
-    ..HERE
-};
 
 /// Ports in the NAT range.
 const RANGE: u16 = 1_024;
@@ -39,13 +32,7 @@ fn two_instances(range: u16, flow_limit: u32) -> Scene {
         ..scene::record()
     };
     let mut scene = Scene::new(sizes, &record);
-    scene.datapath.add_device(OTHER_TAP, GATEWAY_MAC);
-    scene.datapath.set_interface(&Interface {
-        ifindex: OTHER_TAP,
-        slot: OTHER_SLOT,
-        instance: OTHER_SLOT,
-        ..record
-    });
+    scene.add_other(record);
     scene
 }
 

@@ -3,13 +3,11 @@
 use std::net::IpAddr;
 
 use netagent_common::drop::DropReason;
-use netagent_common::names::{FROM_UPLINK, FROM_VM};
-use netagent_common::net::GATEWAY_MAC;
-use netagent_common::vm;
+use netagent_common::names::FROM_UPLINK;
 use netagent_tests::fragment::fragment;
 use netagent_tests::packet::{self, Ends, Packet};
 use netagent_tests::prog_run::{Context, Outcome, verdict};
-use netagent_tests::scene::{self, SLOT, Scene, back, to};
+use netagent_tests::scene::{self, OTHER_SLOT, SLOT, Scene, back, to};
 
 use crate::frames::changed;
 use crate::nat::{self, PROTOCOLS, REMOTES};
@@ -150,16 +148,8 @@ fn a_guest_sends_no_errors_but_those_about_what_it_was_sent() {
 
 #[test]
 fn a_guest_sends_no_errors_about_anothers_flow() {
-    const OTHER_SLOT: u32 = SLOT + 1;
-    const OTHER_TAP: u32 = vm::ifindex(OTHER_SLOT, 0);
     let mut scene = Scene::usual();
-    scene.datapath.add_device(OTHER_TAP, GATEWAY_MAC);
-    scene.datapath.set_interface(&vm::Interface {
-        ifindex: OTHER_TAP,
-        slot: OTHER_SLOT,
-        instance: OTHER_SLOT,
-        ..scene::record()
-    });
+    scene.add_other(scene::record());
     for remote in REMOTES {
         let left = opened(&mut scene, remote, PROTOCOLS[0], 4_000);
         let nat_port = Packet::parse(&left).unwrap().ports.0;
@@ -167,12 +157,7 @@ fn a_guest_sends_no_errors_about_anothers_flow() {
             .from_uplink(&packet::udp(&back(remote), (53, nat_port), PAYLOAD))
             .bytes;
         let forged = error(&to(remote), reports(remote.is_ipv4())[0], (&arrived, 1_000));
-        let context = Context {
-            ifindex: OTHER_TAP,
-            ingress_ifindex: OTHER_TAP,
-            ..scene::FROM_VM
-        };
-        let outcome = scene.datapath.run(FROM_VM, &forged, context);
+        let outcome = scene.from_other(&forged);
         assert_eq!(outcome.verdict, verdict::DROP);
     }
     let drops = scene.datapath.drops();

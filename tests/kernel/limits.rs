@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use bytemuck::Zeroable;
 use netagent_common::drop::DropReason;
-use netagent_common::names::{FROM_VM, map};
-use netagent_common::net::GATEWAY_MAC;
+use netagent_common::names::map;
 use netagent_common::services::{Allowance, CONFIGURATION_PER_SECOND, DNS_PER_SECOND};
-use netagent_common::vm;
+use netagent_common::vm::Traffic;
 use netagent_tests::deadline;
 use netagent_tests::packet::udp;
-use netagent_tests::prog_run::{Context, verdict};
+use netagent_tests::prog_run::verdict;
 use netagent_tests::scene::{self, GATEWAY_V4, SLOT, Scene, to};
 
 use crate::services::{PAYLOAD, dhcp, solicitation, to_all, to_routers};
@@ -172,25 +171,12 @@ fn a_super_frame_of_queries_is_paid_by_its_segments() {
 
 #[test]
 fn one_instance_that_asks_too_much_takes_nothing_from_another() {
-    const OTHER_SLOT: u32 = SLOT + 1;
-    const OTHER_TAP: u32 = vm::ifindex(OTHER_SLOT, 0);
     let mut scene = Scene::usual();
-    scene.datapath.add_device(OTHER_TAP, GATEWAY_MAC);
-    scene.datapath.set_interface(&vm::Interface {
-        ifindex: OTHER_TAP,
-        slot: OTHER_SLOT,
-        instance: OTHER_SLOT,
-        ..scene::record()
-    });
+    scene.add_other(scene::record());
     leave_nothing(&mut scene);
-    let context = Context {
-        ifindex: OTHER_TAP,
-        ingress_ifindex: OTHER_TAP,
-        ..scene::FROM_VM
-    };
     for frame in [query(), dhcp_request(), router_solicitation()] {
         assert!(!passes(&mut scene, &frame));
-        let other = scene.datapath.run(FROM_VM, &frame, context);
+        let other = scene.from_other(&frame);
         assert_eq!(other.verdict, verdict::REDIRECT);
     }
 }
@@ -207,7 +193,7 @@ fn requests_are_counted_as_traffic_and_refused_ones_are_not() {
     for frame in &sent {
         assert!(!passes(&mut scene, frame));
     }
-    let cpus = scene.datapath.per_cpu::<vm::Traffic>(map::TRAFFIC, SLOT);
+    let cpus = scene.datapath.per_cpu::<Traffic>(map::TRAFFIC, SLOT);
     let packets: u64 = cpus.iter().map(|cpu| cpu.from_vm_packets).sum();
     let bytes: u64 = cpus.iter().map(|cpu| cpu.from_vm_bytes).sum();
     // `leave_nothing` asks once.

@@ -6,12 +6,10 @@ use bytemuck::Zeroable;
 use netagent_common::drop::DropReason;
 use netagent_common::fragment::{First, FragmentKey, REMEMBERED_NS};
 use netagent_common::limit::{FRAGMENTED_PER_SECOND, Used};
-use netagent_common::names::{FROM_UPLINK, FROM_VM, map};
-use netagent_common::net::GATEWAY_MAC;
-use netagent_common::vm;
+use netagent_common::names::{FROM_UPLINK, map};
 use netagent_tests::fragment::{fragment, fragments, piece};
 use netagent_tests::packet::{self, Ends};
-use netagent_tests::prog_run::{Context, verdict};
+use netagent_tests::prog_run::verdict;
 use netagent_tests::scene::{self, REMOTE_V4, SLOT, Scene, back, to};
 
 use crate::fragments::{FAR, from_uplink, from_vm, pass, payload};
@@ -212,29 +210,13 @@ fn a_first_fragment_is_forgotten_after_a_while() {
 
 #[test]
 fn one_instances_fragments_are_not_anothers() {
-    const OTHER_SLOT: u32 = SLOT + 1;
-    const OTHER_TAP: u32 = vm::ifindex(OTHER_SLOT, 0);
     let mut scene = Scene::usual();
-    scene.datapath.add_device(OTHER_TAP, GATEWAY_MAC);
-    scene.datapath.set_interface(&vm::Interface {
-        ifindex: OTHER_TAP,
-        slot: OTHER_SLOT,
-        instance: OTHER_SLOT,
-        ..scene::record()
-    });
-    let context = Context {
-        ifindex: OTHER_TAP,
-        ingress_ifindex: OTHER_TAP,
-        ..scene::FROM_VM
-    };
+    scene.add_other(scene::record());
     for remote in FAR {
         let whole = packet::udp(&to(remote), (4_000, 53), &payload(4_000));
         let pieces = fragments(&whole, 1_000, 9);
         pass(&mut scene, from_vm, &pieces[..1]);
-        assert_eq!(
-            scene.datapath.run(FROM_VM, &pieces[1], context).verdict,
-            verdict::DROP
-        );
+        assert_eq!(scene.from_other(&pieces[1]).verdict, verdict::DROP);
         assert_eq!(
             scene
                 .datapath

@@ -42,18 +42,19 @@ fn root(suite: &str) -> PathBuf {
     }
 }
 
-/// Whether a test of this name, `suite::module::function`, is written where it says.
+/// Whether a test of this name, `suite::module::function`, is written where it says; a module may be in another.
 fn exists(name: &str) -> bool {
     let parts: Vec<&str> = name.split("::").collect();
-    let [suite, module, function] = parts[..] else {
-        panic!("'{name}' names no suite, module and function");
+    let [suite, modules @ .., function] = &parts[..] else {
+        panic!("'{name}' names no suite and function");
     };
-    let text = fs::read_to_string(root(suite).join(format!("{module}.rs"))).unwrap_or_default();
+    let file = root(suite).join(modules.join("/")).with_extension("rs");
+    let text = fs::read_to_string(file).unwrap_or_default();
     // Whatever stands between belongs to the test: `#[test]`, other attributes, and its name.
     let mut tests = text.split("#[test]").skip(1);
     tests.any(|rest| {
         let declared = rest.split_once("fn ").map(|(_, rest)| rest);
-        declared.and_then(|rest| rest.split('(').next()) == Some(function)
+        declared.and_then(|rest| rest.split('(').next()) == Some(*function)
     })
 }
 

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use netagent_common::drop::DropReason;
 use netagent_common::limit::ICMP_ERRORS_PER_SECOND;
-use netagent_common::net::{GATEWAY_MAC, tcp_flag};
-use netagent_common::vm;
+use netagent_common::net::tcp_flag;
 use netagent_tests::deadline;
 use netagent_tests::packet::{self, Ends, Packet, Segment, hex};
 use netagent_tests::prog_run::{Context, Outcome, verdict};
@@ -160,17 +159,9 @@ fn errors_of(scene: &mut Scene, tap: u32, count: u64) -> u64 {
 #[test]
 fn errors_are_limited_for_each_interface_and_every_drop_is_counted() {
     const SENT: u64 = 400;
-    const OTHER_SLOT: u32 = SLOT + 1;
-    const OTHER_TAP: u32 = vm::ifindex(OTHER_SLOT, 0);
     let (per_second, burst) = ICMP_ERRORS_PER_SECOND;
     let mut scene = Scene::usual();
-    scene.datapath.add_device(OTHER_TAP, GATEWAY_MAC);
-    scene.datapath.set_interface(&vm::Interface {
-        ifindex: OTHER_TAP,
-        slot: OTHER_SLOT,
-        instance: OTHER_SLOT,
-        ..scene::record()
-    });
+    scene.add_other(scene::record());
     let started = deadline::now();
     let told = errors_of(&mut scene, scene::TAP, SENT);
     let elapsed: Duration = started.elapsed();
@@ -180,7 +171,7 @@ fn errors_are_limited_for_each_interface_and_every_drop_is_counted() {
     let drops = scene.datapath.drops();
     assert_eq!(drops, [((SLOT, DropReason::TtlExpired), SENT)].into());
     assert_eq!(
-        errors_of(&mut scene, OTHER_TAP, 10),
+        errors_of(&mut scene, scene::OTHER_TAP, 10),
         10,
         "another interface has its own"
     );

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 
 use netagent_tests::agent::Agent;
+use netagent_tests::client::{connect, echo};
 use netagent_tests::deadline::{self, SOON, wait_for, wait_until};
 use netagent_tests::guest::Guest;
 use netagent_tests::netns::{NetNs, join_by_veth};
@@ -136,8 +137,8 @@ fn a_guest_learns_the_mtu_of_the_hosts_own_route_from_its_gateway() {
     let stack = boot(&world, &agent, "route");
     let tcp = near().map(|remote| Server::tcp(&world.outside, remote));
     let streams = near().map(|remote| {
-        let connect = || TcpStream::connect_timeout(&(remote, PORT).into(), SOON);
-        (remote, stack.netns.run(connect).unwrap())
+        let stream = connect(&stack.netns, (remote, PORT).into());
+        (remote, stream.unwrap())
     });
     // Narrower than what these connections agreed on.
     world
@@ -154,7 +155,7 @@ fn a_guest_learns_the_mtu_of_the_hosts_own_route_from_its_gateway() {
     stack.netns.ip("route flush cache");
     stack.netns.ip("-6 route flush cache");
     for (remote, stream) in streams {
-        crate::stacks::echo_on(stream, remote, 4 << 20);
+        echo(stream, 4 << 20);
         // And new ones agree on less.
         echo_tcp(&stack.netns, remote, 1 << 20);
     }

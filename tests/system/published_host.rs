@@ -3,18 +3,14 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{
-    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket,
-};
-use std::thread;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use netagent_tests::agent::Agent;
-use netagent_tests::client::connect_from;
+use netagent_tests::client::{connect, connect_from, echo};
 use netagent_tests::deadline::{SOON, wait_for, wait_until};
 use netagent_tests::guest::Guest;
 use netagent_tests::netns::{NetNs, join_by_veth};
-use netagent_tests::random::Random;
 use netagent_tests::server::{PORT, Server};
 use netagent_tests::stack::Stack;
 use netagent_tests::tap::Header;
@@ -55,31 +51,11 @@ fn boot(world: &World, agent: &Agent, spec: &Value) -> Stack {
     Stack::boot(guest.nics.remove(0), 1_500)
 }
 
-fn connect(netns: &NetNs, to: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = netns.run(|| TcpStream::connect_timeout(&to, SOON))?;
-    stream.set_read_timeout(Some(SOON))?;
-    Ok(stream)
-}
-
 /// The port takes the connection and ends it at once: the client may learn of it sooner or later.
 fn check_reset(netns: &NetNs, to: SocketAddr) {
     let read = connect(netns, to).and_then(|mut stream| stream.read(&mut [0]));
     let read = read.map_err(|error| error.kind());
     assert_eq!(read, Err(ErrorKind::ConnectionReset), "{to}");
-}
-
-/// Sends so many bytes over a connection, hangs up, and gets them back.
-fn echo(mut stream: TcpStream, length: usize) {
-    let sent = Random::new(9).bytes(length);
-    let (mut writer, outgoing) = (stream.try_clone().unwrap(), sent.clone());
-    let writing = thread::spawn(move || {
-        writer.write_all(&outgoing).unwrap();
-        writer.shutdown(Shutdown::Write).unwrap();
-    });
-    let mut received = Vec::new();
-    stream.read_to_end(&mut received).unwrap();
-    writing.join().unwrap();
-    assert!(received == sent, "{} of {length} bytes", received.len());
 }
 
 /// Whether a byte goes through the connection and back.

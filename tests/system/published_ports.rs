@@ -2,16 +2,14 @@
 //! everything that eBPF does not see.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
-use std::thread;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use netagent_tests::agent::Agent;
-use netagent_tests::client::connect_from;
+use netagent_tests::client::{connect, connect_from, echo};
 use netagent_tests::deadline::{SOON, wait_until};
 use netagent_tests::guest::Guest;
 use netagent_tests::netns::{NetNs, join_by_veth};
-use netagent_tests::random::Random;
 use netagent_tests::server::{PORT, Server};
 use netagent_tests::stack::Stack;
 use netagent_tests::tap::Header;
@@ -100,29 +98,10 @@ fn loopback(is_v4: bool) -> IpAddr {
     }
 }
 
-fn connect(netns: &NetNs, to: SocketAddr) -> std::io::Result<TcpStream> {
-    netns.run(|| TcpStream::connect_timeout(&to, SOON))
-}
-
-/// Sends so many bytes over TCP and gets them back.
-fn exchange(mut stream: TcpStream, length: usize) {
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    let sent = Random::new(7).bytes(length);
-    let (mut writer, outgoing) = (stream.try_clone().unwrap(), sent.clone());
-    let writing = thread::spawn(move || {
-        writer.write_all(&outgoing).unwrap();
-        writer.shutdown(Shutdown::Write).unwrap();
-    });
-    let mut received = Vec::new();
-    stream.read_to_end(&mut received).unwrap();
-    writing.join().unwrap();
-    assert!(received == sent, "{} of {length} bytes", received.len());
-}
-
 fn check_tcp(netns: &NetNs, to: SocketAddr, length: usize) {
     let stream = connect(netns, to).unwrap_or_else(|error| panic!("{to}: {error}"));
     assert_eq!(stream.peer_addr().unwrap(), to, "it talks to whom it asked");
-    exchange(stream, length);
+    echo(stream, length);
 }
 
 fn udp_socket(netns: &NetNs, is_v4: bool) -> UdpSocket {
@@ -171,7 +150,7 @@ fn check_from_world(configuration: &str) {
     for client in clients {
         let to = SocketAddr::new(host_address(client.is_ipv4()), OPEN);
         let stream = connect_from(&site.world.outside, (client, 40_000).into(), to);
-        exchange(stream, 8 << 20);
+        echo(stream, 8 << 20);
         assert_eq!(
             site.last_peer(client.is_ipv4(), true),
             client,
@@ -222,7 +201,7 @@ fn a_socket_that_is_bound_to_loopback_is_carried_by_the_agent() {
         for port in [OPEN, LOCAL] {
             let from = SocketAddr::new(loopback(is_v4), 41_000 + port);
             let stream = connect_from(&site.world.host, from, (loopback(is_v4), port).into());
-            exchange(stream, 1 << 20);
+            echo(stream, 1 << 20);
         }
     }
 }
@@ -246,10 +225,7 @@ fn another_network_of_the_host_reaches_it_through_the_agent() {
     // The agent's socket takes the connection and, seeing who it is, ends it: before the client knows that it stands,
     // or after.
     let ended = connect(&container, ([10, 77, 0, 1], LIMITED).into());
-    let read = ended.and_then(|mut ended| {
-        ended.set_read_timeout(Some(SOON))?;
-        ended.read(&mut [0; 8])
-    });
+    let read = ended.and_then(|mut ended| ended.read(&mut [0; 8]));
     let error = read.expect_err("it leads nowhere");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
@@ -323,7 +299,7 @@ fn only_those_who_may_reach_a_limited_port_and_the_host_itself() {
             socket.recv(&mut [0; 16]).is_ok()
         })
     });
-    exchange(
+    echo(
         connect_from(&site.world.outside, (admitted, 42_000).into(), to),
         1_000,
     );

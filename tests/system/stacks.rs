@@ -1,10 +1,9 @@
 //! Guests with a real network stack: pings, datagrams and megabytes of TCP in both families.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, TcpStream, UdpSocket};
-use std::thread;
+use std::net::{IpAddr, UdpSocket};
 
 use netagent_tests::agent::Agent;
+use netagent_tests::client::{connect, echo};
 use netagent_tests::deadline::SOON;
 use netagent_tests::guest::Guest;
 use netagent_tests::netns::NetNs;
@@ -32,31 +31,8 @@ fn boot(world: &World, agent: &Agent, name: &str) -> Stack {
     Stack::boot(guest.nics.remove(0), 1_500)
 }
 
-/// Sends so many bytes over TCP and gets them back.
 pub(crate) fn echo_tcp(netns: &NetNs, remote: IpAddr, length: usize) {
-    let stream = netns
-        .run(|| TcpStream::connect_timeout(&(remote, PORT).into(), SOON))
-        .unwrap();
-    echo_on(stream, remote, length);
-}
-
-/// The same over a connection that is open.
-pub(crate) fn echo_on(mut stream: TcpStream, remote: IpAddr, length: usize) {
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    let sent = Random::new(5).bytes(length);
-    let (mut writer, outgoing) = (stream.try_clone().unwrap(), sent.clone());
-    let writing = thread::spawn(move || {
-        writer.write_all(&outgoing).unwrap();
-        writer.shutdown(Shutdown::Write).unwrap();
-    });
-    let mut received = Vec::new();
-    stream.read_to_end(&mut received).unwrap();
-    writing.join().unwrap();
-    assert!(
-        received == sent,
-        "{remote}: {} of {length} bytes came back as they were",
-        received.len()
-    );
+    echo(connect(netns, (remote, PORT).into()).unwrap(), length);
 }
 
 pub(crate) fn echo_udp(netns: &NetNs, remote: IpAddr, length: usize) {

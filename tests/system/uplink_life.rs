@@ -119,15 +119,13 @@ fn a_stream_lives_as_long_as_its_address_is_the_uplinks_and_then_it_is_reset() {
 
 /// The streams say something again and again while nobody hears them; `is_seen` is asked meanwhile.
 fn talk_into_the_void(talks: &mut [Talk], is_seen: impl Fn() -> bool) {
-    const TURN: Duration = Duration::from_millis(200);
-    let deadline = Deadline::after(AWAY);
+    let back = Deadline::after(AWAY);
     let mut seen = false;
-    while let Some(left) = deadline.remaining() {
+    wait_until("the link was away for so long", SOON, || {
         talks.iter_mut().for_each(Talk::say);
-        seen |= is_seen();
-        // The time without a link is what the test is about.
-        std::thread::sleep(left.min(TURN));
-    }
+        seen = seen || is_seen();
+        back.remaining().is_none()
+    });
     assert!(seen, "the link was away and nobody noticed");
 }
 

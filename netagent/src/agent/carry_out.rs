@@ -139,7 +139,11 @@ impl<H: Host> Agent<H> {
         fault::boundary();
         if let Err(error) = self.store.commit(&changes) {
             let reason = error.to_string();
-            tracing::error!(reason, "deleted instances stay reserved for now");
+            // Trouble that is noted is tried again, and so are they.
+            tracing::error!(
+                reason,
+                "deleted instances keep their reservations until the store can be written"
+            );
             return keys
                 .iter()
                 .for_each(|key| self.registry.note(*key, Some(reason.clone())));

@@ -24,14 +24,7 @@ pub async fn add_address(
     ifindex: u32,
     address: IpNet,
 ) -> Result<(), NetlinkError> {
-    let mut message = AddressMessage::default();
-    message.header.family = family(address.addr());
-    message.header.prefix_len = address.prefix_len();
-    message.header.index = ifindex;
-    message.attributes = vec![
-        AddressAttribute::Address(address.addr()),
-        AddressAttribute::Local(address.addr()),
-    ];
+    let mut message = address_of(ifindex, address);
     if address.addr().is_ipv6() {
         message
             .attributes
@@ -54,6 +47,14 @@ pub async fn remove_address(
     ifindex: u32,
     address: IpNet,
 ) -> Result<(), NetlinkError> {
+    let message = RouteNetlinkMessage::DelAddress(address_of(ifindex, address));
+    match netlink.change(message, 0).await {
+        Err(error) if error.is(Errno::EADDRNOTAVAIL) => Ok(()),
+        result => result,
+    }
+}
+
+fn address_of(ifindex: u32, address: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = family(address.addr());
     message.header.prefix_len = address.prefix_len();
@@ -62,13 +63,7 @@ pub async fn remove_address(
         AddressAttribute::Address(address.addr()),
         AddressAttribute::Local(address.addr()),
     ];
-    match netlink
-        .change(RouteNetlinkMessage::DelAddress(message), 0)
-        .await
-    {
-        Err(error) if error.is(Errno::EADDRNOTAVAIL) => Ok(()),
-        result => result,
-    }
+    message
 }
 
 /// Makes a neighbour permanent, so that the host never asks the guest.

@@ -1,0 +1,153 @@
+//! Steps that fail, and devices that others made or took away.
+
+use super::*;
+
+#[tokio::test]
+async fn a_failed_step_is_an_error_with_its_reason_and_is_tried_again() {
+    let Running { host, handle, .. } = agent().await;
+    host.state().refuse = Some("attach from_vm");
+    let made = handle.create(spec(r#"{"name": "a"}"#)).await.unwrap();
+    assert_eq!(made.status, Status::Error);
+    let reason = made.reason.unwrap();
+    assert!(
+        reason.starts_with("attach from_vm and to_vm to tap0")
+            && reason.contains("as the test wants"),
+        "{reason}"
+    );
+    // Others are not concerned: here none fails.
+    host.state().refuse = None;
+    wait_for("the retry", async || {
+        handle.inspect("a".into()).await.unwrap().status == Status::Running
+    })
+    .await;
+    assert!(handle.plan().await.unwrap().steps.is_empty());
+}
+
+#[tokio::test]
+async fn one_instance_in_error_disturbs_no_other() {
+    let Running { host, handle, .. } = agent().await;
+    host.state().refuse = Some("tap0");
+    assert_eq!(
+        handle
+            .create(spec(r#"{"name": "a"}"#))
+            .await
+            .unwrap()
+            .status,
+        Status::Error
+    );
+    assert_eq!(
+        handle
+            .create(spec(r#"{"name": "b"}"#))
+            .await
+            .unwrap()
+            .status,
+        Status::Running
+    );
+    handle.delete("a".into()).await.unwrap();
+    assert_eq!(tap_names(&host), ["tap1"]);
+}
+
+#[tokio::test]
+async fn delete_works_when_removal_fails_and_the_place_stays_reserved() {
+    let Running { host, handle, .. } = agent().await;
+    handle.create(spec(r#"{"name": "a"}"#)).await.unwrap();
+    host.state().refuse = Some("remove TAP");
+    handle.delete("a".into()).await.unwrap();
+    assert!(matches!(
+        handle.inspect("a".into()).await,
+        Err(RequestError::NotFound(_))
+    ));
+    assert_eq!(
+        handle.create(spec("{}")).await.unwrap().interfaces[0].tap_name,
+        "tap1"
+    );
+    host.state().refuse = None;
+    host.notify();
+    wait_for("the removal", async || tap_names(&host) == ["tap1"]).await;
+    assert_eq!(
+        handle.create(spec("{}")).await.unwrap().interfaces[0].tap_name,
+        "tap0"
+    );
+}
+
+#[tokio::test]
+async fn a_foreign_device_on_a_name_is_passed_by_and_later_named() {
+    let Running { host, handle, .. } = agent().await;
+    let foreign = |name: &str| ObservedLink {
+        name: name.into(),
+        ..ObservedLink::default()
+    };
+    let made = handle
+        .create(spec(r#"{"name": "a", "autostart": false}"#))
+        .await
+        .unwrap();
+    assert_eq!(made.interfaces[0].tap_name, "tap0");
+    host.state().observed.links.insert(50, foreign("tap0"));
+    // A question makes the agent look at the host.
+    handle.plan().await.unwrap();
+    let started = handle.start("a".into()).await.unwrap();
+    assert_eq!(started.status, Status::Error);
+    assert!(
+        started
+            .reason
+            .unwrap()
+            .contains("device 'tap0' is not netagent's")
+    );
+    assert_eq!(host.state().observed.links[&50], foreign("tap0"));
+    host.state().observed.links.remove(&50);
+    wait_for("the retry", async || {
+        handle.list().await.unwrap()[0].status == Status::Running
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_tap_that_was_deleted_behind_the_agents_back_is_made_again() {
+    let Running { host, handle, .. } = agent().await;
+    handle.create(spec(r#"{"name": "a"}"#)).await.unwrap();
+    let ifindex = netagent_common::vm::ifindex(0, 0);
+    {
+        let mut state = host.state();
+        state.observed.links.remove(&ifindex);
+        state.observed.neighbours.clear();
+        state
+            .observed
+            .routes
+            .retain(|route| route.ifindex != ifindex);
+        let datapath = state.observed.datapath.as_mut().unwrap();
+        datapath.attached.remove(&ifindex);
+    }
+    host.say(Changes {
+        links: [ifindex].into(),
+        ..Changes::default()
+    });
+    wait_for("the TAP", async || tap_names(&host) == ["tap0"]).await;
+    wait_for("all of it", async || {
+        handle.plan().await.unwrap().steps.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_generation_that_could_not_be_raised_is_owed() {
+    let Running { host, handle, .. } = agent().await;
+    host.state().observed.links.get_mut(&UPLINK).unwrap().mtu = 1400;
+    host.state().refuse = Some("look up their way");
+    host.notify();
+    wait_for("the trouble", async || {
+        handle.health().await.unwrap().is_some()
+    })
+    .await;
+    host.state().refuse = None;
+    let steps = handle.plan().await.unwrap().steps;
+    assert_eq!(
+        steps,
+        [(None, "let flows look up their way again".to_owned())]
+    );
+    host.notify();
+    wait_for("the mending", async || {
+        handle.health().await.unwrap().is_none()
+    })
+    .await;
+    assert!(handle.plan().await.unwrap().steps.is_empty());
+}
