@@ -5,10 +5,13 @@ use netagent_common::flow::{Flow, FlowKey, FlowState, LAST_SEEN_STEP_NS, Opener,
 use netagent_common::policy::{Route, RouteKind};
 use netagent_common::vm::Interface;
 
+use crate::apart::Apart;
 use crate::family::Family;
+use crate::fragment::First;
 use crate::kernel::{self, Skb};
 use crate::maps::{self, InsertError, StateWord};
 use crate::parse::{self, Header, Kind, Transport};
+use crate::verdict::{Judged, Packed};
 use crate::{mapping, nat, ports, publish};
 
 /// Notes a packet: the flow's state follows it, and its life starts anew; true where that was written down, about
@@ -125,6 +128,11 @@ pub trait Parsed<A> {
     /// # Errors
     /// The reason why it belongs to no flow.
     fn parse(skb: Skb, interface: &Interface) -> Result<(FlowKey<A>, Kind), DropReason>;
+
+    /// Opens its flow.
+    fn open(skb: Skb) -> Packed
+    where
+        A: Apart;
 }
 
 /// A packet that is no fragment.
@@ -138,19 +146,45 @@ impl<A: Family> Parsed<A> for Whole {
         let key = key_from_vm(interface, &header, &transport);
         Ok((key, transport.kind))
     }
+
+    #[inline(always)]
+    fn open(skb: Skb) -> Packed
+    where
+        A: Apart,
+    {
+        A::open(skb)
+    }
 }
 
 /// Makes sure that a flow stands for a packet of the guest that [`crate::from_vm`] found well-formed and not spoofed:
 /// judges the one that is there anew, or opens one.
-///
-/// # Errors
-/// The reason why the guest may not have it.
+/// [`Judged::Opened`], or the reason why the guest may not have it.
 #[inline(always)]
-pub fn provide<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
+pub fn provide<A: Apart, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Packed {
     if judge_anew::<A, P>(skb, interface) {
-        return Ok(());
+        return Packed::new(Ok(Judged::Opened));
     }
-    open::<A, P>(skb, interface)
+    P::open(skb)
+}
+
+/// Opens a flow by a packet that is no fragment.
+#[inline(always)]
+pub fn open_by_packet<A: Family>(skb: Skb) -> Packed {
+    opened::<A, Whole>(skb)
+}
+
+/// Opens a flow by a first fragment.
+#[inline(always)]
+pub fn open_by_fragment<A: Family>(skb: Skb) -> Packed {
+    opened::<A, First>(skb)
+}
+
+#[inline(always)]
+fn opened<A: Family, P: Parsed<A>>(skb: Skb) -> Packed {
+    let opened = maps::interface(skb.ifindex())
+        .map_err(|dropped| dropped.reason)
+        .and_then(|interface| open::<A, P>(skb, interface));
+    Packed::new(opened.map(|()| Judged::Opened))
 }
 
 /// Whether the flow of a packet of the guest, opened under another policy or other routes, may go on.
@@ -162,7 +196,7 @@ fn judge_anew<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> bool 
     revalidate(&key, interface, maps::route_generation())
 }
 
-#[inline(never)]
+#[inline(always)]
 fn open<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
     let mut opening = Opening::<A>::new();
     prepare::<A, P>(skb, interface, &mut opening)?;

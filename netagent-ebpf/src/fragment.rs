@@ -9,6 +9,7 @@ use netagent_common::nat::ReverseKey;
 use netagent_common::net::{ETHERNET_LEN, GATEWAY_MAC, protocol};
 use netagent_common::vm::Interface;
 
+use crate::apart::Apart;
 use crate::conntrack::Parsed;
 use crate::family::{End, Family};
 use crate::from_uplink::{flow_of, hand_over, not_a_reply, revalidate, unparsed};
@@ -38,30 +39,35 @@ const REACH: usize = 14 + 40 + 8 + 20;
 
 /// Judges a fragment of a guest; like [`crate::from_vm`], but for the place where ports and addresses are found.
 #[inline(always)]
-pub fn judge<A: Family>(skb: Skb, interface: &Interface) -> Packed {
+pub fn judge<A: Apart>(skb: Skb, interface: &Interface) -> Packed {
     // Before it is translated. If it may not go on, nor may those that follow it: each finds its flow itself.
     if !remember_of_vm::<A>(skb, interface) {
         return Packed::refused(DropReason::Fragment);
     }
-    let judged = from_vm::<A>(skb, interface);
+    let judged = A::fragment_from_vm(skb).forgotten();
     if !judged.is_no_flow() {
         return judged;
     }
-    if !keeps_port::<A>(skb, interface)
-        && let Err(reason) = conntrack::provide::<A, First>(skb, interface)
-    {
-        return Packed::refused(reason);
+    if !keeps_port::<A>(skb, interface) {
+        let provided = conntrack::provide::<A, First>(skb, interface);
+        if !provided.is_opened() {
+            return provided;
+        }
     }
-    from_vm::<A>(skb, interface).or_refused_for(DropReason::NoRoute)
+    A::fragment_from_vm(skb).or_refused_for(DropReason::NoRoute)
 }
 
-#[inline(never)]
-fn from_vm<A: Family>(skb: Skb, interface: &Interface) -> Packed {
-    Packed::new(judge_from_vm::<A>(skb, interface))
+/// Judges a fragment of a guest whose ports are remembered.
+#[inline(always)]
+pub fn from_vm<A: Family>(skb: Skb) -> Packed {
+    let judged = maps::interface(skb.ifindex())
+        .map_err(|dropped| dropped.reason)
+        .and_then(|interface| judge_from_vm::<A>(skb, interface));
+    Packed::new(judged)
 }
 
 /// A first fragment, which has the ports.
-struct First;
+pub struct First;
 
 impl<A: Family> Parsed<A> for First {
     #[inline(always)]
@@ -71,6 +77,14 @@ impl<A: Family> Parsed<A> for First {
         let (guest_port, remote_port) = (transport.source, transport.destination);
         let key = key_from_vm(interface, &fragment, guest_port, remote_port);
         Ok((key, transport.kind))
+    }
+
+    #[inline(always)]
+    fn open(skb: Skb) -> Packed
+    where
+        A: Apart,
+    {
+        A::open_by_fragment(skb)
     }
 }
 

@@ -7,6 +7,7 @@ use netagent_common::net::{GATEWAY_MAC, ethertype};
 use netagent_common::policy::RouteKind;
 use netagent_common::vm::Interface;
 
+use crate::apart::Apart;
 use crate::family::Family;
 use crate::kernel::Skb;
 use crate::packet::Origin;
@@ -84,9 +85,9 @@ fn explained<A: Family>(skb: Skb, judged: Result<Action, Dropped>) -> Result<Act
 /// # Errors
 /// Why it is dropped.
 #[inline(always)]
-pub fn judge_at<A: Family>(skb: Skb, entrance: Entrance) -> Result<Action, Dropped> {
+pub fn judge_at<A: Apart>(skb: Skb, entrance: Entrance) -> Result<Action, Dropped> {
     let mut judged = match entrance {
-        Entrance::Uplink => deliver::<A>(skb, Settled::unknown()),
+        Entrance::Uplink => A::deliver(skb, Settled::UNKNOWN.to_number()),
         // What comes from a guest is no packet of the world, of which alone something is known.
         Entrance::TurnedRound => Packed::new(Ok(Judged::Unsettled)),
     };
@@ -108,7 +109,7 @@ pub fn judge_at<A: Family>(skb: Skb, entrance: Entrance) -> Result<Action, Dropp
         } else if is_admitted::<A>(skb, entrance) {
             Packed::new(Ok(Judged::Opened))
         } else {
-            publish::open::<A>(skb, entrance)
+            A::open_published(skb, entrance as u64)
         };
         if prepared.is_no_flow() {
             return Ok(Action::Next);
@@ -127,10 +128,10 @@ pub fn judge_at<A: Family>(skb: Skb, entrance: Entrance) -> Result<Action, Dropp
 
 /// Looks at the flow of a packet, and delivers it where the flow may go on.
 #[inline(always)]
-fn settled_delivered<A: Family>(skb: Skb, entrance: Entrance) -> Packed {
-    let judged = settle::<A>(skb, entrance).forgotten();
+fn settled_delivered<A: Apart>(skb: Skb, entrance: Entrance) -> Packed {
+    let judged = A::settle(skb, entrance as u64).forgotten();
     match judged.settled() {
-        Some(settled) => deliver::<A>(skb, settled),
+        Some(settled) => A::deliver(skb, settled.to_number()),
         None => judged,
     }
 }
@@ -176,16 +177,18 @@ pub fn revalidate<A: Family>(key: &ReverseKey<A>) -> Result<(), Dropped> {
 }
 
 /// Looks at the flow of a packet and notes the packet in it: [`Judged::Settled`] where it may go on.
-#[inline(never)]
-fn settle<A: Family>(skb: Skb, entrance: Entrance) -> Packed {
+#[inline(always)]
+pub fn settle<A: Family>(skb: Skb, entrance: u64) -> Packed {
+    let entrance = Entrance::from_number(entrance);
     Packed::with_slot(judge_packet::<A>(skb, |packet, entry| {
         settle_flow(skb, packet, entry, entrance)
     }))
 }
 
 /// Delivers a packet of a flow that was settled, or is known to stand as it is; others are [`Judged::Unsettled`].
-#[inline(never)]
-fn deliver<A: Family>(skb: Skb, settled: Settled) -> Packed {
+#[inline(always)]
+pub fn deliver<A: Family>(skb: Skb, settled: u64) -> Packed {
+    let settled = Settled::from_number(settled);
     Packed::with_slot(judge_packet::<A>(skb, |packet, (tag, reverse)| {
         let (_, transport) = packet;
         let interface = match settled.slot() {

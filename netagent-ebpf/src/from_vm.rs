@@ -5,6 +5,7 @@ use netagent_common::flow::{Flow, Opener, Sender};
 use netagent_common::net::{GATEWAY_MAC, ethertype, protocol};
 use netagent_common::vm::Interface;
 
+use crate::apart::Apart;
 use crate::conntrack::Whole;
 use crate::family::Family;
 use crate::kernel::Skb;
@@ -14,8 +15,7 @@ use crate::publish::Entrance;
 use crate::services::Steered;
 use crate::verdict::{Action, Dropped, Judged, Packed};
 use crate::{
-    arp, conntrack, echo, fragment, from_uplink, icmp, maps, mss, nat, neighbour, quote, services,
-    spoof,
+    arp, conntrack, echo, fragment, from_uplink, icmp, maps, mss, nat, neighbour, services, spoof,
 };
 
 /// Judges a frame from a TAP.
@@ -33,7 +33,14 @@ pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     if let Some(reason) = judged.refusal()
         && icmp::is_told(reason)
     {
-        judged = icmp::tell_guest(skb, interface, reason);
+        let ethertype = skb
+            .window::<14>(0)
+            .map(|ethernet| u16::from_be_bytes(ethernet.two::<12>()));
+        judged = match ethertype {
+            Ok(ethertype::IPV4) => <[u8; 4]>::tell_guest(skb, reason as u64),
+            Ok(ethertype::IPV6) => <[u8; 16]>::tell_guest(skb, reason as u64),
+            Ok(_) | Err(_) => judged,
+        };
     }
     judged.action().map_err(|reason| Dropped {
         slot: interface.slot,
@@ -70,22 +77,21 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Packed, DropReason> {
 /// Does what takes a deep stack: within the 512 bytes that nested functions share, it cannot lie below the function
 /// that found nothing. So opening a flow parses the packet again.
 #[inline(always)]
-fn opening<A: Steered>(skb: Skb, interface: &Interface, judge: impl Fn() -> Packed) -> Packed {
+fn opening<A: Apart>(skb: Skb, interface: &Interface, judge: impl Fn() -> Packed) -> Packed {
     let mut judged = judge();
     if judged.is_done() {
         return judged;
     }
     judged = judged.forgotten();
     if judged.is_no_flow() {
-        judged = match conntrack::provide::<A, Whole>(skb, interface) {
+        judged = conntrack::provide::<A, Whole>(skb, interface).forgotten();
+        if judged.is_opened() {
             // Nothing is found again only where the agent changed the routes in this very moment.
-            Ok(()) => judge().or_refused_for(DropReason::NoRoute),
-            Err(reason) => Packed::refused(reason),
-        };
-        judged = judged.forgotten();
+            judged = judge().or_refused_for(DropReason::NoRoute).forgotten();
+        }
     }
     if judged.is_for_dns() {
-        services::dns::<A>(skb, interface)
+        A::dns(skb)
     } else if judged.is_for_dhcp() {
         services::dhcp(skb, interface)
     } else if judged.is_turning_round() {
@@ -95,7 +101,7 @@ fn opening<A: Steered>(skb: Skb, interface: &Interface, judge: impl Fn() -> Pack
             done => Packed::of(done.map_err(|dropped| dropped.reason)),
         }
     } else if judged.is_refused_for(DropReason::IcmpError) {
-        quote::from_vm::<A>(skb, interface)
+        A::quote_from_vm(skb)
     } else if judged.is_refused_for(DropReason::Fragment) {
         fragment::judge::<A>(skb, interface)
     } else {

@@ -3,7 +3,7 @@
 
 use netagent_common::drop::DropReason;
 use netagent_common::limit::ICMP_ERRORS_PER_SECOND;
-use netagent_common::net::{ethertype, tcp_flag};
+use netagent_common::net::tcp_flag;
 use netagent_common::vm::Interface;
 
 use crate::family::Family;
@@ -73,17 +73,14 @@ const fn message(reason: DropReason, mtu: u32) -> Message {
 
 /// Sends the guest the error, where there is one to be sent. The drop is counted here then, else by whoever ends the
 /// frame.
-#[inline(never)]
-pub fn tell_guest(skb: Skb, interface: &Interface, reason: DropReason) -> Packed {
-    let kind = skb
-        .window::<14>(0)
-        .map(|ethernet| u16::from_be_bytes(ethernet.two::<12>()));
-    let told = match kind {
-        Ok(ethertype::IPV4) => guest::<[u8; 4]>(skb, interface, reason),
-        Ok(ethertype::IPV6) => guest::<[u8; 16]>(skb, interface, reason),
-        Ok(_) | Err(_) => None,
+#[inline(always)]
+pub fn tell_guest<A: Family>(skb: Skb, reason: u64) -> Packed {
+    let Some(reason) = DropReason::from_number(reason as u32) else {
+        return Packed::refused(DropReason::Malformed);
     };
-    if let Some(action) = told {
+    if let Ok(interface) = maps::interface(skb.ifindex())
+        && let Some(action) = guest::<A>(skb, interface, reason)
+    {
         let slot = interface.slot;
         maps::count_drop(Dropped { slot, reason });
         return Packed::of(Ok(action));

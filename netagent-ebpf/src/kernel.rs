@@ -42,6 +42,13 @@ impl Skb {
         Self { raw }
     }
 
+    /// The context.
+    #[inline(always)]
+    #[must_use]
+    pub const fn context(self) -> *mut __sk_buff {
+        self.raw
+    }
+
     /// Length of the frame, bytes.
     #[inline(always)]
     pub fn len(self) -> u32 {

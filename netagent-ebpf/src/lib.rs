@@ -12,6 +12,7 @@ pub mod from_vm;
 pub mod socket;
 pub mod to_vm;
 
+pub mod apart;
 pub mod arp;
 pub mod collect;
 pub mod conntrack;

@@ -25,10 +25,23 @@ pub enum Entrance {
     TurnedRound,
 }
 
+impl Entrance {
+    /// The entrance that is this number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(number: u64) -> Self {
+        if number == Self::Uplink as u64 {
+            Self::Uplink
+        } else {
+            Self::TurnedRound
+        }
+    }
+}
+
 /// Opens the flow of a packet for a published port. [`Judged::NoFlow`] where none is published there.
-#[inline(never)]
-pub fn open<A: Family>(skb: Skb, entrance: Entrance) -> Packed {
-    Packed::with_slot(judge::<A>(skb, entrance))
+#[inline(always)]
+pub fn open<A: Family>(skb: Skb, entrance: u64) -> Packed {
+    Packed::with_slot(judge::<A>(skb, Entrance::from_number(entrance)))
 }
 
 #[inline(always)]

@@ -151,9 +151,12 @@ fn judge_dhcp(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
 }
 
 /// Sends a packet of DNS to the servers; it is known to ask the gateway.
-#[inline(never)]
-pub fn dns<A: Steered>(skb: Skb, interface: &Interface) -> Packed {
-    Packed::of(judge_dns::<A>(skb, interface))
+#[inline(always)]
+pub fn dns<A: Steered>(skb: Skb) -> Packed {
+    let judged = maps::interface(skb.ifindex())
+        .map_err(|dropped| dropped.reason)
+        .and_then(|interface| judge_dns::<A>(skb, interface));
+    Packed::of(judged)
 }
 
 #[inline(always)]

@@ -63,11 +63,21 @@ pub enum Judged {
 pub struct Settled(u64);
 
 impl Settled {
-    /// It was not. The verifier need not know, since it would follow what comes once more.
+    /// It was not.
+    pub const UNKNOWN: Self = Self(0);
+
+    /// The register.
     #[inline(always)]
     #[must_use]
-    pub fn unknown() -> Self {
-        Self(kernel::forget(0))
+    pub const fn to_number(self) -> u64 {
+        self.0
+    }
+
+    /// What was [`Settled::to_number`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
     }
 
     /// The slot to which it leads, where it was.
@@ -116,6 +126,20 @@ impl Packed {
             Ok(Judged::Settled(slot)) => Self::SETTLED | (slot as u64) << 32,
             Err(reason) => (reason as u32 as u64) << 8,
         })
+    }
+
+    /// The register.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_number(self) -> u64 {
+        self.0
+    }
+
+    /// What was [`Packed::to_number`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
     }
 
     /// Packs what is an action or nothing.

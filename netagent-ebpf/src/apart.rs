@@ -1,0 +1,68 @@
+//! Functions that the verifier checks once, apart from whoever calls them (global functions): with each caller anew,
+//! their paths would multiply with those of the callers, and pass the million instructions that it follows. So they take
+//! nothing but the packet and a number, and find the interface themselves.
+#![allow(
+    unsafe_code,
+    reason = "their names are the linker's, and they begin with a raw context"
+)]
+
+use aya_ebpf::bindings::__sk_buff;
+
+use crate::kernel::Skb;
+use crate::services::Steered;
+use crate::verdict::Packed;
+use crate::{conntrack, fragment, from_uplink, icmp, publish, quote, services};
+
+macro_rules! apart {
+    ($(
+        $(#[$doc:meta])*
+        $method:ident($($number:ident)?) = $v4:ident, $v6:ident: $($function:ident)::+;
+    )+) => {
+        /// A family with its own copy of each.
+        pub trait Apart: Steered { $(
+            $(#[$doc])*
+            fn $method(skb: Skb $(, $number: u64)?) -> Packed;
+        )+ }
+
+        impl Apart for [u8; 4] {
+            $(apart!(@method $method($($number)?), $v4: $($function)::+::<[u8; 4]>);)+
+        }
+        impl Apart for [u8; 16] {
+            $(apart!(@method $method($($number)?), $v6: $($function)::+::<[u8; 16]>);)+
+        }
+    };
+    (@method $method:ident($($number:ident)?), $name:ident: $function:expr) => {
+        #[inline(always)]
+        fn $method(skb: Skb $(, $number: u64)?) -> Packed {
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            extern "C" fn $name(context: *mut __sk_buff $(, $number: u64)?) -> u64 {
+                // SAFETY: it is called right below alone, with the program's context.
+                let skb = unsafe { Skb::new(context) };
+                $function(skb $(, $number)?).to_number()
+            }
+            Packed::from_number($name(skb.context() $(, $number)?))
+        }
+    };
+}
+
+apart! {
+    /// Opens a flow by a packet of the guest that is no fragment.
+    open() = open_v4, open_v6: conntrack::open_by_packet;
+    /// Opens a flow by a first fragment of the guest.
+    open_by_fragment() = open_by_fragment_v4, open_by_fragment_v6: conntrack::open_by_fragment;
+    /// Judges a fragment of the guest.
+    fragment_from_vm() = fragment_from_vm_v4, fragment_from_vm_v6: fragment::from_vm;
+    /// Judges an ICMP error of the guest.
+    quote_from_vm() = quote_from_vm_v4, quote_from_vm_v6: quote::from_vm;
+    /// Tells the guest why its packet was dropped; the number is that of the reason.
+    tell_guest(reason) = tell_guest_v4, tell_guest_v6: icmp::tell_guest;
+    /// Sends a packet of DNS to the servers.
+    dns() = dns_v4, dns_v6: services::dns;
+    /// Looks at the flow of a packet for the guest; the number is the [`publish::Entrance`].
+    settle(entrance) = settle_v4, settle_v6: from_uplink::settle;
+    /// Delivers a packet to the guest; the number is a [`crate::verdict::Settled`].
+    deliver(settled) = deliver_v4, deliver_v6: from_uplink::deliver;
+    /// Opens a flow by a packet for a published port; the number is the [`publish::Entrance`].
+    open_published(entrance) = open_published_v4, open_published_v6: publish::open;
+}
