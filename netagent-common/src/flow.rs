@@ -1,5 +1,6 @@
 //! Connection tracking: keys, values and TCP states.
 
+use crate::nat::TICK_NS;
 use crate::net::tcp_flag::{ACK, FIN, RST, SYN, is_eventful};
 use crate::wire;
 
@@ -27,7 +28,7 @@ wire! {
     /// `address_difference`, `state`, `opener` and `nat_port` are one aligned word: whoever changes the state compares
     /// all of it, so that of several CPUs exactly one makes the change.
     pub struct Flow<A> = 56 or 80 bytes {
-        /// Time of the last packet, ns of the monotonic clock, under traffic at most two seconds ago.
+        /// Time of the last packet, ns of the monotonic clock, under traffic at most [`STALE_NS`] ago.
         pub last_seen_ns: u64,
         /// Slot of the interface that opened the flow: replies go there.
         pub slot: u32,
@@ -270,9 +271,11 @@ impl FlowState {
     }
 }
 
-/// How stale `last_seen_ns` may become: it is written at most this often, so that two CPUs do not fight for
-/// the cache line.
+/// `last_seen_ns` is written at most this often, so that two CPUs do not fight for the cache line.
 pub const LAST_SEEN_STEP_NS: u64 = 1_000_000_000;
+
+/// How stale `last_seen_ns` of an established flow may become: replies look at it once in each tick.
+pub const STALE_NS: u64 = LAST_SEEN_STEP_NS + TICK_NS;
 
 #[cfg(test)]
 mod tests {

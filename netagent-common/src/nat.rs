@@ -130,11 +130,11 @@ pub const REST_NS: u64 = 10_000_000;
 /// Tries after which the oldest closing flow among them is as good as what more tries would find.
 pub const REUSE_TRIES: u32 = 32;
 
-/// What [`Reverse::seen`] counts in: about a second, found without a division.
-pub const TICK_NS: u64 = 1 << 30;
+/// What [`Reverse::seen`] counts in: about four seconds, found without a division.
+pub const TICK_NS: u64 = 1 << 32;
 
 /// Age below which a reverse entry without a flow is left alone, in [`TICK_NS`]: its flow is being written.
-pub const ORPHAN_AGE: u32 = 10;
+pub const ORPHAN_AGE: u32 = 3;
 
 /// An instance that holds fewer than this part of the range keeps its own ports wherever they lie in it.
 const OWN_PART: u16 = 16;

@@ -1,5 +1,5 @@
 //! The short way of a reply: what the reverse entry of an established flow knows of it, so that the flow itself, which
-//! lies in cold memory where there are many, is looked up about once a second only.
+//! lies in cold memory where there are many, is looked up once in some seconds only.
 
 use netagent_common::flow::{Flow, FlowState};
 use netagent_common::nat::{Reverse, ReverseKey};

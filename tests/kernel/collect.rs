@@ -3,9 +3,9 @@
 use netagent_common::flow::{Flow, FlowKey, REMOVED_MAX};
 use netagent_common::names::{COLLECT_FLOWS, COLLECT_ORPHANS, map};
 use netagent_common::nat::{Reverse, ReverseKey};
-use netagent_tests::packet::udp;
+use netagent_tests::packet::{Packet, echo_reply, echo_request, udp};
 use netagent_tests::prog_run::{Sizes, verdict};
-use netagent_tests::scene::{self, REMOTE_V4, SLOT, Scene, to};
+use netagent_tests::scene::{self, REMOTE_V4, SLOT, Scene, back, to};
 
 use crate::drops::REMOTES;
 
@@ -51,6 +51,24 @@ fn collect_all(scene: &mut Scene, program: &str) -> (u32, u32) {
         if collected.more == 0 {
             return (removed, passes);
         }
+    }
+}
+
+/// RFC 5508 REQ-2: not before sixty seconds, though the packets of the world are noted once in some seconds only.
+#[test]
+fn an_established_flow_ends_no_earlier_than_it_may() {
+    const ID: u16 = 4_000;
+    for (age_s, is_removed) in [(61, false), (64, false), (67, true)] {
+        let mut scene = Scene::usual();
+        let asked = echo_request(&to(REMOTE_V4), (ID, 1), b"ping");
+        let outcome = scene.from_vm(&asked);
+        assert_eq!(outcome.verdict, verdict::REDIRECT);
+        let nat_id = Packet::parse(&outcome.bytes).expect("a packet").ports.0;
+        let answer = echo_reply(&back(REMOTE_V4), (nat_id, 1), b"ping");
+        assert_eq!(scene.from_uplink(&answer).verdict, verdict::REDIRECT);
+        scene.age_flows_by(ID, age_s);
+        let removed = collect_all(&mut scene, COLLECT_FLOWS).0;
+        assert_eq!(removed, u32::from(is_removed), "{age_s} s");
     }
 }
 
