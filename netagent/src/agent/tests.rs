@@ -750,3 +750,4 @@ async fn a_host_without_ipv6_gives_guests_none() {
 }
 
 mod publish;
+mod snat;

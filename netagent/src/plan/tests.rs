@@ -677,3 +677,4 @@ fn the_same_input_gives_the_same_plan() {
 }
 
 mod publish;
+mod snat;

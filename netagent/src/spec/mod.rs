@@ -42,6 +42,8 @@ pub struct InstanceSpec {
     pub gateway: Option<Ipv4Addr>,
     /// What the guest is told as its name server (I-15).
     pub nameserver: Option<IpAddr>,
+    /// The host's address under which it leaves towards the world (N-8).
+    pub snat_address: Option<IpAddr>,
     /// Published and exposed ports.
     pub ports: PortsSpec,
     /// The request as it came, without members that are null.
