@@ -29,6 +29,7 @@ mod requests;
 mod segments;
 mod services;
 mod silence;
+mod snat;
 mod spoofs;
 mod states;
 mod strays;
