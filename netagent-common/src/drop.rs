@@ -125,6 +125,8 @@ drop_reasons! {
     PublishDenied = 43, "publish_denied";
     /// Sent to a published port from an address and a port with which the guest itself has a flow.
     FlowTaken = 44, "flow_taken";
+    /// The host does not have the address under which the instance is to leave, its `snat_address`.
+    SnatAddress = 45, "snat_address";
 }
 
 wire! {

@@ -1,6 +1,6 @@
 //! Names of programs, maps and pins, and the version of their layout.
 
-/// Layout of every map and the meaning of every value. It names the pin directory, `<bpf-dir>/v2`, and
+/// Layout of every map and the meaning of every value. It names the pin directory, `<bpf-dir>/v3`, and
 /// stands in every interface record: a program drops what it does not understand.
 pub const ABI_VERSION: u32 = 3;
 
@@ -176,8 +176,8 @@ pub mod global {
     pub const SKB_NETWORK_HEADER: &str = "SKB_NETWORK_HEADER";
 }
 
-/// Pin of a map: `<bpf-dir>/v2/<map>`; of a program: `<bpf-dir>/v2/programs/<program>`; of a tcx link:
-/// `<bpf-dir>/v2/links/<link>`. This is the sub-directory of programs.
+/// Pin of a map: `<bpf-dir>/v3/<map>`; of a program: `<bpf-dir>/v3/programs/<program>`; of a tcx link:
+/// `<bpf-dir>/v3/links/<link>`. This is the sub-directory of programs.
 pub const PROGRAMS_DIR: &str = "programs";
 /// The sub-directory of links.
 pub const LINKS_DIR: &str = "links";

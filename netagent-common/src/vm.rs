@@ -50,7 +50,7 @@ pub const fn record_index(slot: u32, active: u32) -> u32 {
 wire! {
     /// One interface of an instance. There are two copies of each: the agent writes the idle one and then
     /// flips the slot's entry of `ACTIVE`, since an array element is overwritten byte by byte under a reader.
-    pub struct Interface = 148 bytes {
+    pub struct Interface = 168 bytes {
         /// Repeats the key: interface index of the TAP. Programs drop where it is not the packet's.
         pub ifindex: u32,
         /// Repeats the key: slot.
@@ -88,6 +88,11 @@ wire! {
         /// How many leading bits of the entry of `addresses_v6` a source must share: [`WHOLE_NETWORK`],
         /// [`EXACT_ADDRESS`], or 0 where there is no such entry.
         pub prefixes_v6: [u8; INTERFACES_MAX],
+        /// The host's address under which the guest leaves towards the world, IPv4 (N-8); all zeroes for that of the
+        /// route.
+        pub snat_v4: [u8; 4],
+        /// As `snat_v4`, for IPv6.
+        pub snat_v6: [u8; 16],
     }
 }
 

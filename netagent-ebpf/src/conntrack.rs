@@ -316,12 +316,31 @@ fn way_for_guest<A: Family>(
     key: &FlowKey<A>,
 ) -> Result<(Way<A>, Opener), DropReason> {
     match uplink_route(key.remote) {
-        Ok(route) => Ok((Way::by(route, route.source), Opener::Guest)),
+        Ok(route) => {
+            let nat_address = nat_address(interface, route)?;
+            Ok((Way::by(route, nat_address), Opener::Guest))
+        }
         Err(DropReason::HostAddress) => {
             publish::judge_guest(key)?;
             Ok((Way::round(interface, key.remote), Opener::GuestToHost))
         }
         Err(reason) => Err(reason),
+    }
+}
+
+/// The address under which the guest leaves by a route: the instance's own where it has one, and no other.
+///
+/// # Errors
+/// [`DropReason::SnatAddress`] where the host does not have it.
+#[inline(always)]
+fn nat_address<A: Family>(interface: &Interface, route: &Route<A>) -> Result<A, DropReason> {
+    let snat = A::snat(interface);
+    if snat == A::ZERO {
+        Ok(route.source)
+    } else if is_the_hosts(snat) {
+        Ok(snat)
+    } else {
+        Err(DropReason::SnatAddress)
     }
 }
 
@@ -369,7 +388,7 @@ pub fn revalidate<A: Family>(
                         set_way(flow, route);
                         publish::may_go_on(interface, key, flow)
                     }
-                    Ok(route) => follow_route(flow, route),
+                    Ok(route) => follow_route(flow, interface, route),
                     // The uplink may be down for a moment: the flow keeps its port, and its packets are dropped by
                     // `open`, which finds no route either.
                     Err(DropReason::NoRoute) => return false,
@@ -387,11 +406,17 @@ pub fn revalidate<A: Family>(
 }
 
 /// Sends a flow by the way of today's routes, where its address stays the same: the one of this way, or one that
-/// new flows no longer get and the host still has, as long as the flow leaves by the same uplink.
+/// new flows no longer get and the host still has, as long as the flow leaves by the same uplink. An address of the
+/// instance's own it keeps on every way, as long as the host has it.
 #[inline(always)]
-fn follow_route<A: Family>(flow: &mut Flow<A>, route: &Route<A>) -> bool {
-    let keeps_address = route.source == flow.nat_address
-        || (route.ifindex == flow.uplink && is_the_hosts(flow.nat_address));
+fn follow_route<A: Family>(flow: &mut Flow<A>, interface: &Interface, route: &Route<A>) -> bool {
+    let snat = A::snat(interface);
+    let keeps_address = if snat == A::ZERO {
+        route.source == flow.nat_address
+            || (route.ifindex == flow.uplink && is_the_hosts(flow.nat_address))
+    } else {
+        snat == flow.nat_address && is_the_hosts(snat)
+    };
     if keeps_address {
         set_way(flow, route);
     }
@@ -466,7 +491,7 @@ pub fn write_admitted<A: Family>(
     let Ok(route) = uplink_route(key.remote) else {
         return false;
     };
-    if route.source != nat_address {
+    if self::nat_address(interface, route) != Ok(nat_address) {
         return false;
     }
     made_of(interface, key, &Way::by(route, nat_address), made)

@@ -67,6 +67,9 @@ pub trait Family: FamilyMaps {
     fn is_gateway(interface: &Interface, address: Self) -> bool;
     /// The gateway's address as the guest knows it, where it has one.
     fn gateway(interface: &Interface) -> Option<Self>;
+    /// The address under which the guest leaves towards the world, whatever the route says; [`Family::ZERO`] where it
+    /// is that of the route.
+    fn snat(interface: &Interface) -> Self;
     /// Whether an address is one of a single interface, as far as it shows.
     fn is_unicast(address: Self) -> bool;
     /// What replacing one address by another does to a checksum.

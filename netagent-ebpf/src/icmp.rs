@@ -40,7 +40,7 @@ pub struct Report<A> {
 pub const fn is_told(reason: DropReason) -> bool {
     use DropReason::{
         AlwaysDenied, FlowLimit, FlowTableFull, GatewayClosed, HostAddress, NoRoute, NotUplink,
-        OtherInstance, SnatExhausted, TooBig, TtlExpired,
+        OtherInstance, SnatAddress, SnatExhausted, TooBig, TtlExpired,
     };
     matches!(
         reason,
@@ -52,6 +52,7 @@ pub const fn is_told(reason: DropReason) -> bool {
             | OtherInstance
             | NotUplink
             | GatewayClosed
+            | SnatAddress
             | SnatExhausted
             | FlowLimit
             | FlowTableFull
@@ -64,7 +65,7 @@ const fn message(reason: DropReason, mtu: u32) -> Message {
         Message::TooBig(if mtu > 0xffff { 0xffff } else { mtu as u16 })
     } else if matches!(reason, DropReason::TtlExpired) {
         Message::TimeExceeded
-    } else if matches!(reason, DropReason::NoRoute) {
+    } else if matches!(reason, DropReason::NoRoute | DropReason::SnatAddress) {
         Message::NoRoute
     } else {
         Message::Prohibited

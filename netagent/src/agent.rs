@@ -22,6 +22,7 @@ mod registry;
 mod requests;
 mod round;
 mod services;
+pub(crate) mod snat;
 mod start;
 pub mod state;
 pub mod store_id;

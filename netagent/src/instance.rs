@@ -27,6 +27,8 @@ pub struct Instance {
     pub gateway: Option<Ipv4Addr>,
     /// What the guest is told instead of the derived server (I-15).
     pub nameserver: Option<IpAddr>,
+    /// The host's address under which it leaves towards the world, in the family of that (N-8).
+    pub snat_address: Option<IpAddr>,
     /// How far it is.
     pub life: Life,
     /// Counts the starts of instances; 0 before the first one.

@@ -11,7 +11,7 @@ use netagent_tests::packet;
 use netagent_tests::prog_run::{Context, Outcome, Sizes, verdict};
 use netagent_tests::scene::{self, REMOTE_V4, REMOTE_V6, SLOT, Scene, to};
 
-use crate::{frames, limits, paths, published, requests, segments, services, spoofs};
+use crate::{frames, limits, paths, published, requests, segments, services, snat, spoofs};
 
 /// In which state of the maps a packet is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +32,8 @@ pub(crate) enum Maps {
     Several,
     /// A port is published, but not for the sender.
     Limited,
+    /// The instance is to leave under an address that the host does not have.
+    NoSnat,
     /// A port is published, and the guest has a flow with the ports of the sender.
     Taken,
 }
@@ -109,6 +111,7 @@ fn cases() -> Vec<Case> {
         requests::solicitation_cases(),
         requests::super_frame_cases(),
         published::denied_cases(),
+        snat::gone_cases(),
     ];
     tables.into_iter().flatten().collect()
 }
@@ -125,6 +128,7 @@ fn scene(maps: Maps) -> Scene {
         | Maps::Taken => {}
         Maps::NoV6 => record.has_v6 = 0,
         Maps::Several => record = services::record(),
+        Maps::NoSnat => record = snat::record(),
         Maps::OldRecord => record.abi += 1,
         Maps::OnePort => sizes.nat_port_count = 1,
         Maps::OneFlowInTable => sizes.flows_max = 1,

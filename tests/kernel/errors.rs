@@ -16,7 +16,7 @@ use crate::nat::{self, Build, PROTOCOLS};
 use crate::quotes::error;
 use crate::silence::check_silent;
 
-type Report = ((u8, u8), [u8; 4]);
+pub(crate) type Report = ((u8, u8), [u8; 4]);
 
 const fn too_big(is_v4: bool, mtu: u16) -> Report {
     let [high, low] = mtu.to_be_bytes();
@@ -31,7 +31,7 @@ const fn prohibited(is_v4: bool) -> Report {
     (if is_v4 { (3, 13) } else { (1, 1) }, [0; 4])
 }
 
-const fn no_route(is_v4: bool) -> Report {
+pub(crate) const fn no_route(is_v4: bool) -> Report {
     (if is_v4 { (3, 0) } else { (1, 0) }, [0; 4])
 }
 
@@ -76,7 +76,7 @@ fn gateway(is_v4: bool) -> IpAddr {
 }
 
 /// The guest sends a frame, and is told this; the drop is counted for its reason.
-fn check_told(scene: &mut Scene, sent: &[u8], (reason, report): (DropReason, Report)) {
+pub(crate) fn check_told(scene: &mut Scene, sent: &[u8], (reason, report): (DropReason, Report)) {
     let is_v4 = sent[12..14] == [8, 0];
     check_told_by(scene, sent, (reason, report), gateway(is_v4));
 }

@@ -30,6 +30,7 @@ mod segments;
 mod services;
 mod shortcut;
 mod silence;
+mod snat;
 mod spoofs;
 mod states;
 mod strays;

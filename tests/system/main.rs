@@ -13,6 +13,7 @@ mod masquerade;
 mod path;
 mod ports;
 mod segments;
+mod snat;
 mod sockets;
 mod stacks;
 mod told;

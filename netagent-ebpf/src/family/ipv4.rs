@@ -159,6 +159,11 @@ impl Family for [u8; 4] {
             .find(|gateway| *gateway != Self::ZERO)
     }
 
+    #[inline(always)]
+    fn snat(interface: &Interface) -> Self {
+        interface.snat_v4
+    }
+
     /// Neither multicast, reserved nor broadcast (RFC 1112, section 4).
     #[inline(always)]
     fn is_unicast([first, ..]: Self) -> bool {

@@ -150,6 +150,11 @@ impl Family for [u8; 16] {
     }
 
     #[inline(always)]
+    fn snat(interface: &Interface) -> Self {
+        interface.snat_v6
+    }
+
+    #[inline(always)]
     fn is_unicast([first, ..]: Self) -> bool {
         first != 0xff
     }

@@ -49,6 +49,7 @@ impl<H: Host> Agent<H> {
             self.refuse_custom(caller, interface, &mut refusals);
             refusals.extend(self.refuse_mtu(interface));
         }
+        refusals.extend(self.refuse_snat(spec.snat_address).await?);
         self.refuse_names(caller, spec, &mut refusals);
         self.refuse_ports(caller, &spec.ports, None, &mut refusals);
         let host_limit = self.config.limits.instances;
@@ -229,6 +230,7 @@ impl<H: Host> Agent<H> {
             request: spec.request.clone(),
             gateway: spec.gateway,
             nameserver: spec.nameserver,
+            snat_address: spec.snat_address,
             life: Life::Pending,
             generation: 0,
             announced: Vec::new(),

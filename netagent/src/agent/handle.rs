@@ -47,6 +47,11 @@ pub enum RequestError {
     PortOutside { port: ExposedPort, range: PortRange },
     #[error("Port {port} cannot be published: the ports of nat.ports, {range}, stand for guests")]
     PortOfNat { port: ExposedPort, range: PortRange },
+    #[error(
+        "Address {address} cannot be snat_address: no uplink of this host has it. Add it with 'ip address add {}'",
+        crate::agent::snat::to_be_added(*address, uplink)
+    )]
+    SnatNotOurs { address: IpAddr, uplink: String },
     #[error(transparent)]
     Port(ReserveError),
     #[error("Account '{account}' may publish {limit} ports (published_ports)")]

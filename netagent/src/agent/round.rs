@@ -97,7 +97,9 @@ impl<H: Host> Agent<H> {
             .filter(|key| !waiting.contains(key))
             .collect();
         let keys = if changes.network {
-            self.with_addressed_ports(keys)
+            let mut keys = self.with_addressed_ports(keys);
+            keys.extend(self.with_other_snat());
+            keys
         } else {
             keys
         };
@@ -283,7 +285,7 @@ impl<H: Host> Agent<H> {
     }
 
     /// Where instances and their gateways are, running or not.
-    fn guest_prefixes(&self) -> Vec<IpNet> {
+    pub(crate) fn guest_prefixes(&self) -> Vec<IpNet> {
         let interfaces = self
             .registry
             .all()

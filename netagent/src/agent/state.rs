@@ -41,6 +41,8 @@ pub struct InstanceState {
     pub gateway: Ipv4Addr,
     /// What the guest is told as its name server.
     pub nameserver: IpAddr,
+    /// The host's address under which it leaves, where it asked for one.
+    pub snat_address: Option<IpAddr>,
     /// Ports that the guest announced on its primary address.
     pub announced: Vec<AnnouncedPort>,
     /// Published ports, in the order of the request.
@@ -126,6 +128,7 @@ impl<H: Host> Agent<H> {
             machine: MACHINE.iter().filter_map(described).collect(),
             gateway: gateway.address,
             nameserver: instance.nameserver.unwrap_or(gateway.derived.into()),
+            snat_address: instance.snat_address,
             announced: instance.announced.clone(),
             published: self.published_states(instance),
             exposed: instance.exposed.clone(),
@@ -218,6 +221,11 @@ impl<H: Host> Agent<H> {
         }
         let gateway = gateway_of(&instance.interfaces, instance.gateway);
         let mtu = self.mtu_of(interface);
+        let (snat_v4, snat_v6) = match instance.snat_address {
+            None => ([0; 4], [0; 16]),
+            Some(IpAddr::V4(address)) => (address.octets(), [0; 16]),
+            Some(IpAddr::V6(address)) => ([0; 4], address.octets()),
+        };
         vm::Interface {
             ifindex: interface.ifindex,
             slot: interface.slot,
@@ -236,6 +244,8 @@ impl<H: Host> Agent<H> {
             gateway_v6: GATEWAY_V6,
             addresses_v6,
             prefixes_v6,
+            snat_v4,
+            snat_v6,
         }
     }
 }

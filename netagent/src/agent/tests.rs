@@ -3,6 +3,7 @@ mod life;
 mod publish;
 mod refusals;
 mod restart;
+mod snat;
 mod trouble;
 
 use std::sync::Arc;

@@ -35,10 +35,11 @@ pub(crate) const LIMITS: [&str; 3] = ["bandwidth", "bandwidth_in", "limits"];
 /// Members of an announcement (I-4).
 pub(crate) const ANNOUNCEMENT: [&str; 3] = ["ip", "port", "protocol"];
 /// What of an instance is its place in the network, for good.
-const TOPOLOGY: [&str; 5] = [
+const TOPOLOGY: [&str; 6] = [
     "network_interfaces",
     "gateway",
     "nameserver",
+    "snat_address",
     "mtu",
     "annotations",
 ];

@@ -101,6 +101,7 @@ impl From<RequestError> for ApiError {
             | RequestError::PortTaken { .. }
             | RequestError::PortOutside { .. }
             | RequestError::PortOfNat { .. }
+            | RequestError::SnatNotOurs { .. }
             | RequestError::Port(ReserveError::InUse(_) | ReserveError::NotOurs(_))
             | RequestError::SeveralInterfaces(_) => StatusCode::CONFLICT,
             RequestError::UnknownUser(_)

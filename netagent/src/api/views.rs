@@ -26,6 +26,10 @@ pub(crate) struct InstanceView {
     reason: Option<String>,
     #[serde(flatten)]
     primary: Option<PrimaryView>,
+    /// Address of the host under which it leaves towards the world, where it asked for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    snat_address: Option<IpAddr>,
     network_interfaces: Vec<InterfaceView>,
     /// Ports that the guest announced on its primary address.
     announced_ports: Vec<AnnouncedPortView>,
@@ -183,6 +187,7 @@ impl From<InstanceState> for InstanceView {
             status: state.status.as_str(),
             reason: state.reason,
             primary,
+            snat_address: state.snat_address,
             network_interfaces: state
                 .interfaces
                 .into_iter()

@@ -48,6 +48,9 @@ struct Flags {
     /// Name server that the guest is told [default: the gateway]
     #[arg(long, value_name = "ADDRESS")]
     nameserver: Option<String>,
+    /// Address of an uplink under which the guest leaves towards the world [default: the one of the route]
+    #[arg(long, value_name = "ADDRESS")]
+    snat_address: Option<String>,
     /// MTU of its interfaces [default: the uplink's]
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u32>,
@@ -183,6 +186,7 @@ impl Flags {
             ("autostart", self.autostart.map(Value::from)),
             ("gateway", text(&self.gateway)),
             ("nameserver", text(&self.nameserver)),
+            ("snat_address", text(&self.snat_address)),
             ("mtu", self.mtu.map(Value::from)),
             ("network_interfaces", Some(json!([interface]))),
             ("network_policy", text(&self.network_policy)),
@@ -264,9 +268,12 @@ mod tests {
                 "50",
                 "--mtu",
                 "1400",
+                "--snat-address",
+                "198.51.100.7",
                 "--no-netns",
             ],
             &json!({"network_interfaces": [{"tap_owner": 7}], "bandwidth": 50, "mtu": 1400,
+                "snat_address": "198.51.100.7",
                 "allowed_cidrs": ["10.0.0.0/8", "192.0.2.0/24", "::/0"]}),
         );
         check(

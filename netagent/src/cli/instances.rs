@@ -155,10 +155,11 @@ fn description(instance: &Value) -> String {
         "reason",
         "gateway",
         "nameserver",
+        "snat_address",
         "open_flows",
     ] {
         if instance.get(member).is_some() {
-            text.push_str(&format!("{member:<12}{}\n", cell(instance, member)));
+            text.push_str(&format!("{member:<14}{}\n", cell(instance, member)));
         }
     }
     let interfaces = instance

@@ -36,6 +36,7 @@ pub(crate) fn plan_interfaces(wanted: &Wanted, observed: &Observed, plan: &mut P
     let mut groups = publish::plan_ports(wanted, observed);
     let prefix = alias_prefix(wanted.store_id);
     let index = Index::of(observed);
+    plan.problems.extend(find_snat_problems(wanted, observed));
     for interface in wanted.interfaces.values() {
         let instance = interface.record.instance;
         let problem = if interface.tap.lent {
@@ -65,6 +66,34 @@ pub(crate) fn is_tap_of(link: &ObservedLink, ifindex: u32, interface: &WantedInt
         None => link.name == tap.name,
     };
     ifindex == tap.ifindex && ours
+}
+
+/// Addresses under which instances are to leave and that the host does not have: the programs drop what would leave
+/// under another (N-8).
+fn find_snat_problems(wanted: &Wanted, observed: &Observed) -> Vec<Problem> {
+    let records = wanted
+        .interfaces
+        .values()
+        .map(|interface| &interface.record);
+    let addresses = records.flat_map(|record| {
+        let v4 = Some(record.snat_v4).filter(|address| *address != [0; 4]);
+        let v6 = Some(record.snat_v6).filter(|address| *address != [0; 16]);
+        let both = [v4.map(IpAddr::from), v6.map(IpAddr::from)];
+        let present = both.into_iter().flatten();
+        present.map(|address| (record.instance, address))
+    });
+    let addresses: BTreeSet<(u32, IpAddr)> = addresses.collect();
+    let gone = addresses.into_iter();
+    gone.filter(|(_, address)| lacks_address(observed, *address))
+        .map(|(instance, address)| Problem::SnatAddressGone { instance, address })
+        .collect()
+}
+
+/// Whether an address is none of the host's by its routes, which the programs go by.
+pub(crate) fn lacks_address(observed: &Observed, address: IpAddr) -> bool {
+    let mut routes = observed.routes.iter();
+    !routes
+        .any(|route| route.kind == KernelRouteKind::Local && route.destination.contains(&address))
 }
 
 /// An existing TAP is found by its name; one that was made anew has another index and is a new start's.

@@ -1,7 +1,7 @@
 //! The difference between what is wanted and what is there, as a list of steps. Pure: no clock, no I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use netagent_common::vm::Interface;
@@ -14,7 +14,7 @@ use crate::plan::publish::Ports;
 mod after;
 mod display;
 mod host;
-mod interfaces;
+pub(crate) mod interfaces;
 mod leftovers;
 mod observed;
 pub mod publish;
@@ -176,6 +176,16 @@ pub enum Problem {
         /// Its name.
         name: String,
     },
+    /// The address under which an instance is to leave went away (N-8).
+    #[error(
+        "the host no longer has its snat_address {address}, and it leaves under no other: add it to an uplink again"
+    )]
+    SnatAddressGone {
+        /// Instance that is to leave under it.
+        instance: u32,
+        /// The address.
+        address: IpAddr,
+    },
     /// An uplink went away.
     #[error("uplink '{name}' is gone: bring it back, or name another with --uplink")]
     UplinkGone {
@@ -202,7 +212,8 @@ impl Problem {
             Self::ForeignDevice { instance, .. }
             | Self::Renamed { instance, .. }
             | Self::TapGone { instance, .. }
-            | Self::NotTheTap { instance, .. } => Owner::Instance(*instance),
+            | Self::NotTheTap { instance, .. }
+            | Self::SnatAddressGone { instance, .. } => Owner::Instance(*instance),
             Self::UplinkGone { .. } | Self::TooManyRoutes { .. } => Owner::Host,
         }
     }

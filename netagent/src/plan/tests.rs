@@ -2,6 +2,7 @@ mod datapath;
 mod lent;
 mod mend;
 mod publish;
+mod snat;
 mod taps;
 
 use std::collections::{BTreeMap, BTreeSet};

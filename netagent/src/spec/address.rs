@@ -13,6 +13,7 @@ const IP6: &str = "IPv6 address";
 const IP6_FORM: &str = "an IPv6 address with a prefix length from 64 to 128, such as fec0::2/64";
 const GATEWAY_FORM: &str = "an IPv4 address of a host; the IPv6 gateway is always fe80::1";
 const NAMESERVER_FORM: &str = "the IPv4 or IPv6 address of a host";
+const SNAT_FORM: &str = "an IPv4 or IPv6 address of an uplink that is no guest's or gateway's, link-local, loopback or metadata";
 
 /// `ip` of an interface: host bits are legal, they are the guest's address.
 pub(super) fn ip(text: &str) -> Result<Ipv4Net, SpecError> {
@@ -50,12 +51,28 @@ pub(super) fn gateway(text: &str) -> Result<Ipv4Addr, SpecError> {
 
 /// `nameserver` of an instance.
 pub(super) fn nameserver(text: &str) -> Result<IpAddr, SpecError> {
-    let fits = |address: &IpAddr| match address {
+    let address = text.parse().ok().filter(is_host);
+    address.ok_or_else(|| fault("nameserver", text, NAMESERVER_FORM))
+}
+
+/// `snat_address` of an instance. Whether the host has it is checked where the host is known.
+pub(super) fn snat(text: &str) -> Result<IpAddr, SpecError> {
+    let address = text.parse().ok().filter(is_host);
+    address.ok_or_else(|| SpecError::snat(text))
+}
+
+fn is_host(address: &IpAddr) -> bool {
+    match address {
         IpAddr::V4(address) => is_host_v4(*address),
         IpAddr::V6(address) => is_host_v6(*address),
-    };
-    let address = text.parse().ok().filter(fits);
-    address.ok_or_else(|| fault("nameserver", text, NAMESERVER_FORM))
+    }
+}
+
+impl SpecError {
+    /// An address that can be no instance's `snat_address`.
+    pub(crate) fn snat(value: &str) -> Self {
+        fault("snat_address", value, SNAT_FORM)
+    }
 }
 
 fn is_host_v4(address: Ipv4Addr) -> bool {
@@ -129,6 +146,33 @@ mod tests {
             "::2/129",
         ] {
             assert!(ip6(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_snat_address_is_one_that_the_world_answers() {
+        for good in ["198.51.100.7", "10.0.0.7", "2001:db8::7", "fd00::7"] {
+            assert_eq!(snat(good).ok(), good.parse().ok());
+        }
+        for bad in [
+            "",
+            "eth0",
+            "198.51.100.7/32",
+            "198.51.100.07",
+            "0.0.0.0",
+            "127.0.0.1",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::7",
+            "ff02::1",
+            "::ffff:198.51.100.7",
+        ] {
+            let error = snat(bad).unwrap_err().to_string();
+            let expected = format!("Invalid snat_address '{bad}': use an IPv4 or IPv6 address");
+            assert!(error.starts_with(&expected), "{error}");
         }
     }
 

@@ -71,7 +71,7 @@ pub(crate) const INSTANCE: &[Member] = &[
     member("bandwidth_in", NumberOrText, NotYet),
     member("limits", ObjectOf(LIMITS), NotYetUnlessEmpty),
     member("audit", Boolean, NotYetUnless(false)),
-    member("snat_address", Text, NotYet),
+    member("snat_address", Text, Now),
     member("mtu", Number, Now),
     member("autostart", Boolean, Now),
     member("annotations", AnyObject, NotYetUnlessEmpty),

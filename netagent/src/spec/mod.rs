@@ -42,6 +42,8 @@ pub struct InstanceSpec {
     pub gateway: Option<Ipv4Addr>,
     /// What the guest is told as its name server (I-15).
     pub nameserver: Option<IpAddr>,
+    /// The host's address under which it leaves towards the world (N-8).
+    pub snat_address: Option<IpAddr>,
     /// Published and exposed ports.
     pub ports: PortsSpec,
     /// The request as it came, without members that are null.
@@ -92,7 +94,7 @@ pub enum Addressing {
 /// What the account may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// Permission `net_manager`: without it the custom members do not exist.
+    /// Permission `net_manager`: without it neither the custom members nor `snat_address` exist.
     pub net_manager: bool,
     /// Feature `custom_network` of the account.
     pub custom_network: bool,
@@ -108,6 +110,8 @@ impl Grant {
 
 /// Members that need the permission `net_manager` and the feature `custom_network`.
 const CUSTOM_MEMBERS: [&str; 3] = ["network_interfaces", "gateway", "nameserver"];
+/// Members that need the permission alone: they name what is the host's.
+const HOST_MEMBERS: [&str; 1] = ["snat_address"];
 /// What a template does not keep: one name and one place in the network cannot be many instances' (I-19).
 const NOT_IN_TEMPLATE: [&str; 5] = [
     "name",
@@ -284,12 +288,12 @@ impl InstanceSpec {
             return (None, vec![SpecError::NotAnObject]);
         };
         let mut faults = Vec::new();
-        let hidden: &[&str] = if grant.net_manager {
-            &[]
+        let hidden = if grant.net_manager {
+            Vec::new()
         } else {
-            &CUSTOM_MEMBERS
+            [CUSTOM_MEMBERS.as_slice(), HOST_MEMBERS.as_slice()].concat()
         };
-        members::check_unknown(object, members::INSTANCE, hidden, &mut faults);
+        members::check_unknown(object, members::INSTANCE, &hidden, &mut faults);
         let unknown = faults.len();
         members::check_types(object, members::INSTANCE, &mut faults);
         if faults.len() > unknown {

@@ -195,7 +195,6 @@ fn what_is_not_built_is_refused_by_name() {
         ("bandwidth_in", r#""10mbit""#),
         ("limits", r#"{"pps": 5}"#),
         ("audit", "true"),
-        ("snat_address", r#""1.2.3.4""#),
         ("annotations", r#"{"a": "b"}"#),
     ] {
         check_error(
@@ -217,6 +216,21 @@ fn what_is_not_built_is_refused_by_name() {
         let text = format!(r#"{{"network_interfaces": [{{"{member}": {value}}}]}}"#);
         check_error(&text, &format!("Not supported yet: {member}"));
     }
+}
+
+#[test]
+fn n8_a_snat_address_is_of_either_family_and_a_template_keeps_it() {
+    for address in ["198.51.100.7", "2001:db8::7"] {
+        let parsed = parse(&format!(r#"{{"snat_address": "{address}"}}"#));
+        assert_eq!(parsed.snat_address, address.parse().ok());
+        let template = InstanceSpec::template(&parsed.request);
+        assert_eq!(template["snat_address"], address);
+    }
+    assert_eq!(parse(r#"{"snat_address": null}"#).snat_address, None);
+    let wrong = "Member 'snat_address' must be a text";
+    check_error(r#"{"snat_address": ["198.51.100.7"]}"#, wrong);
+    let range = r#"{"snat_address": "198.51.100.0/24"}"#;
+    check_error(range, &SpecError::snat("198.51.100.0/24").to_string());
 }
 
 #[test]
@@ -322,7 +336,12 @@ fn a4_without_the_permission_the_custom_members_do_not_exist() {
         net_manager: false,
         custom_network: true,
     };
-    for member in ["network_interfaces", "gateway", "nameserver"] {
+    for member in [
+        "network_interfaces",
+        "gateway",
+        "nameserver",
+        "snat_address",
+    ] {
         let text = format!(r#"{{"{member}": null}}"#);
         let error = InstanceSpec::parse(text.as_bytes(), none).unwrap_err();
         assert_eq!(error.to_string(), format!("Unknown member '{member}'"));

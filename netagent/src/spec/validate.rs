@@ -45,6 +45,8 @@ pub(crate) fn instance(object: &Object, faults: &mut Vec<SpecError>) -> Instance
         .map(address::nameserver)
         .transpose();
     let nameserver = noted(nameserver, faults).flatten();
+    let snat_address = text(object, "snat_address").map(address::snat).transpose();
+    let snat_address = noted(snat_address, faults).flatten();
     let mtu = noted(mtu(object), faults).flatten();
     let interfaces = entries.iter().filter_map(|entry| interface(entry, faults));
     // The interface's own MTU wins.
@@ -65,6 +67,7 @@ pub(crate) fn instance(object: &Object, faults: &mut Vec<SpecError>) -> Instance
         autostart: autostart.unwrap_or(true),
         gateway,
         nameserver,
+        snat_address,
         ports,
         request,
     }

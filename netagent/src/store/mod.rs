@@ -24,6 +24,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema.sql"),
     include_str!("mtu.sql"),
     include_str!("publish.sql"),
+    include_str!("snat.sql"),
 ];
 /// Statements kept prepared.
 const STATEMENTS: usize = 32;

@@ -132,6 +132,7 @@ fn instance(
         request: json(row, "request")?,
         gateway: optional(row, "gateway")?,
         nameserver: optional(row, "nameserver")?,
+        snat_address: optional(row, "snat_address")?,
         life: life.ok_or_else(|| bad(row, "life", ""))?,
         generation: row.get("generation")?,
         announced: json(row, "announced")?,

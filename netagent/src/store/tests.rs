@@ -57,6 +57,7 @@ fn instance(name: &str, slots: &[u32]) -> Instance {
             .clone(),
         gateway: Some("192.168.0.100".parse().unwrap()),
         nameserver: Some("2001:db8::53".parse().unwrap()),
+        snat_address: Some("198.51.100.7".parse().unwrap()),
         life: Life::Pending,
         generation: 3,
         announced: vec![AnnouncedPort {
@@ -278,7 +279,7 @@ fn a_database_of_a_newer_version_is_left_alone() {
     drop(store);
     check_refused(
         &scratch.path,
-        "newer netagent (version 99, this one knows 3)",
+        "newer netagent (version 99, this one knows 4)",
     );
 }
 
@@ -377,7 +378,7 @@ fn a_migration_runs_once_and_a_failed_one_changes_nothing() {
     }
     assert!(matches!(
         Store::open(&scratch.path),
-        Err(StoreError::Newer { found: 4, .. })
+        Err(StoreError::Newer { found: 5, .. })
     ));
 }
 
@@ -407,6 +408,7 @@ fn a_file_of_version_1_is_taken_over_in_place() {
     assert_eq!(store.audit(9).unwrap().len(), 4);
     assert_eq!((old.policy_generation, stored.next_publication), (1, 1));
     assert!(old.publications.is_empty() && old.exposed.is_empty());
+    assert_eq!(old.snat_address, None);
     let new = instance("b", &[7]);
     store.commit(&[insert(&new)]).unwrap();
     drop(store);

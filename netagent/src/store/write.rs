@@ -53,7 +53,7 @@ fn insert(to: &Transaction<'_>, instance: &Instance) -> rusqlite::Result<()> {
     run(
         to,
         "INSERT INTO instances VALUES (?1, (SELECT coalesce(max(seq), 0) + 1 FROM instances),
-         ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+         ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         params![
             instance.id.to_string(),
             instance.account.as_str(),
@@ -67,6 +67,7 @@ fn insert(to: &Transaction<'_>, instance: &Instance) -> rusqlite::Result<()> {
             time(instance.created_ms),
             instance.policy_generation,
             json(&instance.exposed)?,
+            instance.snat_address.map(|address| address.to_string()),
         ],
     )?;
     for (position, interface) in (0_u32..).zip(&instance.interfaces) {

@@ -118,6 +118,7 @@ fn without_net_manager_the_custom_members_look_non_existent() {
         ("network_interfaces", json!("not even a list")),
         ("gateway", json!("10.0.0.1")),
         ("nameserver", json!("10.0.0.1")),
+        ("snat_address", json!("198.51.100.7")),
     ] {
         let text = format!("Unknown member '{member}'");
         plain.refuse(&json!({ member: value }), (400, &text));
