@@ -2,11 +2,13 @@
 
 use std::net::{IpAddr, UdpSocket};
 
+use netagent_common::net::protocol;
 use netagent_tests::agent::Agent;
 use netagent_tests::client::{connect, echo};
 use netagent_tests::deadline::SOON;
 use netagent_tests::guest::Guest;
 use netagent_tests::netns::NetNs;
+use netagent_tests::packet;
 use netagent_tests::ping::ping;
 use netagent_tests::random::Random;
 use netagent_tests::server::{PORT, Server};
@@ -136,14 +138,11 @@ fn both_interfaces_of_an_instance_work_and_a_reply_takes_the_way_of_its_flow() {
                 ports: (port, 7),
             });
         }
-        // The other interface got none of it.
-        assert_eq!(
-            guest.nics[1 - index]
-                .tap
-                .receive_now()
-                .map(|frame| frame.bytes[12..14].to_vec()),
-            None
-        );
+        // The other interface got none of it; advertisements of its router it may.
+        while let Some(frame) = guest.nics[1 - index].tap.receive_now() {
+            let transport = packet::transport(&frame.completed());
+            assert!(transport.is_none_or(|transport| transport.protocol != protocol::UDP));
+        }
     }
     assert_eq!(guest.answer["private_ip"], guest.nics[0].v4.to_string());
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netagent_common::net::GATEWAY_MAC;
-use netagent_tests::deadline::{Deadline, SOON};
+use netagent_tests::deadline::{Deadline, SOON, wait_until};
 use netagent_tests::frame::Frame;
 use netagent_tests::guest::{Guest, Nic};
 use netagent_tests::neighbour::{self, Claim};
@@ -238,6 +238,11 @@ fn the_host_pings_a_custom_guest_over_its_own_route_and_sets_no_other() {
     assert_eq!(routes("-4"), ["192.168.0.1"]);
     assert_eq!(routes("-6"), ["fec0::2"]);
     let stack = Stack::boot(own, 1_500);
+    // The kernel asks for no neighbour until its own address on the TAP is known to be its own.
+    wait_until("the host's address is settled", SOON, || {
+        let addresses = world.host.shell("ip -6 address show dev vpc0");
+        addresses.contains("fe80") && !addresses.contains("tentative")
+    });
     for address in [v4, v6] {
         ping(&world.host, address, (3, 56)).unwrap();
     }
