@@ -46,11 +46,18 @@ pub fn guest<A: Family>(
     (is_its && reverse.tag == tag).then_some(guest)
 }
 
-/// Notes that the flow of an entry, which leads to the world, is in force, where it is established; `tag` is that of the
-/// entry's key.
+/// Notes that the flow of an entry, which leads to the world, is in force, where it is established, and that it is no
+/// longer where it is not; `tag` is that of the entry's key.
 #[inline(always)]
 pub fn remember<A: Family>(tag: u32, reverse: &mut Reverse<A>, flow: &Flow<A>) {
-    if FlowState::from_number(flow.state) != FlowState::Established || reverse.tag != tag {
+    if reverse.tag != tag {
+        return;
+    }
+    if FlowState::from_number(flow.state) != FlowState::Established {
+        // A connection that was opened anew is established by a packet that changes nothing else.
+        if reverse.generation != 0 {
+            reverse.generation = 0;
+        }
         return;
     }
     reverse.slot = flow.slot;
