@@ -40,10 +40,9 @@ pub fn guest<A: Family>(
     reverse: &Reverse<A>,
     interface: &Interface,
 ) -> Option<(A, [u8; 2])> {
-    let guest = (reverse.guest, reverse.guest_port);
-    let is_its = reverse.instance == interface.instance;
-    kernel::read_barrier();
-    (is_its && reverse.tag == tag).then_some(guest)
+    let holder = maps::holder(reverse);
+    let is_its = holder.instance == interface.instance && holder.tag == tag;
+    is_its.then_some((holder.guest, holder.guest_port))
 }
 
 /// Notes that the flow of an entry, which leads to the world, is in force, where it is established, and that it is no
