@@ -199,6 +199,17 @@ impl FlowState {
         }
     }
 
+    /// How stale `last_seen_ns` of a flow in this state may be, ns: none that may not end early does (RFC 4787 REQ-5, RFC
+    /// 5382 REQ-5, RFC 5508 REQ-2). A flow that the guest closes was established a moment ago.
+    #[must_use]
+    pub const fn stale_ns(self) -> u64 {
+        match self {
+            Self::Opening => LAST_SEEN_STEP_NS,
+            Self::Established | Self::VmClosed | Self::WorldClosed => STALE_NS,
+            Self::Closed | Self::Reset | Self::Removed => 0,
+        }
+    }
+
     /// The state after a packet: of a TCP segment with these flags, or with `None`, of anything else.
     #[must_use]
     pub const fn after(self, opener: Opener, sender: Sender, flags: Option<u8>) -> Self {

@@ -30,7 +30,7 @@ wire! {
         pub instance: u32,
         /// Slot to which replies go.
         pub slot: u32,
-        /// Generation of that interface; 0 until the flow was found established.
+        /// Generation of that interface; 0 where the flow was not found established, or is no longer.
         pub generation: u32,
         /// Generation of the policy under which it was.
         pub policy_generation: u32,

@@ -3,9 +3,7 @@
 
 use core::ffi::c_void;
 
-use netagent_common::flow::{
-    Collected, Flow, FlowKey, FlowState, Opener, Place, REMOVED_MAX, STALE_NS,
-};
+use netagent_common::flow::{Collected, Flow, FlowKey, FlowState, Opener, Place, REMOVED_MAX};
 use netagent_common::nat::{
     ANY_INSTANCE, Mapping, MappingKey, ORPHAN_AGE, Reverse, ReverseKey, TICK_NS,
 };
@@ -126,11 +124,8 @@ unsafe extern "C" fn expire<A: Family>(
 fn timeout_ns<A>(key: &FlowKey<A>, flow: &Flow<A>, interface: &Interface) -> u64 {
     let state = FlowState::from_number(flow.state);
     let opener = Opener::from_number(flow.opener);
-    let mut timeout_ns = maps::timeouts().of_flow_ns(key.protocol as u8, state, opener);
-    if state == FlowState::Established {
-        // None ends early (RFC 4787 REQ-5, RFC 5382 REQ-5, RFC 5508 REQ-2).
-        timeout_ns += STALE_NS;
-    }
+    let timeout_ns =
+        maps::timeouts().of_flow_ns(key.protocol as u8, state, opener) + state.stale_ns();
     let is_crowded = state.place() == Some(Place::Closing)
         && maps::closing_flows(key.instance) > u64::from(interface.flow_limit / 2);
     if is_crowded {

@@ -198,9 +198,12 @@ pub fn deliver<A: Family>(skb: Skb, settled: u64) -> Packed {
                 None => return Ok(Judged::Unsettled),
             },
         };
-        let gone = Dropped::nowhere(DropReason::Unsolicited);
-        let guest = shortcut::guest(tag, reverse, interface).ok_or(gone)?;
-        pass(skb, packet, interface, guest)
+        match shortcut::guest(tag, reverse, interface) {
+            Some(guest) => pass(skb, packet, interface, guest),
+            // Where another CPU noted another flow in it, the flow itself says whose it is.
+            None if settled.slot().is_none() => Ok(Judged::Unsettled),
+            None => Err(Dropped::nowhere(DropReason::Unsolicited)),
+        }
     }))
 }
 

@@ -425,17 +425,6 @@ pub fn tick() -> u32 {
     (now_ns() / TICK_NS) as u32
 }
 
-/// Keeps what is read before from being read after: the compiler does not move reads across, and neither do CPUs that
-/// read in order (x86).
-#[inline(always)]
-pub fn read_barrier() {
-    #[cfg(target_arch = "bpf")]
-    // SAFETY: no instruction at all.
-    unsafe {
-        core::arch::asm!("");
-    }
-}
-
 /// A random number.
 #[inline(always)]
 pub fn random() -> u32 {

@@ -40,17 +40,23 @@ pub fn guest<A: Family>(
     reverse: &Reverse<A>,
     interface: &Interface,
 ) -> Option<(A, [u8; 2])> {
-    let guest = (reverse.guest, reverse.guest_port);
-    let is_its = reverse.instance == interface.instance;
-    kernel::read_barrier();
-    (is_its && reverse.tag == tag).then_some(guest)
+    let holder = maps::holder(reverse);
+    let is_its = holder.instance == interface.instance && holder.tag == tag;
+    is_its.then_some((holder.guest, holder.guest_port))
 }
 
-/// Notes that the flow of an entry, which leads to the world, is in force, where it is established; `tag` is that of the
-/// entry's key.
+/// Notes that the flow of an entry, which leads to the world, is in force, where it is established, and that it is no
+/// longer where it is not; `tag` is that of the entry's key.
 #[inline(always)]
 pub fn remember<A: Family>(tag: u32, reverse: &mut Reverse<A>, flow: &Flow<A>) {
-    if FlowState::from_number(flow.state) != FlowState::Established || reverse.tag != tag {
+    if reverse.tag != tag {
+        return;
+    }
+    if FlowState::from_number(flow.state) != FlowState::Established {
+        // A connection that was opened anew is established by a packet that changes nothing else.
+        if reverse.generation != 0 {
+            reverse.generation = 0;
+        }
         return;
     }
     reverse.slot = flow.slot;

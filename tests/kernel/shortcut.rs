@@ -9,7 +9,7 @@ use netagent_common::net::tcp_flag::{ACK, FIN, RST, SYN};
 use netagent_common::vm::Interface;
 use netagent_tests::packet::{Packet, Segment, tcp, udp};
 use netagent_tests::prog_run::{Outcome, verdict};
-use netagent_tests::scene::{self, REMOTE_V4, REMOTE_V6, Scene, back, to};
+use netagent_tests::scene::{self, OTHER_SLOT, REMOTE_V4, REMOTE_V6, Scene, back, to};
 
 const REMOTES: [IpAddr; 2] = [IpAddr::V4(REMOTE_V4), IpAddr::V6(REMOTE_V6)];
 const GUEST_PORT: u16 = 4_000;
@@ -185,5 +185,26 @@ fn an_entry_that_became_another_flows_is_not_believed() {
         change_reverses::<[u8; 4]>(&mut flow.scene, map::REVERSE_V4, |reverse| reverse.tag ^= 1);
         change_reverses::<[u8; 16]>(&mut flow.scene, map::REVERSE_V6, |reverse| reverse.tag ^= 1);
         assert_eq!(flow.reply(ACK).verdict, verdict::DROP);
+    });
+}
+
+/// Of two CPUs one may note a flow in an entry that the other gave to another flow in that very moment.
+#[test]
+fn an_entry_in_which_another_flow_was_noted_costs_no_reply() {
+    all(|mut flow| {
+        let other = Interface {
+            generation: scene::GENERATION + 1,
+            ..scene::record()
+        };
+        flow.scene.add_other(other);
+        change_reverses::<[u8; 4]>(&mut flow.scene, map::REVERSE_V4, |reverse| {
+            (reverse.slot, reverse.generation) = (OTHER_SLOT, other.generation);
+        });
+        change_reverses::<[u8; 16]>(&mut flow.scene, map::REVERSE_V6, |reverse| {
+            (reverse.slot, reverse.generation) = (OTHER_SLOT, other.generation);
+        });
+        for _ in 0..2 {
+            assert_eq!(flow.reply(ACK).verdict, verdict::REDIRECT);
+        }
     });
 }

@@ -36,6 +36,8 @@ pub trait FamilyMaps: Copy + Eq + 'static {
     fn senders_map() -> &'static Senders<Self>;
     #[doc(hidden)]
     fn fragment_map() -> &'static Fragments<Self>;
+    #[doc(hidden)]
+    fn guest_of(reverse: &Reverse<Self>) -> Self;
     /// Place of its flows in the array of fills.
     const FLOWS_PLACE: u32;
     /// Place of its mappings there.
@@ -75,6 +77,11 @@ impl FamilyMaps for [u8; 4] {
     fn fragment_map() -> &'static Fragments<Self> {
         &FRAGMENTS_V4
     }
+    #[inline(always)]
+    fn guest_of(reverse: &Reverse<Self>) -> Self {
+        let [guest] = read_words(reverse, offset_of!(Reverse<Self>, guest));
+        guest
+    }
 }
 
 impl FamilyMaps for [u8; 16] {
@@ -107,6 +114,12 @@ impl FamilyMaps for [u8; 16] {
     #[inline(always)]
     fn fragment_map() -> &'static Fragments<Self> {
         &FRAGMENTS_V6
+    }
+    #[inline(always)]
+    fn guest_of(reverse: &Reverse<Self>) -> Self {
+        let words = read_words(reverse, offset_of!(Reverse<Self>, guest));
+        let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = words;
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 }
 
@@ -201,6 +214,50 @@ pub fn reverse<A: FamilyMaps>(key: &ReverseKey<A>) -> Option<&'static mut Revers
     let reverse = A::reverse_map().get_ptr_mut(key)?;
     // SAFETY: the element stays readable and writable until the program ends (RCU); its fields are changed whole.
     Some(unsafe { &mut *reverse })
+}
+
+/// Whose an entry is, and the digest of the key under which it was that.
+pub struct Holder<A> {
+    /// [`Reverse::tag`].
+    pub tag: u32,
+    /// [`Reverse::instance`].
+    pub instance: u32,
+    /// [`Reverse::guest_port`].
+    pub guest_port: [u8; 2],
+    /// [`Reverse::guest`].
+    pub guest: A,
+}
+
+/// Reads whose an entry is, each word once, and the tag after everything else: the compiler neither moves nor repeats
+/// these reads, and CPUs that read in order (x86) do not move them either. So what stands beside the right tag was
+/// written with it.
+#[inline(always)]
+pub fn holder<A: FamilyMaps>(reverse: &Reverse<A>) -> Holder<A> {
+    const {
+        assert!(
+            offset_of!(Reverse<A>, guest_port) % 4 == 0 && offset_of!(Reverse<A>, guest) % 4 == 0
+        );
+    }
+    let guest = A::guest_of(reverse);
+    let [port] = read_words(reverse, offset_of!(Reverse<A>, guest_port));
+    let [instance] = read_words(reverse, offset_of!(Reverse<A>, instance));
+    let [tag] = read_words(reverse, offset_of!(Reverse<A>, tag));
+    let [high, low, ..] = port;
+    Holder {
+        tag: u32::from_ne_bytes(tag),
+        instance: u32::from_ne_bytes(instance),
+        guest_port: [high, low],
+        guest,
+    }
+}
+
+/// Reads words that other CPUs may change, each whole and once.
+#[inline(always)]
+fn read_words<A, const N: usize>(reverse: &Reverse<A>, offset: usize) -> [[u8; 4]; N] {
+    let words = core::ptr::from_ref(reverse).wrapping_byte_add(offset);
+    // SAFETY: the offsets are those of fields, which lie within the entry and at whole words of it; to the word of the
+    // port belongs what is reserved behind it.
+    unsafe { words.cast::<[u32; N]>().read_volatile() }.map(u32::to_ne_bytes)
 }
 
 /// Claims a port: exactly one of several CPUs that try succeeds.

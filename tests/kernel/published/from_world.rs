@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use netagent_common::drop::DropReason;
+use netagent_common::names::COLLECT_FLOWS;
 use netagent_common::net::{GATEWAY_MAC, protocol, tcp_flag};
 use netagent_common::policy::RouteKind;
 use netagent_common::vm::Interface;
@@ -252,6 +253,30 @@ fn a_connection_whose_reverse_entry_went_gets_it_back_from_either_end() {
             }
             assert_eq!(scene.holders(PORTS.0), [PORTS.1]);
             assert_eq!(scene.open_flows(), 1);
+        }
+    }
+}
+
+/// A connection with the ports of one that was reset a moment ago: what its flow was before is not believed any more.
+#[test]
+fn a_client_that_comes_back_by_the_same_port_is_established_by_its_handshake() {
+    for remote in REMOTES {
+        let mut scene = published();
+        for _ in 0..2 {
+            let client = |scene: &mut Scene, flags| {
+                let ports = (CLIENT, PORTS.0);
+                let segment = message(protocol::TCP, &back(remote), ports, flags);
+                seen(&scene.from_uplink(&segment));
+            };
+            client(&mut scene, tcp_flag::SYN);
+            let answer = message(protocol::TCP, &to(remote), (PORTS.1, CLIENT), SYN_ACK);
+            seen(&scene.from_vm(&answer));
+            client(&mut scene, tcp_flag::ACK);
+            // Nobody says anything for longer than a connection may be half open.
+            scene.age_flows_by(PORTS.1, 60);
+            assert_eq!(scene.datapath.collect(COLLECT_FLOWS).0.removed, 0);
+            client(&mut scene, tcp_flag::ACK);
+            client(&mut scene, tcp_flag::RST);
         }
     }
 }
