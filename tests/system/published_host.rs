@@ -181,8 +181,16 @@ fn malformed_and_impossible_entries_are_refused_by_name_and_leave_nothing() {
             "Unknown member 'colour'",
         ),
         (json!({"guest_port": 80}), 400, "'host_port' is missing"),
-        (json!("1023"), 409, "publish.ports is 1024-40000"),
-        (json!("40001"), 409, "publish.ports is 1024-40000"),
+        (
+            json!("1023"),
+            409,
+            "publish.ports of the configuration is 1024-40000",
+        ),
+        (
+            json!("40001"),
+            409,
+            "publish.ports of the configuration is 1024-40000",
+        ),
         (json!("16384"), 409, "nat.ports, 16384-29999"),
         (json!("29999/udp"), 409, "nat.ports, 16384-29999"),
         (
@@ -428,7 +436,7 @@ fn p9_the_command_line_replaces_the_ports_of_a_running_instance() {
     let complaint = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(
         complaint,
-        "netagent: Port 80/tcp cannot be published: publish.ports is 1024-65535\n"
+        "netagent: Port 80/tcp cannot be published: publish.ports of the configuration is 1024-65535\n"
     );
     let none = agent.say_json(&["network", "web", "--json", "--no-ports"]);
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
@@ -28,6 +28,8 @@ const BPFFS: &str = "/sys/fs/bpf";
 const TICK: Duration = Duration::from_millis(50);
 /// How many ticks an agent gets to end after SIGTERM, or to answer after its start: 15 s.
 const PATIENCE_TICKS: u32 = 300;
+/// How many ticks after it was killed an agent is started again: 10 s, in which what goes on without it can be seen.
+const REST_TICKS: u32 = 200;
 
 /// Runs until a signal comes or the agent ends, and leaves nothing behind.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
@@ -42,10 +44,21 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let world = World::make(&format!("netagent-{}", std::process::id()), &agent.dir)?;
     let result = agent
         .start(&world, arguments)
-        .and_then(|()| agent.attend(&world, &end));
+        .and_then(|()| agent.attend(&world, arguments, &end));
     agent.stop(&world, arguments);
     say("the private agent and its namespaces are gone");
     result
+}
+
+/// Waits; false where a signal came meanwhile.
+fn rest(end: &AtomicBool) -> bool {
+    for _ in 0..REST_TICKS {
+        if end.load(Ordering::Relaxed) {
+            return false;
+        }
+        sleep(TICK);
+    }
+    true
 }
 
 /// bpffs is the one thing that stays: others may have pinned something in the meantime.
@@ -130,13 +143,23 @@ impl PrivateAgent {
         Ok(())
     }
 
-    /// Says what to type next when the agent answers; returns when a signal comes, or when the agent ends.
-    fn attend(&mut self, world: &World, end: &AtomicBool) -> Result<()> {
+    /// Says what to type next when the agent answers, and starts it again where it was killed, as systemd does; returns
+    /// when a signal comes, or when the agent ends by itself.
+    fn attend(&mut self, world: &World, arguments: &[String], end: &AtomicBool) -> Result<()> {
         let mut ticks = 0;
         let mut answered = false;
         loop {
             if let Some(status) = self.ended()? {
-                bail!("the agent ended by itself ({status})");
+                if status.signal() != Some(Signal::SIGKILL as i32) {
+                    bail!("the agent ended by itself ({status})");
+                }
+                say(
+                    "the agent was killed: its programs go on without it, and it is started again in 10 s",
+                );
+                if !rest(end) {
+                    return Ok(());
+                }
+                self.start(world, arguments)?;
             }
             if end.load(Ordering::Relaxed) {
                 return Ok(());
@@ -180,6 +203,7 @@ where a web server answers on http://198.51.100.1/ and http://[2001:db8:100::1]/
   nsenter --net={host_path}    # a shell in the host
   nsenter --net={world_path}   # a shell in the world
 
+`kill -9` of the agent leaves its programs at work, and ten seconds later it is started again.
 Ctrl-C here ends the agent and removes all of it.
 ",
             host = world.host_name(),

@@ -43,7 +43,7 @@ pub enum RequestError {
     InterfaceNameTaken(String),
     #[error("Port {port} is already in use by {owner}")]
     PortTaken { port: ExposedPort, owner: String },
-    #[error("Port {port} cannot be published: publish.ports is {range}")]
+    #[error("Port {port} cannot be published: publish.ports of the configuration is {range}")]
     PortOutside { port: ExposedPort, range: PortRange },
     #[error("Port {port} cannot be published: the ports of nat.ports, {range}, stand for guests")]
     PortOfNat { port: ExposedPort, range: PortRange },

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use hyper::Method;
+use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
 use crate::cli::Client;
@@ -93,7 +95,7 @@ struct Flags {
     /// Networks that the guest may not reach, separated by commas
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     denied_cidr: Vec<String>,
-    /// Ports to publish, separated by commas: 8080:80/tcp
+    /// Ports to publish, separated by commas: 8080, 8080:80/udp, 127.0.0.1:8080:80, '8080:80 from 10.0.0.0/8, fd00::/8'
     #[arg(long, value_name = "PORT", value_delimiter = ',')]
     publish_port: Vec<String>,
     /// Networks that may use the published ports, separated by commas [default: everybody]
@@ -204,14 +206,30 @@ impl Flags {
     }
 }
 
-/// Entries of `publish`, each for these networks.
+/// Entries of `publish`, each for these networks. A network behind a comma belongs to the entry before it, which says
+/// `from`.
 pub(super) fn published(ports: &[String], networks: &[String]) -> Vec<String> {
     let from = if networks.is_empty() {
         String::new()
     } else {
         format!(" from {}", networks.join(","))
     };
-    ports.iter().map(|port| format!("{port}{from}")).collect()
+    let mut entries: Vec<String> = Vec::new();
+    for port in ports {
+        let is_network = port.contains('/') && port.trim().parse::<IpNet>().is_ok()
+            || port.trim().parse::<IpAddr>().is_ok();
+        match entries.last_mut() {
+            Some(entry) if is_network && entry.contains(" from ") => {
+                entry.push(',');
+                entry.push_str(port);
+            }
+            _ => entries.push(port.clone()),
+        }
+    }
+    entries
+        .into_iter()
+        .map(|entry| format!("{entry}{from}"))
+        .collect()
 }
 
 /// The members that have a value.

@@ -1,5 +1,6 @@
 //! `ls`, `inspect`, `start`, `stop`, `rm`, `plan`.
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -228,7 +229,7 @@ pub(super) fn port_table(instance: &Value) -> String {
 
 fn published_row(port: &Value) -> Vec<String> {
     let address = port.get("address").and_then(Value::as_str);
-    let address = match address {
+    let shown = match address {
         None => String::new(),
         Some(address) if address.contains(':') => format!("[{address}]:"),
         Some(address) => format!("{address}:"),
@@ -238,15 +239,23 @@ fn published_row(port: &Value) -> Vec<String> {
         let texts = list.iter().filter_map(Value::as_str);
         texts.collect::<Vec<_>>().join(",")
     });
+    let is_loopback = address
+        .and_then(|address| address.parse::<IpAddr>().ok())
+        .is_some_and(|address| address.is_loopback());
+    let everybody = if is_loopback {
+        "this host"
+    } else {
+        "everybody"
+    };
     let proto = cell(port, "proto");
     let status = match port.get("reason").and_then(Value::as_str) {
         Some(reason) => format!("{}: {reason}", cell(port, "status")),
         None => cell(port, "status"),
     };
     vec![
-        format!("{address}{}/{proto}", cell(port, "host_port")),
+        format!("{shown}{}/{proto}", cell(port, "host_port")),
         format!("{}/{proto}", cell(port, "guest_port")),
-        networks.unwrap_or_else(|| "everybody".to_owned()),
+        networks.unwrap_or_else(|| everybody.to_owned()),
         status,
     ]
 }

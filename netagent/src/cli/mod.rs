@@ -62,7 +62,7 @@ enum Command {
     Inspect(OneInstance),
     /// Start an instance
     Start(OneInstance),
-    /// Stop an instance; its addresses stay reserved
+    /// Stop an instance; its addresses stay reserved, its TAPs go, and its VMM is to be started again after it
     Stop(OneInstance),
     /// Delete an instance
     Rm(OneInstance),

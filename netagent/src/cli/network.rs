@@ -35,7 +35,7 @@ pub(super) struct NetworkArgs {
 #[derive(Args, Debug)]
 #[group(required = true, multiple = true)]
 struct PortFlags {
-    /// Ports to publish, separated by commas: 8080:80/tcp
+    /// Ports to publish, separated by commas: 8080, 8080:80/udp, 127.0.0.1:8080:80, '8080:80 from 10.0.0.0/8, fd00::/8'
     #[arg(long, value_name = "PORT", value_delimiter = ',')]
     publish_port: Vec<String>,
     /// Networks that may use the published ports, separated by commas [default: everybody]
@@ -104,6 +104,12 @@ mod tests {
             ]),
             Some(
                 json!({"publish": ["8080:80 from 10.0.0.0/8", "53/udp from 10.0.0.0/8"], "exposed_ports": []})
+            )
+        );
+        assert_eq!(
+            body(&["--publish-port", "80 from 10.0.0.0/8, fd00::/8,10.1.1.1,90"]),
+            Some(
+                json!({"publish": ["80 from 10.0.0.0/8, fd00::/8,10.1.1.1", "90"], "exposed_ports": []})
             )
         );
         assert_eq!(

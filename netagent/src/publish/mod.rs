@@ -61,7 +61,9 @@ pub enum ReserveError {
     #[error("Port {0} is already in use by another process")]
     InUse(ExposedPort),
     /// The address is another host's.
-    #[error("Address {0} cannot be published on: it is not one of this host's")]
+    #[error(
+        "Address {0} cannot be published on: it is not one of this host's; add it with 'ip address add', or name another"
+    )]
     NotOurs(IpAddr),
     /// Anything else that the kernel says.
     #[error("Port {port} cannot be taken: {source}")]

@@ -145,7 +145,9 @@ mod tests {
             let error = reserve(&at(Some(address), 40_123, PortProtocol::Tcp)).unwrap_err();
             assert_eq!(
                 error.to_string(),
-                format!("Address {address} cannot be published on: it is not one of this host's")
+                format!(
+                    "Address {address} cannot be published on: it is not one of this host's; add it with 'ip address add', or name another"
+                )
             );
         }
     }

@@ -279,7 +279,11 @@ async fn ports_that_are_not_to_be_published_are_refused_with_the_range() {
         last: 30_000,
     };
     let Running { handle, .. } = running(host(), config).await;
-    let outside = |port| format!("Port {port}/tcp cannot be published: publish.ports is 80-30000");
+    let outside = |port| {
+        format!(
+            "Port {port}/tcp cannot be published: publish.ports of the configuration is 80-30000"
+        )
+    };
     check_refused(&handle, r#"{"publish": ["79"]}"#, &outside(79)).await;
     check_refused(&handle, r#"{"publish": ["30001"]}"#, &outside(30_001)).await;
     for port in [16_384, 29_999] {
@@ -382,7 +386,7 @@ async fn a_port_is_free_for_the_next_when_its_publication_is_gone() {
 #[tokio::test]
 async fn an_address_must_be_the_hosts_and_a_publication_waits_while_it_is_gone() {
     let Running { host, handle, .. } = agent().await;
-    let foreign = "Address 192.0.2.9 cannot be published on: it is not one of this host's";
+    let foreign = "Address 192.0.2.9 cannot be published on: it is not one of this host's; add it with 'ip address add', or name another";
     check_refused(&handle, r#"{"publish": ["192.0.2.9:8080:80"]}"#, foreign).await;
     let request = r#"{"name": "a", "publish": ["192.0.2.2:8080:80", "[2001:db8::2]:8080:80"]}"#;
     let made = handle.create(spec(request)).await.unwrap();
@@ -403,7 +407,7 @@ async fn an_address_must_be_the_hosts_and_a_publication_waits_while_it_is_gone()
         });
     };
     change(false);
-    let reason = "Address 192.0.2.2 cannot be published on: it is not one of this host's";
+    let reason = "Address 192.0.2.2 cannot be published on: it is not one of this host's; add it with 'ip address add', or name another";
     wait_for("it waits", async || {
         waiting(&handle.list().await.unwrap()[0]) == [Some(reason), None]
     })

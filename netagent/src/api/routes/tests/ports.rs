@@ -79,7 +79,7 @@ async fn a_replacement_of_ports_is_read_as_strictly_as_a_create() {
     put(
         r#"{"publish": ["80"]}"#,
         409,
-        "Port 80/tcp cannot be published: publish.ports is 1024-65535",
+        "Port 80/tcp cannot be published: publish.ports of the configuration is 1024-65535",
     )
     .await;
     put(
