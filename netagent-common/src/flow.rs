@@ -76,6 +76,8 @@ pub enum Opener {
     GuestAtHost = 3,
     /// The host itself: there is no other address and no way out.
     Host = 4,
+    /// A stranger, at a port that a mapping gives to the guest: judged as if the guest had opened it.
+    Stranger = 6,
 }
 
 impl Opener {
@@ -85,10 +87,13 @@ impl Opener {
         number & 1 != 0
     }
 
-    /// Whether somebody else than the guest opened the flow.
+    /// Whether the flow was opened at a published or exposed port, and lives as long as that.
     #[must_use]
-    pub const fn is_inbound(number: u8) -> bool {
-        number >= Self::World as u8
+    pub const fn is_at_a_port(number: u8) -> bool {
+        matches!(
+            Self::from_number(number),
+            Self::World | Self::GuestAtHost | Self::Host
+        )
     }
 
     /// The opener with this number; an unknown one is [`Opener::Guest`], which is judged by everything.
@@ -99,6 +104,7 @@ impl Opener {
             2 => Self::World,
             3 => Self::GuestAtHost,
             4 => Self::Host,
+            6 => Self::Stranger,
             _ => Self::Guest,
         }
     }
@@ -108,7 +114,7 @@ impl Opener {
     pub const fn side(self) -> Sender {
         match self {
             Self::Guest | Self::GuestToHost => Sender::Vm,
-            Self::World | Self::GuestAtHost | Self::Host => Sender::World,
+            Self::World | Self::GuestAtHost | Self::Host | Self::Stranger => Sender::World,
         }
     }
 }
@@ -415,6 +421,7 @@ mod tests {
             Opener::World,
             Opener::GuestAtHost,
             Opener::Host,
+            Opener::Stranger,
         ];
         let mut quiet = 0;
         for state in (1..=7).map(FlowState::from_number) {
@@ -434,7 +441,7 @@ mod tests {
 
     #[test]
     fn only_the_other_end_answers() {
-        for opener in [Opener::World, Opener::GuestAtHost] {
+        for opener in [Opener::World, Opener::GuestAtHost, Opener::Stranger] {
             let after = |sender, flags| Opening.after(opener, sender, flags);
             assert_eq!(after(Sender::World, None), Opening, "{opener:?}");
             assert_eq!(after(Sender::World, Some(SYN)), Opening, "{opener:?}");

@@ -204,7 +204,11 @@ fn open<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), 
     let opener = Opener::from_number(opening.opener as u8);
     let mapped = match opener {
         Opener::Guest => mapping::claim(skb, key, &way.nat_address, interface),
-        Opener::GuestToHost | Opener::World | Opener::GuestAtHost | Opener::Host => None,
+        Opener::GuestToHost
+        | Opener::World
+        | Opener::GuestAtHost
+        | Opener::Host
+        | Opener::Stranger => None,
     };
     let nat_port = match mapped {
         Some(nat_port) => nat_port,
@@ -382,9 +386,9 @@ pub fn revalidate<A: Family>(
                 flow.nat_address == key.remote && publish::judge_guest(key).is_ok()
             }
             Opener::GuestAtHost => publish::may_go_on(interface, key, flow),
-            opener @ (Opener::Guest | Opener::World | Opener::Host) => {
+            opener @ (Opener::Guest | Opener::World | Opener::Host | Opener::Stranger) => {
                 match uplink_route(key.remote) {
-                    Ok(route) if Opener::is_inbound(opener as u8) => {
+                    Ok(route) if Opener::is_at_a_port(opener as u8) => {
                         set_way(flow, route);
                         publish::may_go_on(interface, key, flow)
                     }
@@ -486,7 +490,7 @@ pub fn write_admitted<A: Family>(
     let made = (
         maps::route_generation(),
         u16::from_be_bytes(nat_port),
-        Opener::Guest,
+        Opener::Stranger,
     );
     let Ok(route) = uplink_route(key.remote) else {
         return false;

@@ -260,6 +260,30 @@ fn only_whom_the_guest_asked_reaches_it_unless_nobody_is_filtered() {
     }
 }
 
+#[test]
+fn what_strangers_open_waits_half_a_minute_for_the_guest() {
+    for is_v4 in [true, false] {
+        let mut scene = scene_with(Sizes {
+            filters_nobody: true,
+            ..Sizes::default()
+        });
+        let port = send(&mut scene, scene::FROM_VM, 4_000, (remote(is_v4, 1), 53)).expect("a flow");
+        let [answered, ignored] = [2, 3].map(|number| remote(is_v4, number));
+        for stranger in [answered, ignored, ignored] {
+            let bytes = udp(&back(stranger), (9_999, port), b"knock");
+            assert_eq!(scene.from_uplink(&bytes).verdict, verdict::REDIRECT);
+        }
+        let answer = send(&mut scene, scene::FROM_VM, 4_000, (answered, 9_999));
+        assert_eq!(answer, Some(port));
+        assert_eq!(scene.open_flows(), 3);
+        // The guest's own may wait for two minutes.
+        scene.age_flows_by(4_000, 60);
+        assert_eq!(scene.datapath.collect(COLLECT_FLOWS).0.removed, 1);
+        let again = udp(&back(ignored), (9_999, port), b"knock");
+        assert_eq!(scene.from_uplink(&again).verdict, verdict::REDIRECT);
+    }
+}
+
 /// What stands where a datagram has its length is the start of a segment's sequence number, which the sender chooses.
 #[test]
 fn no_segment_gets_in_by_the_port_of_a_mapping() {

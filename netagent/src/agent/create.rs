@@ -128,7 +128,8 @@ impl<H: Host> Agent<H> {
         };
         let uplinks = self.uplinks.indices();
         let resolvers = self.resolvers();
-        custom::available(network, &self.observed, &uplinks, &own, &resolvers)
+        !self.holds_snat(network)
+            && custom::available(network, &self.observed, &uplinks, &own, &resolvers)
     }
 
     /// Why a device that exists cannot be lent (I-9).

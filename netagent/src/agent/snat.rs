@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::agent::registry::{Held, Key};
 use crate::agent::{Agent, RequestError};
 use crate::host::{Host, HostError};
@@ -38,6 +40,14 @@ impl<H: Host> Agent<H> {
             let uplink = uplink.cloned().unwrap_or_default();
             Some(RequestError::SnatNotOurs { address, uplink })
         })
+    }
+
+    /// Whether a network holds an address under which an instance leaves, be it the host's at the moment or not: once it is
+    /// a guest's, it is the host's no more.
+    pub(crate) fn holds_snat(&self, network: IpNet) -> bool {
+        let all = self.registry.all();
+        let mut own = all.filter_map(|(_, held)| held.instance.snat_address);
+        own.any(|address| network.contains(&address))
     }
 
     fn is_on_uplink(&self, address: IpAddr) -> bool {

@@ -112,6 +112,31 @@ async fn n8_an_address_that_no_uplink_has_is_refused_with_what_mends_it() {
 }
 
 #[tokio::test]
+async fn n8_no_guest_gets_the_address_of_another_instance_while_the_host_lacks_it() {
+    // Where guests' own networks may lie.
+    const PRIVATE: &str = "10.20.0.7";
+    let Running { host, handle, .. } = agent().await;
+    change(&host, PRIVATE, UPLINK, true);
+    handle.create(asking_for(PRIVATE)).await.unwrap();
+    change(&host, PRIVATE, UPLINK, false);
+    tell(&host);
+    wait_for("it is gone", async || {
+        handle.list().await.unwrap()[0].status == Status::Error
+    })
+    .await;
+    let custom = |network: &str| {
+        spec(&format!(
+            r#"{{"name": "b", "network_interfaces": [{{"ip": "{network}", "tap_name": "vpc0"}}]}}"#
+        ))
+    };
+    for network in ["10.20.0.7/32", "10.20.0.5/29"] {
+        let error = handle.create(custom(network)).await.unwrap_err();
+        assert_eq!(error.to_string(), SpecError::NotAvailable.to_string());
+    }
+    handle.create(custom("10.20.0.9/29")).await.unwrap();
+}
+
+#[tokio::test]
 async fn n8_an_address_that_goes_away_is_named_until_it_is_back() {
     for address in [V4, V6] {
         let Running { host, handle, .. } = agent().await;
