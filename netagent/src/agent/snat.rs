@@ -1,6 +1,7 @@
 //! The address under which an instance leaves towards the world, where it asked for one (N-8).
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -10,6 +11,10 @@ use crate::host::{Host, HostError};
 use crate::instance::{Instance, Life};
 use crate::plan::{self, interfaces::lacks_address};
 use crate::spec::SpecError;
+
+/// How often, and how far apart, the route of an address that was just added is looked for: a second and a half.
+const ROUTE_TRIES: u32 = 30;
+const ROUTE_PAUSE: Duration = Duration::from_millis(50);
 
 impl<H: Host> Agent<H> {
     /// Why an instance cannot leave under this address. One that was added a moment ago is there, whether the kernel's
@@ -23,6 +28,7 @@ impl<H: Host> Agent<H> {
         };
         if !self.is_on_uplink(address) {
             self.host.observe_host(&mut self.observed).await?;
+            self.wait_for_route(address).await?;
             if self.is_on_uplink(address) {
                 // Before the instance's first packet.
                 self.host_round().await;
@@ -40,6 +46,18 @@ impl<H: Host> Agent<H> {
             let uplink = uplink.cloned().unwrap_or_default();
             Some(RequestError::SnatNotOurs { address, uplink })
         })
+    }
+
+    /// The kernel uses an IPv6 address a moment after it shows it: the route comes once nobody else has answered for it.
+    async fn wait_for_route(&mut self, address: IpAddr) -> Result<(), HostError> {
+        for _ in 0..ROUTE_TRIES {
+            if !self.is_on_uplink(address) || !lacks_address(&self.observed, address) {
+                break;
+            }
+            tokio::time::sleep(ROUTE_PAUSE).await;
+            self.host.observe_host(&mut self.observed).await?;
+        }
+        Ok(())
     }
 
     /// Whether a network holds an address under which an instance leaves, be it the host's at the moment or not: once it is

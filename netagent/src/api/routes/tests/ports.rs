@@ -91,7 +91,7 @@ async fn a_replacement_of_ports_is_read_as_strictly_as_a_create() {
     put(
         r#"{"publish": ["192.0.2.9:1024:1"]}"#,
         409,
-        "Address 192.0.2.9 cannot be published on: it is not one of this host's",
+        "Address 192.0.2.9 cannot be published on: it is not one of this host's; add it with 'ip address add', or name another",
     )
     .await;
     let (_, shown) = api.call("GET", "/v1/instances/a", "").await;
