@@ -11,7 +11,7 @@ use aya_ebpf::bindings::__sk_buff;
 use crate::kernel::Skb;
 use crate::services::Steered;
 use crate::verdict::Packed;
-use crate::{conntrack, fragment, from_uplink, icmp, publish, quote, services};
+use crate::{fragment, from_uplink, icmp, opening, publish, quote, services};
 
 macro_rules! apart {
     ($(
@@ -48,9 +48,9 @@ macro_rules! apart {
 
 apart! {
     /// Opens a flow by a packet of the guest that is no fragment.
-    open() = open_v4, open_v6: conntrack::open_by_packet;
+    open() = open_v4, open_v6: opening::open_by_packet;
     /// Opens a flow by a first fragment of the guest.
-    open_by_fragment() = open_by_fragment_v4, open_by_fragment_v6: conntrack::open_by_fragment;
+    open_by_fragment() = open_by_fragment_v4, open_by_fragment_v6: opening::open_by_fragment;
     /// Judges a fragment of the guest.
     fragment_from_vm() = fragment_from_vm_v4, fragment_from_vm_v6: fragment::from_vm;
     /// Judges an ICMP error of the guest.

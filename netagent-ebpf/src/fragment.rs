@@ -10,14 +10,14 @@ use netagent_common::net::{ETHERNET_LEN, GATEWAY_MAC, protocol};
 use netagent_common::vm::Interface;
 
 use crate::apart::Apart;
-use crate::conntrack::Parsed;
 use crate::family::{End, Family};
 use crate::from_uplink::{flow_of, hand_over, not_a_reply, revalidate, unparsed};
 use crate::kernel::{self, ChecksumField, Skb};
+use crate::opening::Parsed;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport, transport_offset};
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{conntrack, maps, nat, services, spoof};
+use crate::{conntrack, maps, nat, opening, services, spoof};
 
 /// One fragment of a packet.
 #[derive(Clone, Copy)]
@@ -49,7 +49,7 @@ pub fn judge<A: Apart>(skb: Skb, interface: &Interface) -> Packed {
         return judged;
     }
     if !keeps_port::<A>(skb, interface) {
-        let provided = conntrack::provide::<A, First>(skb, interface);
+        let provided = opening::provide::<A, First>(skb, interface);
         if !provided.is_opened() {
             return provided;
         }
@@ -60,9 +60,7 @@ pub fn judge<A: Apart>(skb: Skb, interface: &Interface) -> Packed {
 /// Judges a fragment of a guest whose ports are remembered.
 #[inline(always)]
 pub fn from_vm<A: Family>(skb: Skb) -> Packed {
-    let judged = maps::interface(skb.ifindex())
-        .map_err(|dropped| dropped.reason)
-        .and_then(|interface| judge_from_vm::<A>(skb, interface));
+    let judged = maps::interface_of(skb).and_then(|interface| judge_from_vm::<A>(skb, interface));
     Packed::new(judged)
 }
 

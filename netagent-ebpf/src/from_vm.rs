@@ -6,16 +6,17 @@ use netagent_common::net::{GATEWAY_MAC, ethertype, protocol};
 use netagent_common::vm::Interface;
 
 use crate::apart::Apart;
-use crate::conntrack::Whole;
 use crate::family::Family;
 use crate::kernel::Skb;
+use crate::opening::Whole;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
 use crate::publish::Entrance;
 use crate::services::Steered;
 use crate::verdict::{Action, Dropped, Judged, Packed};
 use crate::{
-    arp, conntrack, echo, fragment, from_uplink, icmp, maps, mss, nat, neighbour, services, spoof,
+    arp, conntrack, echo, fragment, from_uplink, icmp, maps, mss, nat, neighbour, opening,
+    services, spoof,
 };
 
 /// Judges a frame from a TAP.
@@ -61,12 +62,12 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Packed, DropReason> {
     }
     let to_gateway = ethernet.is_mac::<0, 4>(GATEWAY_MAC);
     Ok(match u16::from_be_bytes(ethernet.two::<12>()) {
-        ethertype::IPV4 => opening::<[u8; 4]>(skb, interface, || ipv4(skb, interface, to_gateway)),
+        ethertype::IPV4 => carry_on::<[u8; 4]>(skb, interface, || ipv4(skb, interface, to_gateway)),
         ethertype::IPV6 => {
             skb.reach::<{ 14 + 40 + 32 }>(Origin::Vm);
             match neighbour::kind(skb) {
                 Some(kind) => neighbour::from_vm(skb, interface, kind),
-                None => opening::<[u8; 16]>(skb, interface, || ipv6(skb, interface, to_gateway)),
+                None => carry_on::<[u8; 16]>(skb, interface, || ipv6(skb, interface, to_gateway)),
             }
         }
         ethertype::ARP => arp::from_vm(skb, interface),
@@ -77,14 +78,14 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Packed, DropReason> {
 /// Does what takes a deep stack: within the 512 bytes that nested functions share, it cannot lie below the function
 /// that found nothing. So opening a flow parses the packet again.
 #[inline(always)]
-fn opening<A: Apart>(skb: Skb, interface: &Interface, judge: impl Fn() -> Packed) -> Packed {
+fn carry_on<A: Apart>(skb: Skb, interface: &Interface, judge: impl Fn() -> Packed) -> Packed {
     let mut judged = judge();
     if judged.is_done() {
         return judged;
     }
     judged = judged.forgotten();
     if judged.is_no_flow() {
-        judged = conntrack::provide::<A, Whole>(skb, interface).forgotten();
+        judged = opening::provide::<A, Whole>(skb, interface).forgotten();
         if judged.is_opened() {
             // Nothing is found again only where the agent changed the routes in this very moment.
             judged = judge().or_refused_for(DropReason::NoRoute).forgotten();

@@ -79,7 +79,7 @@ pub fn tell_guest<A: Family>(skb: Skb, reason: u64) -> Packed {
     let Some(reason) = DropReason::from_number(reason as u32) else {
         return Packed::refused(DropReason::Malformed);
     };
-    if let Ok(interface) = maps::interface(skb.ifindex())
+    if let Ok(interface) = maps::interface_of(skb)
         && let Some(action) = guest::<A>(skb, interface, reason)
     {
         let slot = interface.slot;

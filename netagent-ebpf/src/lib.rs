@@ -24,6 +24,7 @@ pub mod mapping;
 pub mod mss;
 pub mod nat;
 pub mod neighbour;
+pub mod opening;
 pub mod parse;
 pub mod ports;
 pub mod publish;

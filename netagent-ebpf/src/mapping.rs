@@ -10,7 +10,7 @@ use netagent_common::vm::Interface;
 use crate::family::Family;
 use crate::kernel::{self, Skb};
 use crate::maps::{self, InsertError};
-use crate::{conntrack, nat, parse, ports};
+use crate::{conntrack, nat, opening, parse, ports};
 
 /// There is no mapping.
 const NONE: u32 = 0;
@@ -185,7 +185,7 @@ pub fn admit<A: Family>(skb: Skb) -> bool {
         return false;
     };
     if interface.generation != mapping.generation
-        || !conntrack::has_room(interface, u64::from(interface.flow_limit / 2))
+        || !opening::has_room(interface, u64::from(interface.flow_limit / 2))
     {
         return false;
     }
@@ -198,7 +198,7 @@ pub fn admit<A: Family>(skb: Skb) -> bool {
         protocol: header.protocol.into(),
     };
     let nat = (header.destination, transport.destination);
-    if !conntrack::write_admitted(interface, &key, nat) {
+    if !opening::write_admitted(interface, &key, nat) {
         return false;
     }
     let claimed = nat::claim(&key, &nat::key_of_port(&key, nat));

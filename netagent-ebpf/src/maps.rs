@@ -30,7 +30,7 @@ use netagent_common::publish::{
 use netagent_common::services::{Allowance, Services};
 use netagent_common::vm::{self, ACTIVE_CHUNKS, Active, Interface, SLOTS_MAX, State, Traffic};
 
-use crate::kernel::atomic_add;
+use crate::kernel::{Skb, atomic_add};
 use crate::verdict::Dropped;
 
 pub(crate) type Flows<A> = HashMap<FlowKey<A>, Flow<A>, { FLOWS_MAX as usize }>;
@@ -155,6 +155,15 @@ pub fn interface(ifindex: u32) -> Result<&'static Interface, Dropped> {
     }
     let missing = own.err().unwrap_or(DropReason::UnknownInterface);
     adopted(ifindex, missing).map_err(Dropped::nowhere)
+}
+
+/// The interface of the guest whose packet it is, for functions that take nothing but the packet.
+///
+/// # Errors
+/// As of [`interface`].
+#[inline(always)]
+pub fn interface_of(skb: Skb) -> Result<&'static Interface, DropReason> {
+    interface(skb.ifindex()).map_err(|dropped| dropped.reason)
 }
 
 /// The record of a TAP that the agent did not make, whose index names no slot.

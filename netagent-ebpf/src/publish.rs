@@ -8,13 +8,13 @@ use netagent_common::net::tcp_flag::{ACK, RST, SYN};
 use netagent_common::publish::{ExposedKey, LedKey, PublishKey, Published};
 use netagent_common::vm::Interface;
 
-use crate::conntrack::{self, Way};
 use crate::family::Family;
 use crate::kernel::Skb;
 use crate::maps::{self, InsertError};
-use crate::nat;
+use crate::opening::{self, Way};
 use crate::parse::{self, Header, Kind, Transport};
 use crate::verdict::{Dropped, Judged, Packed};
+use crate::{conntrack, nat};
 
 /// Where a packet for a port of the host comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -155,7 +155,7 @@ fn write<A: Family>(
         _ => return Err(DropReason::FlowTableFull),
     }
     let port = u16::from_be_bytes(transport.destination);
-    conntrack::write(interface, key, &way, (route_generation, port, opener))
+    opening::write(interface, key, &way, (route_generation, port, opener))
 }
 
 const CLAIMED: u32 = 1;
@@ -192,7 +192,7 @@ fn make_room<A: Family>(
             return Err(DropReason::FlowTaken);
         }
     }
-    if conntrack::has_room(interface, u64::from(interface.flow_limit) * 3 / 4) {
+    if opening::has_room(interface, u64::from(interface.flow_limit) * 3 / 4) {
         Ok(false)
     } else {
         Err(DropReason::FlowLimit)

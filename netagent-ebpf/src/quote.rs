@@ -87,9 +87,7 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
 /// An error of the guest about a packet that the world sent it. Its source is known to be the guest's own.
 #[inline(always)]
 pub fn from_vm<A: Family>(skb: Skb) -> Packed {
-    let judged = maps::interface(skb.ifindex())
-        .map_err(|dropped| dropped.reason)
-        .and_then(|interface| judge_from_vm::<A>(skb, interface));
+    let judged = maps::interface_of(skb).and_then(|interface| judge_from_vm::<A>(skb, interface));
     Packed::of(judged)
 }
 

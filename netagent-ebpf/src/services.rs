@@ -153,9 +153,7 @@ fn judge_dhcp(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
 /// Sends a packet of DNS to the servers; it is known to ask the gateway.
 #[inline(always)]
 pub fn dns<A: Steered>(skb: Skb) -> Packed {
-    let judged = maps::interface(skb.ifindex())
-        .map_err(|dropped| dropped.reason)
-        .and_then(|interface| judge_dns::<A>(skb, interface));
+    let judged = maps::interface_of(skb).and_then(|interface| judge_dns::<A>(skb, interface));
     Packed::of(judged)
 }
 

@@ -10,7 +10,7 @@ use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{self, Kind};
 use crate::verdict::{Action, Dropped};
-use crate::{conntrack, maps, publish};
+use crate::{conntrack, maps, opening, publish};
 
 /// Judges a frame that leaves by a TAP.
 ///
@@ -81,5 +81,5 @@ fn packet<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> 
             publish::judge_host(skb, interface, &key)?
         }
     };
-    conntrack::open_from_host(interface, &key, &asked)
+    opening::open_from_host(interface, &key, &asked)
 }
