@@ -47,31 +47,18 @@ async fn an_instance_lives_from_create_to_delete() {
 #[tokio::test]
 async fn every_start_has_its_own_device_and_generation() {
     let Running { host, handle, .. } = agent().await;
+    let of_first_record = || {
+        let state = host.state();
+        let record = &state.observed.datapath.as_ref().unwrap().interfaces[&0];
+        (record.ifindex, record.generation)
+    };
     let mut seen = BTreeSet::new();
     for _ in 0..3 {
         handle.create(spec(r#"{"name": "a"}"#)).await.unwrap();
-        let record = *host
-            .state()
-            .observed
-            .datapath
-            .as_ref()
-            .unwrap()
-            .interfaces
-            .get(&0)
-            .unwrap();
-        assert!(seen.insert((record.ifindex, record.generation)));
+        assert!(seen.insert(of_first_record()));
         handle.stop("a".into()).await.unwrap();
         handle.start("a".into()).await.unwrap();
-        let record = *host
-            .state()
-            .observed
-            .datapath
-            .as_ref()
-            .unwrap()
-            .interfaces
-            .get(&0)
-            .unwrap();
-        assert!(seen.insert((record.ifindex, record.generation)));
+        assert!(seen.insert(of_first_record()));
         handle.delete("a".into()).await.unwrap();
     }
 }

@@ -27,22 +27,12 @@ async fn a_failed_step_is_an_error_with_its_reason_and_is_tried_again() {
 async fn one_instance_in_error_disturbs_no_other() {
     let Running { host, handle, .. } = agent().await;
     host.state().refuse = Some("tap0");
-    assert_eq!(
-        handle
-            .create(spec(r#"{"name": "a"}"#))
-            .await
-            .unwrap()
-            .status,
-        Status::Error
-    );
-    assert_eq!(
-        handle
-            .create(spec(r#"{"name": "b"}"#))
-            .await
-            .unwrap()
-            .status,
-        Status::Running
-    );
+    for (text, status) in [
+        (r#"{"name": "a"}"#, Status::Error),
+        (r#"{"name": "b"}"#, Status::Running),
+    ] {
+        assert_eq!(handle.create(spec(text)).await.unwrap().status, status);
+    }
     handle.delete("a".into()).await.unwrap();
     assert_eq!(tap_names(&host), ["tap1"]);
 }

@@ -55,6 +55,12 @@ impl Api {
         (status, value)
     }
 
+    /// How many instances there are.
+    async fn count(&self) -> usize {
+        let (_, instances) = self.call("GET", "/v1/instances", "").await;
+        instances.as_array().unwrap().len()
+    }
+
     async fn check_error(
         &self,
         (method, path, body): (&str, &str, &str),
