@@ -127,6 +127,30 @@ drop_reasons! {
     FlowTaken = 44, "flow_taken";
     /// The host does not have the address under which the instance is to leave, its `snat_address`.
     SnatAddress = 45, "snat_address";
+    /// The policy of the instance is deny-all.
+    DenyAll = 46, "deny_all";
+    /// In one of the instance's denied_cidrs.
+    DeniedCidr = 47, "denied_cidr";
+    /// In none of the networks that the instance may reach.
+    NotAllowed = 48, "not_allowed";
+    /// The compiled policy of the instance is not there: nothing is allowed.
+    PolicyMissing = 49, "policy_missing";
+    /// The guest sent more packets than policy.quarantine_pps allows, and has not been quiet since.
+    Quarantine = 50, "quarantine";
+    /// More than the instance's bandwidth.
+    Bandwidth = 51, "bandwidth";
+    /// More than the instance's bandwidth_in.
+    BandwidthIn = 52, "bandwidth_in";
+    /// More packets in a second than the instance's limits.pps.
+    PacketRate = 53, "packet_rate";
+}
+
+impl DropReason {
+    /// Whether it is the instance's own policy that says so: in audit mode these alone are only counted (P-14).
+    #[must_use]
+    pub const fn is_of_policy(self) -> bool {
+        matches!(self, Self::DenyAll | Self::DeniedCidr | Self::NotAllowed)
+    }
 }
 
 wire! {
@@ -134,10 +158,13 @@ wire! {
     pub struct DropKey = 8 bytes {
         /// Slot of the interface; [`NO_SLOT`] where no interface is known.
         pub slot: u32,
-        /// [`DropReason`] as a number.
+        /// [`DropReason`] as a number, with [`AUDITED`] where the packet passed all the same.
         pub reason: u32,
     }
 }
+
+/// Bit of a [`DropKey`]: what the policy would have dropped, and passed in audit mode (P-14).
+pub const AUDITED: u32 = 1 << 31;
 
 /// Counts drops that belong to no interface.
 pub const NO_SLOT: u32 = u32::MAX;

@@ -76,8 +76,14 @@ pub enum Opener {
     GuestAtHost = 3,
     /// The host itself: there is no other address and no way out.
     Host = 4,
+    /// The guest, towards another of its account (P-12): its packets turn round under its own address.
+    GuestToGuest = 5,
     /// A stranger, at a port that a mapping gives to the guest: judged as if the guest had opened it.
     Stranger = 6,
+    /// Another guest of its account: replies turn round under its own address.
+    GuestAtGuest = 7,
+    /// The guest, towards a listener of the host itself: there is no other address and no way out.
+    GuestToListener = 8,
 }
 
 impl Opener {
@@ -104,17 +110,33 @@ impl Opener {
             2 => Self::World,
             3 => Self::GuestAtHost,
             4 => Self::Host,
+            5 => Self::GuestToGuest,
             6 => Self::Stranger,
+            7 => Self::GuestAtGuest,
+            8 => Self::GuestToListener,
             _ => Self::Guest,
         }
+    }
+
+    /// Whether the flow is one between two guests of an account, under their own addresses.
+    #[must_use]
+    pub const fn is_between_guests(number: u8) -> bool {
+        matches!(
+            Self::from_number(number),
+            Self::GuestToGuest | Self::GuestAtGuest
+        )
     }
 
     /// At which end of the flow it was opened. Nobody has answered before the other end was heard.
     #[must_use]
     pub const fn side(self) -> Sender {
         match self {
-            Self::Guest | Self::GuestToHost => Sender::Vm,
-            Self::World | Self::GuestAtHost | Self::Host | Self::Stranger => Sender::World,
+            Self::Guest | Self::GuestToHost | Self::GuestToGuest | Self::GuestToListener => {
+                Sender::Vm
+            }
+            Self::World | Self::GuestAtHost | Self::Host | Self::Stranger | Self::GuestAtGuest => {
+                Sender::World
+            }
         }
     }
 }
@@ -422,6 +444,9 @@ mod tests {
             Opener::GuestAtHost,
             Opener::Host,
             Opener::Stranger,
+            Opener::GuestToGuest,
+            Opener::GuestAtGuest,
+            Opener::GuestToListener,
         ];
         let mut quiet = 0;
         for state in (1..=7).map(FlowState::from_number) {
@@ -440,8 +465,28 @@ mod tests {
     }
 
     #[test]
+    fn the_number_says_who_opened_a_flow_and_whether_it_turns_round() {
+        use Opener::{GuestAtGuest, GuestAtHost, GuestToGuest, GuestToHost};
+        for number in 0..=8 {
+            let opener = Opener::from_number(number);
+            assert_eq!(opener as u8, number);
+            let turns_round = matches!(
+                opener,
+                GuestToHost | GuestAtHost | GuestToGuest | GuestAtGuest
+            );
+            assert_eq!(Opener::turns_round(number), turns_round, "{opener:?}");
+        }
+        assert_eq!(Opener::from_number(9), Opener::Guest);
+    }
+
+    #[test]
     fn only_the_other_end_answers() {
-        for opener in [Opener::World, Opener::GuestAtHost, Opener::Stranger] {
+        for opener in [
+            Opener::World,
+            Opener::GuestAtHost,
+            Opener::Stranger,
+            Opener::GuestAtGuest,
+        ] {
             let after = |sender, flags| Opening.after(opener, sender, flags);
             assert_eq!(after(Sender::World, None), Opening, "{opener:?}");
             assert_eq!(after(Sender::World, Some(SYN)), Opening, "{opener:?}");
@@ -450,10 +495,12 @@ mod tests {
             assert_eq!(Closed.after(opener, Sender::World, Some(SYN)), Opening);
             assert_eq!(Closed.after(opener, Sender::Vm, Some(SYN)), Closed);
         }
-        for flags in [None, Some(SYN), Some(ACK)] {
-            let after = |sender| Opening.after(Opener::Guest, sender, flags);
-            assert_eq!(after(Sender::Vm), Opening, "{flags:?}");
-            assert_eq!(after(Sender::World), Established, "{flags:?}");
+        for opener in [Opener::Guest, Opener::GuestToListener] {
+            for flags in [None, Some(SYN), Some(ACK)] {
+                let after = |sender| Opening.after(opener, sender, flags);
+                assert_eq!(after(Sender::Vm), Opening, "{opener:?} {flags:?}");
+                assert_eq!(after(Sender::World), Established, "{opener:?} {flags:?}");
+            }
         }
     }
 

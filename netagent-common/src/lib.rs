@@ -7,6 +7,7 @@ pub mod wire;
 pub mod names;
 pub mod net;
 
+pub mod bucket;
 pub mod drop;
 pub mod flow;
 pub mod fragment;

@@ -1,8 +1,8 @@
 //! Names of programs, maps and pins, and the version of their layout.
 
-/// Layout of every map and the meaning of every value. It names the pin directory, `<bpf-dir>/v3`, and
+/// Layout of every map and the meaning of every value. It names the pin directory, `<bpf-dir>/v4`, and
 /// stands in every interface record: a program drops what it does not understand.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Program on everything that a guest sends.
 pub const FROM_VM: &str = "from_vm";
@@ -12,6 +12,8 @@ pub const TO_VM: &str = "to_vm";
 pub const FROM_UPLINK: &str = "from_uplink";
 /// Program on everything that the agent's own servers answer to guests.
 pub const FROM_SERVICES: &str = "from_services";
+/// XDP program on everything that a guest sends, while nearly nothing of it is to pass.
+pub const DROP_ALL: &str = "drop_all";
 /// Program, run by the agent, that removes flows that timed out or belong to no interface.
 pub const COLLECT_FLOWS: &str = "collect_flows";
 /// Program, run by the agent, that removes reverse entries without a flow.
@@ -60,6 +62,15 @@ pub mod map {
     pub const ROUTES_V4: &str = "ROUTES_V4";
     /// As [`ROUTES_V4`], for IPv6.
     pub const ROUTES_V6: &str = "ROUTES_V6";
+    /// LPM trie from a guest's address to its slot, of instances that reach others of their account (P-12).
+    pub const GUESTS_V4: &str = "GUESTS_V4";
+    /// As [`GUESTS_V4`], for IPv6.
+    pub const GUESTS_V6: &str = "GUESTS_V6";
+    /// Hash of maps from [`crate::policy::PolicyId`] to an LPM trie from destination to a
+    /// [`crate::policy::Verdict`] as a number.
+    pub const POLICIES_V4: &str = "POLICIES_V4";
+    /// As [`POLICIES_V4`], for IPv6.
+    pub const POLICIES_V6: &str = "POLICIES_V6";
     /// Hash from [`crate::flow::FlowKey`] to [`crate::flow::Flow`].
     pub const FLOWS_V4: &str = "FLOWS_V4";
     /// As [`FLOWS_V4`], for IPv6.
@@ -94,11 +105,15 @@ pub mod map {
     pub const SENDERS_V6: &str = "SENDERS_V6";
     /// Hash from [`crate::publish::ExposedKey`] to the generation of the instance.
     pub const EXPOSED: &str = "EXPOSED";
+    /// Hash from [`crate::publish::HostPortKey`] to 1: ports of the host whose listeners guests may reach.
+    pub const HOST_PORTS: &str = "HOST_PORTS";
     /// LRU hash from [`crate::publish::LedKey`] to [`crate::publish::Led`].
     pub const LED_SOCKETS: &str = "LED_SOCKETS";
     /// Array, one [`crate::flow::Collected`]: what the last collection pass did.
     pub const COLLECTED: &str = "COLLECTED";
 
+    /// Array by the number of the instance of [`crate::bucket::Buckets`].
+    pub const BUCKETS: &str = "BUCKETS";
     /// Array by slot of [`crate::limit::Used`].
     pub const USED: &str = "USED";
     /// LRU hash from [`crate::fragment::FragmentKey`] to [`crate::fragment::First`].
@@ -107,7 +122,7 @@ pub mod map {
     pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
 
     /// All of them.
-    pub const ALL: [&str; 30] = [
+    pub const ALL: [&str; 36] = [
         STATE,
         ACTIVE,
         INTERFACES,
@@ -116,6 +131,10 @@ pub mod map {
         HOLDINGS,
         ROUTES_V4,
         ROUTES_V6,
+        GUESTS_V4,
+        GUESTS_V6,
+        POLICIES_V4,
+        POLICIES_V6,
         FLOWS_V4,
         FLOWS_V6,
         REVERSE_V4,
@@ -134,7 +153,9 @@ pub mod map {
         SENDERS_V4,
         SENDERS_V6,
         EXPOSED,
+        HOST_PORTS,
         LED_SOCKETS,
+        BUCKETS,
         USED,
         FRAGMENTS_V4,
         FRAGMENTS_V6,
@@ -176,9 +197,11 @@ pub mod global {
     pub const SKB_NETWORK_HEADER: &str = "SKB_NETWORK_HEADER";
 }
 
-/// Pin of a map: `<bpf-dir>/v3/<map>`; of a program: `<bpf-dir>/v3/programs/<program>`; of a tcx link:
-/// `<bpf-dir>/v3/links/<link>`. This is the sub-directory of programs.
+/// Pin of a map: `<bpf-dir>/v4/<map>`; of a program: `<bpf-dir>/v4/programs/<program>`; of a tcx link:
+/// `<bpf-dir>/v4/links/<link>`. This is the sub-directory of programs.
 pub const PROGRAMS_DIR: &str = "programs";
+/// Name of the pin of the link that keeps [`DROP_ALL`] on the idle device.
+pub const IDLE_DROP_ALL: &str = "idle-drop_all";
 /// The sub-directory of links.
 pub const LINKS_DIR: &str = "links";
 /// The sub-directory of links to the root of the control groups, named after their programs.

@@ -1,4 +1,5 @@
-//! Where a guest may go: the route map, and the kinds of destinations that are always denied (P-5).
+//! Where a guest may go: the route map with the destinations that are always denied (P-5), and what the policy of its
+//! instance says of each (P-1 to P-3).
 
 use crate::drop::DropReason;
 use crate::wire;
@@ -66,4 +67,76 @@ impl RouteKind {
             Self::Unreachable => Err(DropReason::NoRoute),
         }
     }
+}
+
+/// Names a compiled policy: the first bytes of a hash over what it says, so that an entry under this name says just that.
+/// All zeroes where an instance has none, and everything that is not always denied is allowed.
+pub type PolicyId = [u8; 16];
+
+/// No policy.
+pub const NO_POLICY: PolicyId = [0; 16];
+
+/// What a compiled policy says of the destinations in a prefix. The numbers are part of the ABI. Each policy has an entry
+/// of length 0 in both families, so one that is whole has an answer for every address.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(not(target_arch = "bpf"), derive(Debug))]
+pub enum Verdict {
+    /// No list names it, and none need.
+    Default = 1,
+    /// One of the allowed networks.
+    Allowed = 2,
+    /// There are allowed networks, and it is in none.
+    NotAllowed = 3,
+    /// One of the denied networks, whatever else is said of it.
+    Denied = 4,
+    /// The configuration denies it to every instance (P-5).
+    AlwaysDenied = 5,
+    /// Both [`Verdict::AlwaysDenied`] and [`Verdict::Denied`]: the first for what the guest opens, the second for who
+    /// opens something towards it.
+    DeniedTwice = 6,
+}
+
+impl Verdict {
+    /// The verdict with this number; an unknown one denies.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            1 => Self::Default,
+            2 => Self::Allowed,
+            4 => Self::Denied,
+            5 => Self::AlwaysDenied,
+            6 => Self::DeniedTwice,
+            _ => Self::NotAllowed,
+        }
+    }
+
+    /// Why a guest may not go there.
+    ///
+    /// # Errors
+    /// The reason, for every verdict that denies.
+    pub const fn judge(self) -> Result<(), DropReason> {
+        match self {
+            Self::Default | Self::Allowed => Ok(()),
+            Self::NotAllowed => Err(DropReason::NotAllowed),
+            Self::Denied => Err(DropReason::DeniedCidr),
+            Self::AlwaysDenied | Self::DeniedTwice => Err(DropReason::AlwaysDenied),
+        }
+    }
+
+    /// Whether it is one of the denied networks, which no peer of the guest may be in (P-3).
+    #[must_use]
+    pub const fn denies_peers(self) -> bool {
+        matches!(self, Self::Denied | Self::DeniedTwice)
+    }
+}
+
+/// Bits of [`crate::vm::Interface::policy_flags`].
+pub mod policy_flag {
+    /// The guest opens nothing.
+    pub const DENY_ALL: u32 = 1;
+    /// What the policy would drop is counted and passes all the same (P-14).
+    pub const AUDIT: u32 = 2;
+    /// The guest floods: nothing of it passes until it is quiet again.
+    pub const QUARANTINE: u32 = 4;
 }

@@ -1,4 +1,5 @@
-//! Published and exposed ports (N-3, N-4): what the world and the host may open towards a guest.
+//! Published and exposed ports (N-3, N-4): what the world and the host may open towards a guest. And ports of the host
+//! itself, which guests may reach (P-7).
 
 use crate::wire;
 
@@ -62,6 +63,18 @@ wire! {
 }
 
 wire! {
+    /// A port of the host whose listener guests may reach, at every address of the host.
+    pub struct HostPortKey = 4 bytes {
+        /// The port.
+        pub port: [u8; 2],
+        /// Protocol number.
+        pub protocol: u8,
+        /// 0.
+        pub reserved: u8,
+    }
+}
+
+wire! {
     /// A socket of the host that was led to a guest: it asked for a published port.
     pub struct LedKey = 32 bytes {
         /// Cookie of the socket; never 0.
@@ -97,5 +110,7 @@ pub const PUBLISHED_MAX: u32 = 16_384;
 pub const SENDERS_MAX: u32 = 65_536;
 /// Exposed ports of all instances.
 pub const EXPOSED_MAX: u32 = 65_536;
+/// Ports of the host whose listeners guests may reach.
+pub const HOST_PORTS_MAX: u32 = 1_024;
 /// Sockets of the host that were led to a guest and have not sent yet.
 pub const LED_SOCKETS_MAX: u32 = 16_384;

@@ -1,5 +1,7 @@
 //! What the programs know of an instance and its interfaces.
 
+use crate::limit::Rate;
+use crate::policy::PolicyId;
 use crate::wire;
 
 /// Slots of interfaces: sixteen bits of the interface index.
@@ -50,7 +52,7 @@ pub const fn record_index(slot: u32, active: u32) -> u32 {
 wire! {
     /// One interface of an instance. There are two copies of each: the agent writes the idle one and then
     /// flips the slot's entry of `ACTIVE`, since an array element is overwritten byte by byte under a reader.
-    pub struct Interface = 168 bytes {
+    pub struct Interface = 240 bytes {
         /// Repeats the key: interface index of the TAP. Programs drop where it is not the packet's.
         pub ifindex: u32,
         /// Repeats the key: slot.
@@ -93,6 +95,18 @@ wire! {
         pub snat_v4: [u8; 4],
         /// As `snat_v4`, for IPv6.
         pub snat_v6: [u8; 16],
+        /// The policy by which the guest's destinations are judged.
+        pub policy: PolicyId,
+        /// Bits of [`crate::policy::policy_flag`].
+        pub policy_flags: u32,
+        /// Number of the account, where its instances reach each other (P-12); else 0.
+        pub account: u32,
+        /// What the instance may send, by bytes (P-11).
+        pub bandwidth: Rate,
+        /// What the instance may receive, by bytes.
+        pub bandwidth_in: Rate,
+        /// Packets that the instance may send, and as many that it may receive (P-13).
+        pub packets: Rate,
     }
 }
 
