@@ -9,9 +9,10 @@
 use aya_ebpf::bindings::__sk_buff;
 
 use crate::kernel::Skb;
+use crate::limit::{self, Bill, Charged};
 use crate::services::Steered;
 use crate::verdict::Packed;
-use crate::{fragment, from_uplink, icmp, opening, publish, quote, services};
+use crate::{fragment, from_uplink, icmp, opening, publish, quote, resume, services, vm_to_vm};
 
 macro_rules! apart {
     ($(
@@ -51,6 +52,12 @@ apart! {
     open() = open_v4, open_v6: opening::open_by_packet;
     /// Opens a flow by a first fragment of the guest.
     open_by_fragment() = open_by_fragment_v4, open_by_fragment_v6: opening::open_by_fragment;
+    /// Ends the flow of a packet of the guest that is no fragment; the number is that of the reason.
+    end_from_vm(reason) = end_from_vm_v4, end_from_vm_v6: resume::end_from_vm;
+    /// Ends the flow of a packet of the world that is no fragment; the number is that of the reason.
+    end_from_uplink(reason) = end_from_uplink_v4, end_from_uplink_v6: resume::end_from_uplink;
+    /// Ends the flow of a packet of the host; the number is that of the reason.
+    end_from_host(reason) = end_from_host_v4, end_from_host_v6: resume::end_from_host;
     /// Judges a fragment of the guest.
     fragment_from_vm() = fragment_from_vm_v4, fragment_from_vm_v6: fragment::from_vm;
     /// Judges an ICMP error of the guest.
@@ -65,4 +72,19 @@ apart! {
     deliver(settled) = deliver_v4, deliver_v6: from_uplink::deliver;
     /// Opens a flow by a packet for a published port; the number is the [`publish::Entrance`].
     open_published(entrance) = open_published_v4, open_published_v6: publish::open;
+    /// Opens a flow by a packet of another guest for the guest's own address.
+    open_at_guest() = open_at_guest_v4, open_at_guest_v6: vm_to_vm::open;
+}
+
+/// Charges a bill to the instance.
+#[inline(always)]
+pub fn charge(skb: Skb, bill: Bill) -> Charged {
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    extern "C" fn charge_bill(context: *mut __sk_buff, bill: u64) -> u64 {
+        // SAFETY: it is called right below alone, with the program's context.
+        let skb = unsafe { Skb::new(context) };
+        limit::charge(skb, Bill::from_number(bill)).to_number()
+    }
+    Charged::from_number(charge_bill(skb.context(), bill.to_number()))
 }

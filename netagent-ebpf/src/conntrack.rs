@@ -9,7 +9,7 @@ use crate::family::Family;
 use crate::kernel;
 use crate::maps::{self, StateWord};
 use crate::parse::{Header, Kind, Transport};
-use crate::{nat, publish};
+use crate::{listener, nat, policy, publish, vm_to_vm};
 
 /// Notes a packet: the flow's state follows it, and its life starts anew; true where that was written down, about
 /// once a second.
@@ -108,6 +108,26 @@ pub fn key_from_vm<A: Copy>(
     }
 }
 
+/// Key of the flow of a packet of the host.
+#[inline(always)]
+pub fn key_from_host<A: Copy>(
+    interface: &Interface,
+    header: &Header<A>,
+    transport: &Transport,
+) -> FlowKey<A> {
+    FlowKey {
+        instance: interface.instance,
+        guest: header.destination,
+        remote: header.source,
+        guest_port: match transport.kind {
+            Kind::Segment(_) | Kind::Datagram => transport.destination,
+            Kind::EchoRequest | Kind::EchoReply => [0; 2],
+        },
+        remote_port: transport.source,
+        protocol: header.protocol.into(),
+    }
+}
+
 /// Whether the flow stands as it is: opened in this life of the instance, under the policy and the routes in
 /// force.
 #[inline(always)]
@@ -117,46 +137,217 @@ pub fn is_current<A>(flow: &Flow<A>, interface: &Interface) -> bool {
         && flow.route_generation == maps::route_generation()
 }
 
-/// Whether a flow that is there may go on; it goes the way of today's routes, or is removed.
-#[inline(never)]
-pub fn revalidate<A: Family>(
-    key: &FlowKey<A>,
-    interface: &Interface,
-    route_generation: u32,
-) -> bool {
-    let Some(flow) = maps::flow(key) else {
-        return false;
-    };
-    let may_go_on = flow.generation == interface.generation
-        && match Opener::from_number(flow.opener) {
-            _ if flow.uplink == 0 => {
-                is_host::<A>(interface, key.remote) && publish::may_host_go_on(interface, key, flow)
-            }
-            Opener::GuestToHost => {
-                flow.nat_address == key.remote && publish::judge_guest(key).is_ok()
-            }
-            Opener::GuestAtHost => publish::may_go_on(interface, key, flow),
-            opener @ (Opener::Guest | Opener::World | Opener::Host | Opener::Stranger) => {
-                match uplink_route(key.remote) {
-                    Ok(route) if Opener::is_at_a_port(opener as u8) => {
-                        set_way(flow, route);
-                        publish::may_go_on(interface, key, flow)
-                    }
-                    Ok(route) => follow_route(flow, interface, route),
-                    // The uplink may be down for a moment: the flow keeps its port, and its packets are dropped by
-                    // `open`, which finds no route either.
-                    Err(DropReason::NoRoute) => return false,
-                    Err(_) => false,
-                }
-            }
-        };
-    if may_go_on {
-        flow.policy_generation = interface.policy_generation;
-        flow.route_generation = route_generation;
-    } else {
+/// What counts the changes of routes and policy, read before them: what changes while a flow is judged is looked at when
+/// it is judged next.
+#[derive(Clone, Copy)]
+pub struct Generations {
+    /// Of the routes.
+    pub routes: u32,
+    /// Of the policy.
+    pub policy: u32,
+}
+
+impl Generations {
+    /// Those in force.
+    #[inline(always)]
+    pub fn now(interface: &Interface) -> Self {
+        Self {
+            routes: maps::route_generation(),
+            policy: maps::policy_generation(interface),
+        }
+    }
+}
+
+/// What became of a flow that was judged anew; in one register.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Again(u32);
+
+impl Again {
+    /// None stands for the packet, or not on its way: it may open another.
+    pub const NONE: Self = Self(0);
+    /// It may go on, by the way of today's routes.
+    pub const GOES_ON: Self = Self(u32::MAX);
+    /// It is there still, and its way is no longer its.
+    const OVER: Self = Self(u32::MAX - 1);
+    /// It is one between guests, and to be judged as that.
+    const BETWEEN_GUESTS: Self = Self(u32::MAX - 2);
+
+    /// Why it may not go on, where that is so.
+    #[inline(always)]
+    pub fn forbidden(self) -> Option<DropReason> {
+        match self {
+            Self::NONE | Self::GOES_ON | Self::OVER | Self::BETWEEN_GUESTS => None,
+            Self(number) => Some(DropReason::from_number(number).unwrap_or(DropReason::Malformed)),
+        }
+    }
+}
+
+/// Judges a flow that is there by the policy and the routes in force. One that may not go on is there still, to be ended;
+/// one whose way is no longer its is removed.
+#[inline(always)]
+pub fn revalidate<A: Family>(key: &FlowKey<A>, interface: &Interface) -> Again {
+    let generations = Generations::now(interface);
+    let mut again = judge_flow(key, interface, generations);
+    if again == Again::BETWEEN_GUESTS {
+        again = judge_between_guests(key, interface, generations);
+    }
+    if again == Again::OVER {
+        forget_found(key, interface);
+        return Again::NONE;
+    }
+    again
+}
+
+/// As [`revalidate`], but what may not go on is removed too.
+#[inline(always)]
+pub fn keep_or_forget<A: Family>(key: &FlowKey<A>, interface: &Interface) -> Again {
+    let again = revalidate(key, interface);
+    if again.forbidden().is_some() {
+        forget_found(key, interface);
+    }
+    again
+}
+
+#[inline(always)]
+fn forget_found<A: Family>(key: &FlowKey<A>, interface: &Interface) {
+    if let Some(flow) = maps::flow(key) {
         forget(key, flow, interface);
     }
-    may_go_on
+}
+
+/// A function of its own so that what it needs of the stack is free again when the flow is removed.
+#[inline(never)]
+fn judge_flow<A: Family>(
+    key: &FlowKey<A>,
+    interface: &Interface,
+    generations: Generations,
+) -> Again {
+    let Some(flow) = maps::flow(key) else {
+        return Again::NONE;
+    };
+    let judged = if flow.generation == interface.generation {
+        if Opener::is_between_guests(flow.opener) {
+            return Again::BETWEEN_GUESTS;
+        }
+        judge_again(key, flow, interface)
+    } else {
+        Ok(false)
+    };
+    noted(flow, judged, generations)
+}
+
+/// What becomes of a flow that was judged by these generations; false where its way is no longer its.
+#[inline(always)]
+fn noted<A>(
+    flow: &mut Flow<A>,
+    judged: Result<bool, DropReason>,
+    generations: Generations,
+) -> Again {
+    match judged {
+        Ok(true) => {
+            flow.policy_generation = generations.policy;
+            flow.route_generation = generations.routes;
+            Again::GOES_ON
+        }
+        // The uplink may be down for a moment, and the agent about to write the policy: the flow keeps its port, and its
+        // packets are dropped by `open`, which finds neither.
+        Err(DropReason::NoRoute | DropReason::PolicyMissing) => Again::NONE,
+        Ok(false) => Again::OVER,
+        Err(reason) => Again(reason as u32),
+    }
+}
+
+/// A function of its own beside [`judge_flow`], whose stack it would not fit into.
+#[inline(never)]
+fn judge_between_guests<A: Family>(
+    key: &FlowKey<A>,
+    interface: &Interface,
+    generations: Generations,
+) -> Again {
+    let Some(flow) = maps::flow(key) else {
+        return Again::NONE;
+    };
+    if !is_instances(key.remote) {
+        return Again::OVER;
+    }
+    let judged = if flow.opener == Opener::GuestToGuest as u8 {
+        policy::judge_any(interface)
+            .and_then(|()| vm_to_vm::judge_guest(interface, key.remote).map(|_| ()))
+    } else {
+        vm_to_vm::judge_peer_again(interface, key)
+    };
+    noted(flow, judged.map(|()| true), generations)
+}
+
+/// False where the flow's way is no longer its.
+#[inline(always)]
+fn judge_again<A: Family>(
+    key: &FlowKey<A>,
+    flow: &mut Flow<A>,
+    interface: &Interface,
+) -> Result<bool, DropReason> {
+    let opener = Opener::from_number(flow.opener);
+    if flow.uplink == 0 {
+        if opener == Opener::GuestToListener {
+            policy::judge_any(interface)?;
+            listener::judge(interface, key)?;
+        } else {
+            publish::judge_host_again(interface, key, flow)?;
+        }
+        return Ok(is_host::<A>(interface, key.remote));
+    }
+    match opener {
+        Opener::GuestToHost => {
+            judge_guest_to_host(interface, key)?;
+            Ok(flow.nat_address == key.remote)
+        }
+        Opener::GuestAtHost => publish::judge_again(interface, key, flow).map(|()| true),
+        // Judged by `judge_between_guests`, or above.
+        Opener::GuestToGuest | Opener::GuestAtGuest | Opener::GuestToListener => Ok(false),
+        Opener::World | Opener::Host => match way_again(key.remote)? {
+            Some(route) => {
+                set_way(flow, route);
+                publish::judge_again(interface, key, flow).map(|()| true)
+            }
+            None => Ok(false),
+        },
+        Opener::Guest | Opener::Stranger => {
+            policy::judge_any(interface)?;
+            let Some(route) = way_again(key.remote)? else {
+                return Ok(false);
+            };
+            policy::judge(interface, key.remote)?;
+            Ok(follow_route(flow, interface, route))
+        }
+    }
+}
+
+/// The way to an address to which there was one; `None` where guests no longer go there.
+///
+/// # Errors
+/// [`DropReason::NoRoute`] where there is none at this moment.
+#[inline(always)]
+fn way_again<A: Family>(remote: A) -> Result<Option<&'static Route<A>>, DropReason> {
+    match uplink_route(remote) {
+        Ok(route) => Ok(Some(route)),
+        Err(DropReason::NoRoute) => Err(DropReason::NoRoute),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whether a guest may go on with a flow to an address of the host: one of its ports is published for it, and the lists
+/// say nothing against the address as it is written (P-3).
+///
+/// # Errors
+/// Why not.
+#[inline(always)]
+fn judge_guest_to_host<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+) -> Result<(), DropReason> {
+    policy::judge_any(interface)?;
+    publish::judge_guest(key)?;
+    policy::judge(interface, key.remote)
 }
 
 /// Sends a flow by the way of today's routes, where its address stays the same: the one of this way, or one that
@@ -204,21 +395,11 @@ pub fn is_the_hosts<A: Family>(address: A) -> bool {
     maps::route(address).is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Host)
 }
 
-/// Notes a packet of the host in the flow that it has with the guest; false where there is none in force.
+/// Whether the route map says that an address is an instance's.
 #[inline(always)]
-pub fn touch_from_host<A: Family>(interface: &Interface, key: &FlowKey<A>, kind: Kind) -> bool {
-    let Some(flow) = maps::flow(key) else {
-        return false;
-    };
-    let goes_on = flow.uplink == 0
-        && flow.generation == interface.generation
-        && flow.policy_generation == interface.policy_generation;
-    if goes_on {
-        touch(flow, Sender::World, kind);
-    } else {
-        forget(key, flow, interface);
-    }
-    goes_on
+pub fn is_instances<A: Family>(address: A) -> bool {
+    maps::route(address)
+        .is_some_and(|route| RouteKind::from_number(route.kind) == RouteKind::Instance)
 }
 
 /// Removes a flow and its port. One of an earlier life of the slot is not in this one's count.

@@ -11,6 +11,7 @@ use crate::icmp::Report;
 use crate::kernel::Skb;
 use crate::maps::FamilyMaps;
 use crate::parse::Header;
+use crate::reset::Reset;
 
 /// An address family, named by its address.
 pub trait Family: FamilyMaps {
@@ -63,6 +64,10 @@ pub trait Family: FamilyMaps {
     fn is_own(interface: &Interface, address: Self) -> bool;
     /// The guest's own address on this interface, where it has one.
     fn guest(interface: &Interface) -> Option<Self>;
+    /// Whether the host sends to this address of the instance, by a route of its own.
+    fn is_routed(interface: &Interface, address: Self) -> bool;
+    /// Whether this is the host's own address on the interface's TAP.
+    fn is_on_tap(interface: &Interface, address: Self) -> bool;
     /// Whether this is the gateway's address: this interface's, or the one that the guest was told.
     fn is_gateway(interface: &Interface, address: Self) -> bool;
     /// The gateway's address as the guest knows it, where it has one.
@@ -109,6 +114,12 @@ pub trait Family: FamilyMaps {
     /// # Errors
     /// [`DropReason::HelperFailed`].
     fn turn_round(skb: Skb, header: &Header<Self>) -> Result<(), DropReason>;
+    /// Lets the packet go no further than this host: its hop limit becomes 1, header checksum included. A stack delivers
+    /// such a packet, and none forwards it (RFC 1812 section 5.3.1, RFC 8200 section 3).
+    ///
+    /// # Errors
+    /// [`DropReason::HelperFailed`].
+    fn end_here(skb: Skb, header: &Header<Self>) -> Result<(), DropReason>;
     /// Sends the packet to a neighbour.
     fn redirect(ifindex: u32, next_hop: Self, skb: Skb) -> i32;
     /// Writes an ICMP error over the packet that it is about, which it quotes up to the first eight bytes of
@@ -117,6 +128,11 @@ pub trait Family: FamilyMaps {
     /// # Errors
     /// [`DropReason::TooBig`] where nobody may be told so; [`DropReason::HelperFailed`].
     fn report(skb: Skb, report: &Report<Self>) -> Result<(), DropReason>;
+    /// Writes a reset into a frame of its length.
+    ///
+    /// # Errors
+    /// [`DropReason::Malformed`] where the frame is shorter.
+    fn reset(skb: Skb, reset: &Reset<Self>) -> Result<(), DropReason>;
     /// The packet that an ICMP error quotes, which lies within `payload_len` bytes behind the IP header.
     ///
     /// # Errors
@@ -156,5 +172,7 @@ pub struct Quoted<A> {
 
 /// Where the hop limit of an answer starts.
 pub const HOP_LIMIT: u8 = 64;
+/// Hop limit of what goes no further.
+pub const LAST_HOP: u8 = 1;
 
 const _: () = assert!(INTERFACES_MAX == 4, "`is_own` compares four addresses");

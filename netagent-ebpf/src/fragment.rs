@@ -10,6 +10,7 @@ use netagent_common::net::{ETHERNET_LEN, GATEWAY_MAC, protocol};
 use netagent_common::vm::Interface;
 
 use crate::apart::Apart;
+use crate::conntrack::Again;
 use crate::family::{End, Family};
 use crate::from_uplink::{flow_of, hand_over, not_a_reply, revalidate, unparsed};
 use crate::kernel::{self, ChecksumField, Skb};
@@ -17,7 +18,7 @@ use crate::opening::Parsed;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport, transport_offset};
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{conntrack, maps, nat, opening, services, spoof};
+use crate::{conntrack, limit, maps, nat, opening, services, spoof};
 
 /// One fragment of a packet.
 #[derive(Clone, Copy)]
@@ -45,6 +46,13 @@ pub fn judge<A: Apart>(skb: Skb, interface: &Interface) -> Packed {
         return Packed::refused(DropReason::Fragment);
     }
     let judged = A::fragment_from_vm(skb).forgotten();
+    if judged.is_stale() {
+        let judged = judge_later_anew::<A>(skb, interface);
+        if !judged.is_opened() {
+            return judged.or_refused_for(DropReason::Fragment);
+        }
+        return A::fragment_from_vm(skb).or_refused_for(DropReason::Fragment);
+    }
     if !judged.is_no_flow() {
         return judged;
     }
@@ -68,6 +76,8 @@ pub fn from_vm<A: Family>(skb: Skb) -> Packed {
 pub struct First;
 
 impl<A: Family> Parsed<A> for First {
+    const REACHES_LISTENERS: bool = false;
+
     #[inline(always)]
     fn parse(skb: Skb, interface: &Interface) -> Result<(FlowKey<A>, Kind), DropReason> {
         let fragment = A::fragment(skb)?;
@@ -78,11 +88,55 @@ impl<A: Family> Parsed<A> for First {
     }
 
     #[inline(always)]
+    fn resume(skb: Skb, interface: &Interface) -> Packed
+    where
+        A: Apart,
+    {
+        judge_first_anew::<A>(skb, interface)
+    }
+
+    #[inline(always)]
     fn open(skb: Skb) -> Packed
     where
         A: Apart,
     {
         A::open_by_fragment(skb)
+    }
+}
+
+/// Judges the flow of a guest's first fragment anew, as [`crate::resume::judge_from_vm`] does.
+#[inline(never)]
+fn judge_first_anew<A: Family>(skb: Skb, interface: &Interface) -> Packed {
+    match <First as Parsed<A>>::parse(skb, interface) {
+        Ok((key, _)) => judge_key_anew(&key, interface),
+        Err(reason) => Packed::refused(reason),
+    }
+}
+
+/// Judges the flow of a guest's later fragment anew.
+#[inline(never)]
+fn judge_later_anew<A: Family>(skb: Skb, interface: &Interface) -> Packed {
+    let Ok(fragment) = A::fragment(skb) else {
+        return Packed::refused(DropReason::Fragment);
+    };
+    let key_of_first = key(interface.instance, &fragment);
+    let Ok(transport) = ports(skb, &fragment, &key_of_first) else {
+        return Packed::refused(DropReason::Fragment);
+    };
+    let (source, destination) = (transport.source, transport.destination);
+    judge_key_anew(
+        &key_from_vm(interface, &fragment, source, destination),
+        interface,
+    )
+}
+
+#[inline(always)]
+fn judge_key_anew<A: Family>(key: &FlowKey<A>, interface: &Interface) -> Packed {
+    let again = conntrack::keep_or_forget(key, interface);
+    match again.forbidden() {
+        Some(reason) => Packed::refused(reason),
+        None if again == Again::GOES_ON => Packed::new(Ok(Judged::Opened)),
+        None => Packed::new(Ok(Judged::NoFlow)),
     }
 }
 
@@ -141,7 +195,8 @@ fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Judged, D
     let flow = match maps::flow(&key) {
         Some(flow) if conntrack::is_current(flow, interface) => flow,
         _ if header.first_fragment => return Ok(Judged::NoFlow),
-        _ => return Err(DropReason::Fragment),
+        Some(_) => return Ok(Judged::Stale),
+        None => return Err(DropReason::Fragment),
     };
     if flow.uplink == 0 {
         return Err(DropReason::HostAddress);
@@ -166,7 +221,7 @@ fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Judged, D
         rewrite_transport::<A>(skb, transport.kind, change, difference)?;
     }
     A::rewrite_source(skb, &header, address, difference)?;
-    maps::count_from_vm(interface.slot, (1, skb.len()));
+    limit::from_vm(skb, interface, (1, skb.len()))?;
     let next_hop = if next_hop == A::ZERO {
         header.destination
     } else {
@@ -242,9 +297,9 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
         let difference = A::difference(header.destination, guest);
         rewrite_transport::<A>(skb, transport.kind, change, difference).map_err(dropped)?;
     }
-    maps::count_to_vm(slot, (1, skb.len()));
+    limit::to_vm(skb, interface, (1, skb.len())).map_err(dropped)?;
     A::rewrite_destination(skb, &header, guest).map_err(dropped)?;
-    hand_over(skb, interface).map_err(dropped)
+    hand_over(skb, interface).map(Judged::Done).map_err(dropped)
 }
 
 /// Remembers a first fragment of a guest; false where there is no room.

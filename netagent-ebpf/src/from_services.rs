@@ -7,11 +7,11 @@ use netagent_common::vm::Interface;
 
 use crate::family::Family;
 use crate::kernel::Skb;
-use crate::maps;
 use crate::packet::Origin;
 use crate::parse::{self, Header, ICMP_CHECKSUM_OFFSET, Transport, transport_offset};
 use crate::services::{self, Steered};
 use crate::verdict::{Action, Dropped, Packed};
+use crate::{limit, maps};
 
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const HOP_LIMIT: u8 = 255;
@@ -239,7 +239,7 @@ fn judge_answer<A: Answered>(skb: Skb, interface: &Interface) -> Result<Action, 
     let addresses = (ends.source, ends.destination);
     services::readdress(skb, header, addresses, checksum_offset)?;
     skb.window::<12>(0)?.set_macs(ends.mac, GATEWAY_MAC);
-    maps::count_to_vm(interface.slot, on_the_wire);
+    limit::to_vm(skb, interface, on_the_wire)?;
     skb.set_mark(maps::mark());
     Ok(Action::Redirect(skb.redirect(interface.ifindex)))
 }

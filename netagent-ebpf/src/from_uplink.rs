@@ -8,13 +8,17 @@ use netagent_common::policy::RouteKind;
 use netagent_common::vm::Interface;
 
 use crate::apart::Apart;
+use crate::conntrack::Again;
 use crate::family::Family;
 use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
 use crate::publish::Entrance;
 use crate::verdict::{Action, Dropped, Judged, Packed, Settled};
-use crate::{conntrack, fragment, icmp, mapping, maps, mss, nat, publish, quote, shortcut};
+use crate::{
+    conntrack, fragment, icmp, limit, mapping, maps, mss, nat, publish, quote, resume, shortcut,
+    vm_to_vm,
+};
 
 /// Judges a frame from an uplink.
 ///
@@ -53,20 +57,11 @@ fn explained<A: Family>(skb: Skb, judged: Result<Action, Dropped>) -> Result<Act
         Err(Dropped {
             reason: DropReason::Fragment,
             ..
-        }) => {
-            let mut judged = fragment::from_uplink::<A>(skb);
-            if judged.is_stale() && fragment::judge_anew::<A>(skb) {
-                judged = fragment::from_uplink::<A>(skb);
-            }
-            if judged.is_stale() {
-                return Err(Dropped::nowhere(DropReason::Unsolicited));
-            }
-            judged.action_with_slot()
-        }
+        }) => once_more(skb, fragment::from_uplink::<A>, fragment::judge_anew::<A>),
         Err(Dropped {
             reason: DropReason::IcmpError,
             ..
-        }) => quote::from_uplink::<A>(skb).action_with_slot(),
+        }) => once_more(skb, quote::from_uplink::<A>, quote::judge_anew::<A>),
         Err(Dropped {
             slot,
             reason: DropReason::TooBig,
@@ -77,6 +72,23 @@ fn explained<A: Family>(skb: Skb, judged: Result<Action, Dropped>) -> Result<Act
         }) => icmp::tell_world::<A>(skb, slot, DropReason::TtlExpired).action_with_slot(),
         judged => judged,
     }
+}
+
+/// Judges a packet, and once more where its flow, opened under another policy, may go on by the one in force.
+#[inline(always)]
+fn once_more(
+    skb: Skb,
+    judge: impl Fn(Skb) -> Packed,
+    may_go_on: impl Fn(Skb) -> bool,
+) -> Result<Action, Dropped> {
+    let mut judged = judge(skb);
+    if judged.is_stale() && may_go_on(skb) {
+        judged = judge(skb);
+    }
+    if judged.is_stale() {
+        return Err(Dropped::nowhere(DropReason::Unsolicited));
+    }
+    judged.action_with_slot()
 }
 
 /// Judges a packet that arrives for an address of the host, and opens a flow where it belongs to none and its port is
@@ -105,9 +117,15 @@ pub fn judge_at<A: Apart>(skb: Skb, entrance: Entrance) -> Result<Action, Droppe
     let is_stale = judged.is_stale();
     if is_stale || judged.is_no_flow() {
         let prepared = if is_stale {
-            judge_anew::<A>(skb)
+            let judged = resume::judge_from_uplink::<A>(skb).forgotten();
+            match judged.forbidden() {
+                Some(reason) => return ended::<A>(skb, entrance, reason),
+                None => judged,
+            }
         } else if is_admitted::<A>(skb, entrance) {
             Packed::new(Ok(Judged::Opened))
+        } else if is_between_guests::<A>(skb, entrance) {
+            A::open_at_guest(skb)
         } else {
             A::open_published(skb, entrance as u64)
         };
@@ -126,6 +144,18 @@ pub fn judge_at<A: Apart>(skb: Skb, entrance: Entrance) -> Result<Action, Droppe
     judged.action_with_slot()
 }
 
+/// Tells both ends of a flow that may not go on: of a connection by resets, of anything else who sent the packet.
+#[inline(always)]
+fn ended<A: Apart>(skb: Skb, entrance: Entrance, reason: u64) -> Result<Action, Dropped> {
+    let told = A::end_from_uplink(skb, reason).forgotten();
+    match told.action_with_slot() {
+        Err(Dropped { slot, reason }) if entrance == Entrance::Uplink => {
+            icmp::tell_world::<A>(skb, slot, reason).action_with_slot()
+        }
+        told => told,
+    }
+}
+
 /// Looks at the flow of a packet, and delivers it where the flow may go on.
 #[inline(always)]
 fn settled_delivered<A: Apart>(skb: Skb, entrance: Entrance) -> Packed {
@@ -142,45 +172,38 @@ fn is_admitted<A: Family>(skb: Skb, entrance: Entrance) -> bool {
     entrance == Entrance::Uplink && maps::filters_nobody() && mapping::admit::<A>(skb)
 }
 
-/// Judges the flow of a reply by the policy in force.
-#[inline(never)]
-fn judge_anew<A: Family>(skb: Skb) -> Packed {
-    Packed::with_slot(judge_flow_anew::<A>(skb))
-}
-
+/// Whether a guest sends to the own address of another.
 #[inline(always)]
-fn judge_flow_anew<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
-    let header = A::header(skb).map_err(Dropped::nowhere)?;
-    let transport = parse::transport(skb, &header).map_err(Dropped::nowhere)?;
-    revalidate(&reverse_key(&header, &transport))?;
-    Ok(Judged::Opened)
+pub fn is_between_guests<A: Family>(skb: Skb, entrance: Entrance) -> bool {
+    entrance == Entrance::TurnedRound
+        && A::destination(skb).is_ok_and(|destination| conntrack::is_instances(destination))
 }
 
 /// Judges the flow of a packet of the world by the policy in force.
 ///
 /// # Errors
-/// [`DropReason::Unsolicited`] where it may not go on.
+/// Why it may not go on; it is gone then.
 #[inline(always)]
 pub fn revalidate<A: Family>(key: &ReverseKey<A>) -> Result<(), Dropped> {
     let gone = Dropped::nowhere(DropReason::Unsolicited);
     let key = nat::flow_key(key, maps::reverse(key).ok_or(gone)?);
     let slot = maps::flow(&key).ok_or(gone)?.slot;
     let interface = maps::record(slot).map_err(Dropped::nowhere)?;
-    if conntrack::revalidate(&key, interface, maps::route_generation()) {
-        Ok(())
-    } else {
-        Err(Dropped {
-            slot,
-            reason: DropReason::Unsolicited,
-        })
+    let again = conntrack::keep_or_forget(&key, interface);
+    if again == Again::GOES_ON {
+        return Ok(());
     }
+    Err(Dropped {
+        slot,
+        reason: again.forbidden().unwrap_or(DropReason::Unsolicited),
+    })
 }
 
 /// Looks at the flow of a packet and notes the packet in it: [`Judged::Settled`] where it may go on.
 #[inline(always)]
 pub fn settle<A: Family>(skb: Skb, entrance: u64) -> Packed {
     let entrance = Entrance::from_number(entrance);
-    Packed::with_slot(judge_packet::<A>(skb, |packet, entry| {
+    Packed::with_slot(judge_packet::<A>(skb, entrance, |packet, entry| {
         settle_flow(skb, packet, entry, entrance)
     }))
 }
@@ -189,8 +212,9 @@ pub fn settle<A: Family>(skb: Skb, entrance: u64) -> Packed {
 #[inline(always)]
 pub fn deliver<A: Family>(skb: Skb, settled: u64) -> Packed {
     let settled = Settled::from_number(settled);
-    Packed::with_slot(judge_packet::<A>(skb, |packet, (tag, reverse)| {
-        let (_, transport) = packet;
+    let deliver_packet = |packet: (&Header<A>, &Transport),
+                          entry: (u32, &'static mut Reverse<A>)| {
+        let ((_, transport), (tag, reverse)) = (packet, entry);
         let interface = match settled.slot() {
             Some(slot) => maps::record(slot).map_err(Dropped::nowhere)?,
             None => match shortcut::recall(reverse, transport.kind) {
@@ -204,13 +228,15 @@ pub fn deliver<A: Family>(skb: Skb, settled: u64) -> Packed {
             None if settled.slot().is_none() => Ok(Judged::Unsettled),
             None => Err(Dropped::nowhere(DropReason::Unsolicited)),
         }
-    }))
+    };
+    Packed::with_slot(judge_packet::<A>(skb, Entrance::Uplink, deliver_packet))
 }
 
 /// [`Judged::NoFlow`] where the packet could open a flow at a published port.
 #[inline(always)]
 fn judge_packet<A: Family>(
     skb: Skb,
+    entrance: Entrance,
     reply: impl FnOnce(
         (&Header<A>, &Transport),
         (u32, &'static mut Reverse<A>),
@@ -227,7 +253,7 @@ fn judge_packet<A: Family>(
             let tag = shortcut::tag(&key);
             match maps::reverse(&key) {
                 Some(reverse) => reply((&header, &transport), (tag, reverse)),
-                None => newcomer(header.destination, transport.kind),
+                None => newcomer(header.destination, transport.kind, entrance),
             }
         }
         Err(DropReason::IcmpError) => Err(Dropped::nowhere(DropReason::IcmpError)),
@@ -236,11 +262,18 @@ fn judge_packet<A: Family>(
 }
 
 #[inline(always)]
-fn newcomer<A: Family>(destination: A, kind: Kind) -> Result<Judged, Dropped> {
+fn newcomer<A: Family>(destination: A, kind: Kind, entrance: Entrance) -> Result<Judged, Dropped> {
     let Some(route) = maps::route(destination) else {
         return Ok(Judged::Done(Action::Next));
     };
     match RouteKind::from_number(route.kind) {
+        RouteKind::Instance if entrance == Entrance::TurnedRound => {
+            if vm_to_vm::may_open(kind) {
+                Ok(Judged::NoFlow)
+            } else {
+                Err(Dropped::nowhere(DropReason::Unsolicited))
+            }
+        }
         RouteKind::Instance => Err(Dropped::nowhere(DropReason::NotRedirected)),
         RouteKind::Host if publish::may_open(kind) => Ok(Judged::NoFlow),
         RouteKind::Host
@@ -251,8 +284,9 @@ fn newcomer<A: Family>(destination: A, kind: Kind) -> Result<Judged, Dropped> {
     }
 }
 
+/// Key of the entry of a packet of the world.
 #[inline(always)]
-fn reverse_key<A: Copy>(header: &Header<A>, transport: &Transport) -> ReverseKey<A> {
+pub fn reverse_key<A: Copy>(header: &Header<A>, transport: &Transport) -> ReverseKey<A> {
     ReverseKey {
         remote: header.source,
         nat_address: header.destination,
@@ -304,6 +338,9 @@ fn settle_flow<A: Family>(
     if turns_round != (entrance == Entrance::TurnedRound) {
         return Err(dropped(DropReason::Unsolicited));
     }
+    if Opener::is_between_guests(flow.opener) && !vm_to_vm::is_from_one_account(skb, interface) {
+        return Err(dropped(DropReason::OtherInstance));
+    }
     if flow.policy_generation != interface.policy_generation {
         return Ok(Judged::Stale);
     }
@@ -332,9 +369,10 @@ fn pass<A: Family>(
     if header.hop_limit <= 1 {
         return Err(dropped(DropReason::TtlExpired));
     }
-    maps::count_to_vm(slot, parse::on_the_wire::<A>(skb, transport));
     nat::rewrite_destination(skb, header, transport, guest).map_err(dropped)?;
-    hand_over(skb, interface).map_err(dropped)
+    let on_the_wire = parse::on_the_wire::<A>(skb, transport);
+    limit::to_vm(skb, interface, on_the_wire).map_err(dropped)?;
+    hand_over(skb, interface).map(Judged::Done).map_err(dropped)
 }
 
 /// Hands a packet over to its guest.
@@ -342,12 +380,11 @@ fn pass<A: Family>(
 /// # Errors
 /// [`DropReason::Malformed`] where it has no Ethernet header.
 #[inline(always)]
-pub fn hand_over(skb: Skb, interface: &Interface) -> Result<Judged, DropReason> {
+pub fn hand_over(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
     skb.window::<12>(0)?
         .set_macs(interface.guest_mac, GATEWAY_MAC);
     skb.set_mark(maps::mark());
-    let code = skb.redirect(interface.ifindex);
-    Ok(Judged::Done(Action::Redirect(code)))
+    Ok(Action::Redirect(skb.redirect(interface.ifindex)))
 }
 
 /// The flow to which a packet of the world belongs, and the interface that it goes to.

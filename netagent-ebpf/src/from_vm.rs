@@ -3,6 +3,7 @@
 use netagent_common::drop::DropReason;
 use netagent_common::flow::{Flow, Opener, Sender};
 use netagent_common::net::{GATEWAY_MAC, ethertype, protocol};
+use netagent_common::policy::policy_flag::QUARANTINE;
 use netagent_common::vm::Interface;
 
 use crate::apart::Apart;
@@ -15,8 +16,8 @@ use crate::publish::Entrance;
 use crate::services::Steered;
 use crate::verdict::{Action, Dropped, Judged, Packed};
 use crate::{
-    arp, conntrack, echo, fragment, from_uplink, icmp, maps, mss, nat, neighbour, opening,
-    services, spoof,
+    arp, conntrack, echo, fragment, from_uplink, icmp, limit, maps, mss, nat, neighbour, opening,
+    policy, quote, resume, services, spoof,
 };
 
 /// Judges a frame from a TAP.
@@ -25,7 +26,21 @@ use crate::{
 /// Why it is dropped.
 #[inline(always)]
 pub fn judge(skb: Skb) -> Result<Action, Dropped> {
+    if maps::is_marked(skb) {
+        // No frame that a VMM writes has a mark.
+        skb.set_mark(0);
+        if resume::tells_host(skb) {
+            return Ok(Action::Next);
+        }
+    }
     let interface = maps::interface(skb.ifindex())?;
+    if interface.policy_flags & QUARANTINE != 0 {
+        // Where `drop_all` is not attached yet, or cannot be.
+        return Err(Dropped {
+            slot: interface.slot,
+            reason: DropReason::Quarantine,
+        });
+    }
     let mut judged = frame(skb, interface).unwrap_or_else(Packed::refused);
     if judged.is_done() {
         return judged.action().map_err(Dropped::nowhere);
@@ -62,12 +77,16 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Packed, DropReason> {
     }
     let to_gateway = ethernet.is_mac::<0, 4>(GATEWAY_MAC);
     Ok(match u16::from_be_bytes(ethernet.two::<12>()) {
-        ethertype::IPV4 => carry_on::<[u8; 4]>(skb, interface, || ipv4(skb, interface, to_gateway)),
+        ethertype::IPV4 => {
+            carry_on::<[u8; 4]>(skb, interface, |interface| ipv4(skb, interface, to_gateway))
+        }
         ethertype::IPV6 => {
             skb.reach::<{ 14 + 40 + 32 }>(Origin::Vm);
             match neighbour::kind(skb) {
                 Some(kind) => neighbour::from_vm(skb, interface, kind),
-                None => carry_on::<[u8; 16]>(skb, interface, || ipv6(skb, interface, to_gateway)),
+                None => carry_on::<[u8; 16]>(skb, interface, |interface| {
+                    ipv6(skb, interface, to_gateway)
+                }),
             }
         }
         ethertype::ARP => arp::from_vm(skb, interface),
@@ -78,17 +97,30 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Packed, DropReason> {
 /// Does what takes a deep stack: within the 512 bytes that nested functions share, it cannot lie below the function
 /// that found nothing. So opening a flow parses the packet again.
 #[inline(always)]
-fn carry_on<A: Apart>(skb: Skb, interface: &Interface, judge: impl Fn() -> Packed) -> Packed {
-    let mut judged = judge();
+fn carry_on<A: Apart>(
+    skb: Skb,
+    interface: &Interface,
+    judge: impl Fn(&Interface) -> Packed,
+) -> Packed {
+    let mut judged = judge(interface);
     if judged.is_done() {
         return judged;
     }
     judged = judged.forgotten();
     if judged.is_no_flow() {
-        judged = opening::provide::<A, Whole>(skb, interface).forgotten();
+        judged = match maps::interface_of(skb) {
+            Ok(interface) => opening::provide::<A, Whole>(skb, interface),
+            Err(reason) => Packed::refused(reason),
+        }
+        .forgotten();
         if judged.is_opened() {
-            // Nothing is found again only where the agent changed the routes in this very moment.
-            judged = judge().or_refused_for(DropReason::NoRoute).forgotten();
+            // By the record in force now, as the flow was: another CPU may have judged it by a newer one than this. Nothing
+            // is found again only where the agent changed routes or policy in this very moment.
+            judged = match maps::interface_of(skb) {
+                Ok(interface) => judge(interface).or_refused_for(DropReason::NoRoute),
+                Err(reason) => Packed::refused(reason),
+            }
+            .forgotten();
         }
     }
     if judged.is_for_dns() {
@@ -98,16 +130,36 @@ fn carry_on<A: Apart>(skb: Skb, interface: &Interface, judge: impl Fn() -> Packe
     } else if judged.is_turning_round() {
         match from_uplink::judge_at::<A>(skb, Entrance::TurnedRound) {
             Ok(Action::Next) => Packed::refused_silently(DropReason::HostAddress),
+            // Under its own address the packet is what the guest sent.
+            Err(dropped) if from_uplink::is_between_guests::<A>(skb, Entrance::TurnedRound) => {
+                Packed::refused(dropped.reason)
+            }
             Err(dropped) => Packed::refused_silently(dropped.reason),
             done => Packed::of(done.map_err(|dropped| dropped.reason)),
         }
     } else if judged.is_refused_for(DropReason::IcmpError) {
-        A::quote_from_vm(skb)
+        quoted::<A>(skb, interface)
     } else if judged.is_refused_for(DropReason::Fragment) {
         fragment::judge::<A>(skb, interface)
     } else {
         judged
     }
+}
+
+/// An ICMP error, about whose flow may have to be judged first.
+#[inline(always)]
+fn quoted<A: Apart>(skb: Skb, interface: &Interface) -> Packed {
+    let mut judged = A::quote_from_vm(skb).forgotten();
+    if judged.is_stale() {
+        if !quote::judge_from_vm_anew::<A>(skb, interface) {
+            return Packed::refused(DropReason::IcmpError);
+        }
+        judged = A::quote_from_vm(skb).forgotten();
+    }
+    if judged.is_stale() {
+        return Packed::refused(DropReason::IcmpError);
+    }
+    judged
 }
 
 #[inline(never)]
@@ -158,6 +210,7 @@ fn judge_ipv6(skb: Skb, interface: &Interface, to_gateway: bool) -> Result<Judge
         return echo::answer(skb, interface, &header).map(Judged::Done);
     }
     if to_gateway && services::is_link_local_dns(skb, interface, &header) {
+        policy::judge_any(interface)?;
         return Ok(Judged::Dns);
     }
     Err(spoof::foreign_v6(&header))
@@ -218,7 +271,7 @@ fn packet<A: Steered>(
         _ => return Ok(Judged::NoFlow),
     };
     if flow.uplink == 0 {
-        return to_host(skb, interface, flow, transport);
+        return to_host(skb, interface, flow, (header, transport));
     }
     let refreshed = conntrack::touch(flow, Sender::Vm, transport.kind);
     if refreshed && !nat::keep_port(skb, &key, flow) {
@@ -236,7 +289,7 @@ fn packet<A: Steered>(
         mss::clamp::<A>(skb, transport.len, flow.mtu.min(interface.mtu));
     }
     nat::rewrite_source(skb, (header, transport), flow, checksum)?;
-    maps::count_from_vm(interface.slot, parse::on_the_wire::<A>(skb, transport));
+    limit::from_vm(skb, interface, parse::on_the_wire::<A>(skb, transport))?;
     if Opener::turns_round(opener) {
         return Ok(Judged::TurnsRound);
     }
@@ -249,23 +302,28 @@ fn packet<A: Steered>(
     Ok(Judged::Done(Action::Redirect(code)))
 }
 
-/// Only the host itself opens such flows, and only replies belong to them.
+/// The host itself opened such a flow, or one of its listeners is the other end.
 #[inline(always)]
 fn to_host<A: Family>(
     skb: Skb,
     interface: &Interface,
     flow: &mut Flow<A>,
-    transport: &Transport,
+    (header, transport): (&Header<A>, &Transport),
 ) -> Result<Judged, DropReason> {
     if transport.kind == Kind::EchoRequest {
         return Err(DropReason::HostAddress);
     }
+    parse::check_segments(skb, transport)?;
     conntrack::touch(flow, Sender::Vm, transport.kind);
-    maps::count_from_vm(interface.slot, parse::on_the_wire::<A>(skb, transport));
+    if transport.kind != Kind::EchoReply {
+        // Whatever the host's own rules make of it, and should the address be no longer the host's.
+        A::end_here(skb, header)?;
+    }
+    limit::from_vm(skb, interface, parse::on_the_wire::<A>(skb, transport))?;
     Ok(Judged::Done(Action::Next))
 }
 
-/// The gateway itself serves echo, DNS and DHCP, and nothing else.
+/// The gateway itself serves echo, DNS and DHCP. Anything else is for a listener of the host, where guests may reach it.
 #[inline(always)]
 fn gateway<A: Steered>(
     skb: Skb,
@@ -273,10 +331,11 @@ fn gateway<A: Steered>(
     (header, transport): (&Header<A>, &Transport),
 ) -> Result<Judged, DropReason> {
     if services::is_dns(transport) {
+        policy::judge_any(interface)?;
         return Ok(Judged::Dns);
     }
     if transport.kind != Kind::EchoRequest {
-        return Err(DropReason::GatewayClosed);
+        return Ok(Judged::NoFlow);
     }
     echo::answer(skb, interface, header).map(Judged::Done)
 }

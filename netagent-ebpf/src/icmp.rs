@@ -9,8 +9,9 @@ use netagent_common::vm::Interface;
 use crate::family::Family;
 use crate::kernel::Skb;
 use crate::parse::{self, Header, Kind, Transport};
+use crate::reset::Cause;
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{conntrack, fragment, maps, services};
+use crate::{conntrack, fragment, maps, reset, services};
 
 /// What an error says.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,8 +40,9 @@ pub struct Report<A> {
 #[inline(always)]
 pub const fn is_told(reason: DropReason) -> bool {
     use DropReason::{
-        AlwaysDenied, FlowLimit, FlowTableFull, GatewayClosed, HostAddress, NoRoute, NotUplink,
-        OtherInstance, SnatAddress, SnatExhausted, TooBig, TtlExpired,
+        AlwaysDenied, DeniedCidr, DenyAll, FlowLimit, FlowTableFull, GatewayClosed, HostAddress,
+        NoRoute, NotAllowed, NotUplink, OtherInstance, PolicyMissing, SnatAddress, SnatExhausted,
+        TooBig, TtlExpired,
     };
     matches!(
         reason,
@@ -56,7 +58,19 @@ pub const fn is_told(reason: DropReason) -> bool {
             | SnatExhausted
             | FlowLimit
             | FlowTableFull
+            | DenyAll
+            | DeniedCidr
+            | NotAllowed
+            | PolicyMissing
     )
+}
+
+/// Whether it is the instance's policy that says no: a connection is refused then, not unreachable.
+#[inline(always)]
+const fn is_policy(reason: DropReason) -> bool {
+    use DropReason::{DeniedCidr, DenyAll, NotAllowed};
+    // Not where the policy is about to be written: what is open stays open then.
+    matches!(reason, DenyAll | DeniedCidr | NotAllowed)
 }
 
 #[inline(always)]
@@ -102,14 +116,33 @@ fn guest<A: Family>(skb: Skb, interface: &Interface, reason: DropReason) -> Opti
         mtu = maps::flow(&key)?.mtu;
     }
     pay(interface)?;
-    let report = Report {
-        message: message(reason, mtu),
-        from,
-        to: header.source,
-    };
-    A::report(skb, &report).ok()?;
+    let cause = Cause::read(skb, &header, &transport);
+    if is_policy(reason) && !header.first_fragment && cause.is_answered() {
+        refuse(skb, &header, &transport, &cause).ok()?;
+    } else {
+        let report = Report {
+            message: message(reason, mtu),
+            from,
+            to: header.source,
+        };
+        A::report(skb, &report).ok()?;
+    }
     skb.set_mark(maps::mark());
     Some(Action::Redirect(skb.redirect(interface.ifindex)))
+}
+
+/// Resets the connection to which a segment of the guest belongs.
+#[inline(always)]
+fn refuse<A: Family>(
+    skb: Skb,
+    header: &Header<A>,
+    transport: &Transport,
+    cause: &Cause,
+) -> Result<(), DropReason> {
+    let macs = skb.window::<12>(0)?.swapped_macs();
+    let ports = [transport.destination, transport.source];
+    let ends = (header.destination, header.source);
+    reset::write(skb, &cause.for_sender(macs, ends, ports))
 }
 
 /// Counts the drop of a packet of the world that cannot go on to the guest, and tells who sent it, by the router
@@ -136,6 +169,32 @@ fn world<A: Family>(skb: Skb, slot: u32, reason: DropReason) -> Option<Action> {
     };
     A::report(skb, &report).ok()?;
     Some(Action::Redirect(skb.redirect(skb.ifindex())))
+}
+
+/// Counts the drop of a packet of the host that cannot go on to the guest, and tells the host's stack, in the guest's name:
+/// [`crate::from_vm`] knows it by its mark.
+#[inline(never)]
+pub fn tell_host<A: Family>(skb: Skb, interface: &Interface, reason: DropReason) -> Packed {
+    let Some(action) = host::<A>(skb, interface, reason) else {
+        return Packed::refused(reason);
+    };
+    let slot = interface.slot;
+    maps::count_drop(Dropped { slot, reason });
+    Packed::of(Ok(action))
+}
+
+#[inline(always)]
+fn host<A: Family>(skb: Skb, interface: &Interface, reason: DropReason) -> Option<Action> {
+    let (header, _) = asked::<A>(skb)?;
+    pay(interface)?;
+    let report = Report {
+        message: message(reason, interface.mtu),
+        from: header.destination,
+        to: header.source,
+    };
+    A::report(skb, &report).ok()?;
+    skb.set_mark(maps::mark());
+    Some(Action::Redirect(skb.receive(interface.ifindex)))
 }
 
 /// The packet, where it is one that errors are sent about (RFC 1812 section 4.3.2.7, RFC 4443 section 2.4): the first

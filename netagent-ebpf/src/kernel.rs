@@ -1,7 +1,8 @@
 //! The kernel's socket buffer and the helpers in use, each behind a safe function.
 #![allow(unsafe_code, reason = "the one place where helpers are called")]
 
-use aya_ebpf::bindings::{__sk_buff, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh};
+use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, bpf_redir_neigh};
 use aya_ebpf::helpers;
 use netagent_common::drop::DropReason;
 use netagent_common::nat::TICK_NS;
@@ -9,6 +10,10 @@ use netagent_common::nat::TICK_NS;
 use netagent_common::net::protocol::TCP;
 
 use crate::maps::SkbLayout;
+
+mod xdp;
+
+pub use xdp::Xdp;
 
 /// Flag of `bpf_l4_csum_replace`: the change is one of the pseudo header.
 const PSEUDO_HEADER: u64 = 1 << 4;
@@ -230,6 +235,13 @@ impl Skb {
         refused(code).map(|()| bytes)
     }
 
+    /// Marks the packet as one that met congestion (RFC 3168); false where its ends do not know such marks.
+    #[inline(always)]
+    pub fn mark_congestion(self) -> bool {
+        // SAFETY: `raw` is the program's context. The helper moves nothing of the packet.
+        unsafe { helpers::bpf_skb_ecn_set_ce(self.raw) != 0 }
+    }
+
     /// Makes the frame one of `len` bytes with finished checksums, to be written anew from its start. Whatever
     /// it was before, a super-frame or one with a partial checksum, it is none afterwards: pulling eighty bytes
     /// off behind the Ethernet header passes the start of every transport header, where partial checksums start.
@@ -250,6 +262,20 @@ impl Skb {
     pub fn redirect(self, ifindex: u32) -> i32 {
         // SAFETY: takes numbers only.
         unsafe { helpers::bpf_redirect(ifindex, 0) as i32 }
+    }
+
+    /// Lets an interface receive the frame when the program returns the answer; its mark stays.
+    #[inline(always)]
+    pub fn receive(self, ifindex: u32) -> i32 {
+        // SAFETY: takes numbers only.
+        unsafe { helpers::bpf_redirect(ifindex, BPF_F_INGRESS.into()) as i32 }
+    }
+
+    /// Sends a copy of the frame out of an interface, at once, where that takes any. Windows taken before are void.
+    #[inline(always)]
+    pub fn send_copy(self, ifindex: u32) {
+        // SAFETY: `raw` is the program's context.
+        unsafe { helpers::bpf_clone_redirect(self.raw.cast(), ifindex, 0) };
     }
 
     /// Sends the packet to an IPv4 neighbour when the program returns the answer; the kernel resolves it.
@@ -411,6 +437,13 @@ pub fn repeat<C>(count: u32, callback: unsafe extern "C" fn(u64, *mut C) -> i64,
 pub fn now_ns() -> u64 {
     // SAFETY: takes nothing.
     unsafe { helpers::bpf_ktime_get_coarse_ns() }
+}
+
+/// The same to the ns, which takes longer.
+#[inline(always)]
+pub fn precise_now_ns() -> u64 {
+    // SAFETY: takes nothing.
+    unsafe { helpers::bpf_ktime_get_ns() }
 }
 
 /// The same, s.

@@ -6,6 +6,7 @@
 
 pub mod verdict;
 
+pub mod drop_all;
 pub mod from_services;
 pub mod from_uplink;
 pub mod from_vm;
@@ -19,19 +20,26 @@ pub mod conntrack;
 pub mod echo;
 pub mod family;
 pub mod fragment;
+pub mod host_error;
 pub mod icmp;
+pub mod limit;
+pub mod listener;
 pub mod mapping;
 pub mod mss;
 pub mod nat;
 pub mod neighbour;
 pub mod opening;
 pub mod parse;
+pub mod policy;
 pub mod ports;
 pub mod publish;
 pub mod quote;
+pub mod reset;
+pub mod resume;
 pub mod services;
 pub mod shortcut;
 pub mod spoof;
+pub mod vm_to_vm;
 
 pub mod kernel;
 pub mod maps;

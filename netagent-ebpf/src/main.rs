@@ -6,11 +6,12 @@ fn main() {}
 
 #[cfg(target_arch = "bpf")]
 mod entry {
-    use aya_ebpf::bindings::{__sk_buff, bpf_sock_addr};
-    use netagent_ebpf::kernel::Skb;
+    use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+    use aya_ebpf::bindings::{__sk_buff, bpf_sock_addr, xdp_md};
+    use netagent_ebpf::kernel::{Skb, Xdp};
     use netagent_ebpf::socket::{self, Call};
     use netagent_ebpf::verdict::{Action, Dropped};
-    use netagent_ebpf::{collect, from_services, from_uplink, from_vm, maps, to_vm};
+    use netagent_ebpf::{collect, drop_all, from_services, from_uplink, from_vm, maps, to_vm};
 
     /// The next program, and where there is none, the kernel: the same for tcx and for clsact.
     const NEXT: i32 = -1;
@@ -53,6 +54,19 @@ mod entry {
     extern "C" fn from_services(context: *mut __sk_buff) -> i32 {
         // SAFETY: as in `from_vm`.
         code(from_services::judge(unsafe { Skb::new(context) }))
+    }
+
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "xdp")]
+    extern "C" fn drop_all(context: *mut xdp_md) -> u32 {
+        // SAFETY: as in `from_vm`.
+        match drop_all::judge(unsafe { Xdp::new(context) }) {
+            Ok(()) => XDP_PASS,
+            Err(dropped) => {
+                maps::count_drop(dropped);
+                XDP_DROP
+            }
+        }
     }
 
     #[unsafe(no_mangle)]

@@ -12,25 +12,27 @@ pub use constants::*;
 pub use families::*;
 pub use published::*;
 
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
-use netagent_common::drop::{DropKey, DropReason};
+use netagent_common::bucket::Buckets;
+use netagent_common::drop::{AUDITED, DropKey, DropReason};
 use netagent_common::flow::{Collected, Flow, FlowKey, Place};
 use netagent_common::fragment::{First, FragmentKey};
 use netagent_common::limit::{
-    DROPS_MAX, FLOWS_MAX, FLOWS_PER_MAPPING, FRAGMENTS_MAX, ROUTES_MAX, Used,
+    DROPS_MAX, FLOWS_MAX, FLOWS_PER_MAPPING, FRAGMENTS_MAX, POLICIES_MAX, ROUTES_MAX, Used,
 };
 use netagent_common::names::ABI_VERSION;
 use netagent_common::nat::{Holdings, Mapping, MappingKey, Reverse, ReverseKey, fill};
-use netagent_common::policy::Route;
+use netagent_common::policy::{PolicyId, Route};
 use netagent_common::publish::{
-    EXPOSED_MAX, ExposedKey, LED_SOCKETS_MAX, Led, LedKey, PUBLISHED_MAX, PublishKey, Published,
-    SENDERS_MAX, SenderKey,
+    EXPOSED_MAX, ExposedKey, HOST_PORTS_MAX, HostPortKey, LED_SOCKETS_MAX, Led, LedKey,
+    PUBLISHED_MAX, PublishKey, Published, SENDERS_MAX, SenderKey,
 };
 use netagent_common::services::{Allowance, Services};
 use netagent_common::vm::{self, ACTIVE_CHUNKS, Active, Interface, SLOTS_MAX, State, Traffic};
 
-use crate::kernel::{Skb, atomic_add};
+use crate::kernel::{Skb, atomic_add, compare_exchange};
+use crate::resume::Ended;
 use crate::verdict::Dropped;
 
 pub(crate) type Flows<A> = HashMap<FlowKey<A>, Flow<A>, { FLOWS_MAX as usize }>;
@@ -40,7 +42,11 @@ pub(crate) type PublishedPorts<A> =
 pub(crate) type Senders<A> = LpmTrie<SenderKey<A>, u32, { SENDERS_MAX as usize }>;
 pub(crate) type Mappings<A> =
     HashMap<MappingKey<A>, Mapping<A>, { (FLOWS_MAX / FLOWS_PER_MAPPING) as usize }, NO_PREALLOC>;
+pub(crate) type Guests<A> = LpmTrie<A, u32, { SLOTS_MAX as usize }>;
 pub(crate) type Routes<A> = LpmTrie<A, Route<A>, { ROUTES_MAX as usize }>;
+/// The kernel takes inner maps of other sizes than this one's.
+pub(crate) type Policies<A> =
+    HashOfMaps<PolicyId, LpmTrie<A, u32, 1>, { POLICIES_MAX as usize }, NO_PREALLOC>;
 pub(crate) type Fragments<A> = LruHashMap<FragmentKey<A>, First, { FRAGMENTS_MAX as usize }>;
 
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
@@ -61,6 +67,14 @@ static HOLDINGS: Array<Holdings, { SLOTS_MAX as usize }> = Array::new();
 static ROUTES_V4: Routes<[u8; 4]> = Routes::new();
 #[btf_map]
 static ROUTES_V6: Routes<[u8; 16]> = Routes::new();
+#[btf_map]
+static GUESTS_V4: Guests<[u8; 4]> = Guests::new();
+#[btf_map]
+static GUESTS_V6: Guests<[u8; 16]> = Guests::new();
+#[btf_map]
+static POLICIES_V4: Policies<[u8; 4]> = Policies::new();
+#[btf_map]
+static POLICIES_V6: Policies<[u8; 16]> = Policies::new();
 #[btf_map]
 static FLOWS_V4: Flows<[u8; 4]> = Flows::new();
 #[btf_map]
@@ -96,7 +110,12 @@ static SENDERS_V6: Senders<[u8; 16]> = Senders::new();
 #[btf_map]
 static EXPOSED: HashMap<ExposedKey, u32, { EXPOSED_MAX as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
+static HOST_PORTS: HashMap<HostPortKey, u32, { HOST_PORTS_MAX as usize }, NO_PREALLOC> =
+    HashMap::new();
+#[btf_map]
 static LED_SOCKETS: LruHashMap<LedKey, Led, { LED_SOCKETS_MAX as usize }> = LruHashMap::new();
+#[btf_map]
+static BUCKETS: Array<Buckets, { SLOTS_MAX as usize }> = Array::new();
 #[btf_map]
 static USED: Array<Used, { SLOTS_MAX as usize }> = Array::new();
 #[btf_map]
@@ -131,6 +150,35 @@ pub fn allowance(slot: u32) -> Option<&'static mut Allowance> {
     // SAFETY: an array element lives as long as the map. Two CPUs may change it at once: each writes whole words,
     // and what one of them overwrites is an allowance of one packet.
     Some(unsafe { &mut *allowance })
+}
+
+/// What an instance owes.
+#[inline(always)]
+pub fn buckets(instance: u32) -> Option<&'static mut Buckets> {
+    let buckets = BUCKETS.get_ptr_mut(instance)?;
+    // SAFETY: an array element lives as long as the map. Its words are changed by `exchange_paid` and atomic additions.
+    Some(unsafe { &mut *buckets })
+}
+
+/// Up to when everything is paid, read whole.
+#[inline(always)]
+pub fn read_paid(paid_ns: &mut u64) -> u64 {
+    // SAFETY: a reference, to an aligned word; other CPUs change it, so the compiler must not read it twice.
+    unsafe { core::ptr::from_mut(paid_ns).read_volatile() }
+}
+
+/// Charges an amount where nobody else did since `paid_ns` was read to be `old`, and returns what it was.
+#[inline(always)]
+pub fn exchange_paid(paid_ns: &mut u64, old: u64, new: u64) -> u64 {
+    // SAFETY: a reference, to an aligned word.
+    unsafe { compare_exchange(core::ptr::from_mut(paid_ns), old, new) }
+}
+
+/// Gives back what was charged for a packet that is not passed on.
+#[inline(always)]
+pub fn give_back(paid_ns: &mut u64, cost_ns: u64) {
+    // SAFETY: a reference, to an aligned word that is changed atomically alone.
+    unsafe { atomic_add(core::ptr::from_mut(paid_ns), cost_ns.wrapping_neg()) };
 }
 
 /// What a slot has used up.
@@ -209,6 +257,14 @@ pub fn record(slot: u32) -> Result<&'static Interface, DropReason> {
         return Err(DropReason::UnknownInterface);
     }
     Ok(record)
+}
+
+/// Generation of an interface's policy. It is read before anything else of the policy: should the agent write over the
+/// record meanwhile, what is judged by the new one carries the older generation, and is judged again.
+#[inline(always)]
+pub fn policy_generation(interface: &Interface) -> u32 {
+    // SAFETY: a reference, read once.
+    unsafe { (&raw const interface.policy_generation).read_volatile() }
 }
 
 /// Flows that the instance has open.
@@ -319,13 +375,28 @@ pub fn scratch_flow<A: FamilyMaps>() -> Option<&'static mut Flow<A>> {
     Some(unsafe { &mut *flow.cast::<Flow<A>>() })
 }
 
+/// The same place, for what is left of a flow that ended.
+#[inline(always)]
+pub fn scratch_ended<A: FamilyMaps>() -> Option<&'static mut Ended<A>> {
+    const {
+        assert!(size_of::<Ended<A>>() <= size_of::<Flow<[u8; 16]>>());
+    }
+    let ended = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: as in `scratch_flow`.
+    Some(unsafe { &mut *ended.cast::<Ended<A>>() })
+}
+
 /// Counts a drop.
 #[inline(always)]
 pub fn count_drop(dropped: Dropped) {
-    let key = DropKey {
+    count(DropKey {
         slot: dropped.slot,
         reason: dropped.reason as u32,
-    };
+    });
+}
+
+#[inline(always)]
+fn count(key: DropKey) {
     if let Some(count) = DROPS.get_ptr_mut(key) {
         // SAFETY: the element was found just now; one that the agent removes meanwhile stays readable until
         // the program ends (RCU), and only the count is lost.
@@ -341,6 +412,15 @@ pub fn count_drop(dropped: Dropped) {
         // SAFETY: as above.
         unsafe { atomic_add(count, 1) };
     }
+}
+
+/// Counts what the policy would drop and lets pass.
+#[inline(always)]
+pub fn count_audited(slot: u32, reason: DropReason) {
+    count(DropKey {
+        slot,
+        reason: reason as u32 | AUDITED,
+    });
 }
 
 /// Counts packets and bytes that the guest sent, as the wire will carry them.

@@ -6,23 +6,32 @@ use netagent_common::policy::Route;
 use netagent_common::vm::Interface;
 
 use crate::apart::Apart;
-use crate::conntrack::{is_the_hosts, key_from_vm, revalidate, uplink_route};
+use crate::conntrack::{Generations, is_the_hosts, key_from_vm, uplink_route};
 use crate::family::Family;
 use crate::fragment::First;
 use crate::kernel::{self, Skb};
 use crate::maps::{self, InsertError};
 use crate::parse::{self, Kind};
 use crate::verdict::{Judged, Packed};
-use crate::{mapping, nat, ports, publish};
+use crate::{listener, mapping, nat, policy, ports, publish, resume, vm_to_vm};
 
 /// How the flow of a packet of the guest is found: [`Whole`] packets and first fragments have their ports in different
 /// places.
 pub trait Parsed<A> {
+    /// Whether such a packet may open a flow to a listener of the host, which answers whole packets alone.
+    const REACHES_LISTENERS: bool;
+
     /// The key of its flow, and its kind.
     ///
     /// # Errors
     /// The reason why it belongs to no flow.
     fn parse(skb: Skb, interface: &Interface) -> Result<(FlowKey<A>, Kind), DropReason>;
+
+    /// Judges its flow, opened under another policy or other routes, anew, and ends it where it may not go on:
+    /// [`Judged::Opened`] where it may, [`Judged::NoFlow`] where there is none.
+    fn resume(skb: Skb, interface: &Interface) -> Packed
+    where
+        A: Apart;
 
     /// Opens its flow.
     fn open(skb: Skb) -> Packed
@@ -34,12 +43,26 @@ pub trait Parsed<A> {
 pub struct Whole;
 
 impl<A: Family> Parsed<A> for Whole {
+    const REACHES_LISTENERS: bool = true;
+
     #[inline(always)]
     fn parse(skb: Skb, interface: &Interface) -> Result<(FlowKey<A>, Kind), DropReason> {
         let header = A::header(skb)?;
         let transport = parse::transport(skb, &header)?;
         let key = key_from_vm(interface, &header, &transport);
         Ok((key, transport.kind))
+    }
+
+    #[inline(always)]
+    fn resume(skb: Skb, interface: &Interface) -> Packed
+    where
+        A: Apart,
+    {
+        let judged = resume::judge_from_vm::<A>(skb, interface).forgotten();
+        match judged.forbidden() {
+            Some(reason) => A::end_from_vm(skb, reason),
+            None => judged,
+        }
     }
 
     #[inline(always)]
@@ -57,10 +80,12 @@ impl<A: Family> Parsed<A> for Whole {
 /// [`Judged::Opened`], or the reason why the guest may not have it.
 #[inline(always)]
 pub fn provide<A: Apart, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Packed {
-    if judge_anew::<A, P>(skb, interface) {
-        return Packed::new(Ok(Judged::Opened));
+    let judged = P::resume(skb, interface).forgotten();
+    if judged.is_no_flow() {
+        P::open(skb)
+    } else {
+        judged
     }
-    P::open(skb)
 }
 
 /// Opens a flow by a packet that is no fragment.
@@ -81,46 +106,55 @@ fn opened<A: Family, P: Parsed<A>>(skb: Skb) -> Packed {
     Packed::new(opened.map(|()| Judged::Opened))
 }
 
-/// Whether the flow of a packet of the guest, opened under another policy or other routes, may go on.
-#[inline(never)]
-fn judge_anew<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> bool {
-    let Ok((key, _)) = P::parse(skb, interface) else {
-        return false;
-    };
-    revalidate(&key, interface, maps::route_generation())
-}
-
 #[inline(always)]
 fn open<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
     let mut opening = Opening::<A>::new();
-    prepare::<A, P>(skb, interface, &mut opening)?;
+    match prepare::<A, P>(skb, interface, &mut opening) {
+        Err(DropReason::OtherInstance) => prepare_for_guest(interface, &mut opening)?,
+        Err(DropReason::GatewayClosed | DropReason::HostAddress) if P::REACHES_LISTENERS => {
+            let Opening {
+                key, generations, ..
+            } = &opening;
+            listener::judge_opening(interface, key)?;
+            let of_listener = (A::ZERO, [0; 2]);
+            return open_with_host::<A, { Opener::GuestToListener as u8 }>(
+                interface,
+                key,
+                &of_listener,
+                *generations,
+            );
+        }
+        prepared => prepared?,
+    }
     let Opening { key, way, .. } = &opening;
     let opener = Opener::from_number(opening.opener as u8);
     let mapped = match opener {
         Opener::Guest => mapping::claim(skb, key, &way.nat_address, interface),
+        // Under its own address the guest has its own port, and an entry that is there is of the same flow.
+        Opener::GuestToGuest => match publish::claim(key, &way.nat_address, key.guest_port) {
+            publish::CLAIMED | publish::TAKEN => Some(u16::from_be_bytes(key.guest_port)),
+            _ => return Err(DropReason::FlowTableFull),
+        },
         Opener::GuestToHost
         | Opener::World
         | Opener::GuestAtHost
         | Opener::Host
-        | Opener::Stranger => None,
+        | Opener::Stranger
+        | Opener::GuestAtGuest
+        | Opener::GuestToListener => None,
     };
     let nat_port = match mapped {
         Some(nat_port) => nat_port,
         None => ports::claim(skb, key, &way.nat_address)?,
     };
-    write(
-        interface,
-        key,
-        way,
-        (opening.route_generation, nat_port, opener),
-    )
+    write(interface, key, way, (opening.generations, nat_port, opener))
 }
 
 /// A flow that is about to be opened.
 struct Opening<A> {
     key: FlowKey<A>,
     way: Way<A>,
-    route_generation: u32,
+    generations: Generations,
     /// An [`Opener`] as a number.
     opener: u32,
 }
@@ -143,7 +177,10 @@ impl<A: Family> Opening<A> {
                 next_hop: A::ZERO,
                 nat_address: A::ZERO,
             },
-            route_generation: 0,
+            generations: Generations {
+                routes: 0,
+                policy: 0,
+            },
             opener: 0,
         }
     }
@@ -156,8 +193,7 @@ fn prepare<A: Family, P: Parsed<A>>(
     interface: &Interface,
     opening: &mut Opening<A>,
 ) -> Result<(), DropReason> {
-    // Read before the routes: if they change meanwhile, the flow is looked at again.
-    opening.route_generation = maps::route_generation();
+    opening.generations = Generations::now(interface);
     let (key, kind) = P::parse(skb, interface)?;
     // A reply to nothing that the host asked opens nothing.
     if kind == Kind::EchoReply {
@@ -166,6 +202,19 @@ fn prepare<A: Family, P: Parsed<A>>(
     opening.key = key;
     let (way, opener) = way_for_guest(interface, &opening.key)?;
     (opening.way, opening.opener) = (way, opener as u32);
+    check_limit(interface)
+}
+
+/// The way to another guest, of a flow that leads to one: a function of its own beside [`prepare`], whose stack it would not
+/// fit into.
+#[inline(never)]
+fn prepare_for_guest<A: Family>(
+    interface: &Interface,
+    opening: &mut Opening<A>,
+) -> Result<(), DropReason> {
+    let peer = vm_to_vm::judge_guest(interface, opening.key.remote)?;
+    opening.way = Way::to_guest(interface, peer, opening.key.guest);
+    opening.opener = Opener::GuestToGuest as u32;
     check_limit(interface)
 }
 
@@ -204,6 +253,20 @@ impl<A: Family> Way<A> {
             nat_address,
         }
     }
+
+    /// A way to another guest of the account, which sees the guest's own address.
+    #[inline(always)]
+    pub const fn to_guest(interface: &Interface, peer: &Interface, guest: A) -> Self {
+        let mtu = if peer.mtu < interface.mtu {
+            peer.mtu
+        } else {
+            interface.mtu
+        };
+        Self {
+            mtu,
+            ..Self::round(interface, guest)
+        }
+    }
 }
 
 /// The way of a flow that the guest opens: an address of the host it reaches where a port of it is published, under
@@ -213,14 +276,24 @@ fn way_for_guest<A: Family>(
     interface: &Interface,
     key: &FlowKey<A>,
 ) -> Result<(Way<A>, Opener), DropReason> {
+    policy::judge_any(interface)?;
+    if A::is_gateway(interface, key.remote) {
+        return Err(DropReason::GatewayClosed);
+    }
     match uplink_route(key.remote) {
         Ok(route) => {
+            policy::judge(interface, key.remote)?;
             let nat_address = nat_address(interface, route)?;
             Ok((Way::by(route, nat_address), Opener::Guest))
         }
         Err(DropReason::HostAddress) => {
             publish::judge_guest(key)?;
+            policy::judge(interface, key.remote)?;
             Ok((Way::round(interface, key.remote), Opener::GuestToHost))
+        }
+        Err(DropReason::NoRoute) => {
+            policy::judge(interface, key.remote)?;
+            Err(DropReason::NoRoute)
         }
         Err(reason) => Err(reason),
     }
@@ -270,7 +343,7 @@ pub fn write<A: Family>(
     interface: &Interface,
     key: &FlowKey<A>,
     way: &Way<A>,
-    made: (u32, u16, Opener),
+    made: (Generations, u16, Opener),
 ) -> Result<(), DropReason> {
     let Some(flow) = made_of(interface, key, way, made) else {
         return Err(DropReason::HelperFailed);
@@ -294,14 +367,15 @@ pub fn write_admitted<A: Family>(
     key: &FlowKey<A>,
     (nat_address, nat_port): (A, [u8; 2]),
 ) -> bool {
-    let made = (
-        maps::route_generation(),
-        u16::from_be_bytes(nat_port),
-        Opener::Stranger,
-    );
+    let generations = Generations::now(interface);
+    let made = (generations, u16::from_be_bytes(nat_port), Opener::Stranger);
     let Ok(route) = uplink_route(key.remote) else {
         return false;
     };
+    let judged = policy::judge_any(interface).and_then(|()| policy::judge(interface, key.remote));
+    if judged.is_err() {
+        return false;
+    }
     if self::nat_address(interface, route) != Ok(nat_address) {
         return false;
     }
@@ -316,14 +390,14 @@ fn made_of<A: Family>(
     interface: &Interface,
     key: &FlowKey<A>,
     way: &Way<A>,
-    (route_generation, nat_port, opener): (u32, u16, Opener),
+    (generations, nat_port, opener): (Generations, u16, Opener),
 ) -> Option<&'static mut Flow<A>> {
     let flow = maps::scratch_flow::<A>()?;
     flow.last_seen_ns = kernel::now_ns();
     flow.slot = interface.slot;
     flow.generation = interface.generation;
-    flow.policy_generation = interface.policy_generation;
-    flow.route_generation = route_generation;
+    flow.policy_generation = generations.policy;
+    flow.route_generation = generations.routes;
     flow.uplink = way.uplink;
     flow.mtu = way.mtu;
     flow.address_difference = A::difference(key.guest, way.nat_address);
@@ -348,24 +422,33 @@ fn insert<A: Family>(
     Ok(())
 }
 
-/// Opens a flow that the host itself started towards the guest (P-7): it has no way out. `asked` is the published
-/// address and port that led it there; all zeroes where it went to the guest's own address.
-#[inline(never)]
+/// Opens a flow that the host itself started towards the guest (P-7). `asked` is the published address and port that led
+/// it there; all zeroes where it went to the guest's own address.
+#[inline(always)]
 pub fn open_from_host<A: Family>(
     interface: &Interface,
     key: &FlowKey<A>,
+    (asked, generations): (&(A, [u8; 2]), Generations),
+) -> Result<(), DropReason> {
+    open_with_host::<A, { Opener::Host as u8 }>(interface, key, asked, generations)
+}
+
+/// Opens a flow between the guest and the host itself: it has no way out. One copy for each opener has room on the stack
+/// for what else is there.
+#[inline(never)]
+fn open_with_host<A: Family, const OPENER: u8>(
+    interface: &Interface,
+    key: &FlowKey<A>,
     asked: &(A, [u8; 2]),
+    generations: Generations,
 ) -> Result<(), DropReason> {
     check_limit(interface)?;
     let way = Way {
         uplink: 0,
         ..Way::round(interface, asked.0)
     };
-    let made = (
-        maps::route_generation(),
-        u16::from_be_bytes(asked.1),
-        Opener::Host,
-    );
+    let opener = Opener::from_number(OPENER);
+    let made = (generations, u16::from_be_bytes(asked.1), opener);
     let flow = made_of(interface, key, &way, made).ok_or(DropReason::HelperFailed)?;
     match insert(interface, key, flow) {
         Ok(()) | Err(InsertError::Exists) => Ok(()),

@@ -6,7 +6,7 @@
 
 use netagent_common::drop::DropReason;
 
-use crate::kernel::Skb;
+use crate::kernel::{Skb, Xdp};
 
 /// `N` bytes of a frame, proven to be there. Void after any helper that may move the packet.
 #[derive(Clone, Copy)]
@@ -31,13 +31,7 @@ impl Skb {
     /// [`DropReason::Malformed`] where the frame is shorter.
     #[inline(always)]
     pub fn window<const N: usize>(self, offset: u32) -> Result<Window<N>, DropReason> {
-        let start = self.data() + offset as usize;
-        if start + N > self.data_end() {
-            return Err(DropReason::Malformed);
-        }
-        Ok(Window {
-            start: start as *mut u8,
-        })
+        window(self.data(), self.data_end(), offset)
     }
 
     /// Brings the first `N` bytes into direct reach where they lie elsewhere. It is called with what is needed and
@@ -57,6 +51,32 @@ impl Skb {
             });
         }
     }
+}
+
+impl Xdp {
+    /// As [`Skb::window`]: an XDP program reaches the whole frame.
+    ///
+    /// # Errors
+    /// [`DropReason::Malformed`] where the frame is shorter.
+    #[inline(always)]
+    pub fn window<const N: usize>(self, offset: u32) -> Result<Window<N>, DropReason> {
+        window(self.data(), self.data_end(), offset)
+    }
+}
+
+#[inline(always)]
+fn window<const N: usize>(
+    data: usize,
+    data_end: usize,
+    offset: u32,
+) -> Result<Window<N>, DropReason> {
+    let start = data + offset as usize;
+    if start + N > data_end {
+        return Err(DropReason::Malformed);
+    }
+    Ok(Window {
+        start: start as *mut u8,
+    })
 }
 
 impl<const N: usize> Window<N> {

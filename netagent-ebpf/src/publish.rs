@@ -8,13 +8,14 @@ use netagent_common::net::tcp_flag::{ACK, RST, SYN};
 use netagent_common::publish::{ExposedKey, LedKey, PublishKey, Published};
 use netagent_common::vm::Interface;
 
+use crate::conntrack::Generations;
 use crate::family::Family;
 use crate::kernel::Skb;
 use crate::maps::{self, InsertError};
 use crate::opening::{self, Way};
 use crate::parse::{self, Header, Kind, Transport};
 use crate::verdict::{Dropped, Judged, Packed};
-use crate::{conntrack, nat};
+use crate::{conntrack, nat, policy};
 
 /// Where a packet for a port of the host comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,6 +109,7 @@ fn admit<A: Family>(
     entrance: Entrance,
 ) -> Result<Judged, DropReason> {
     let interface = maps::record(published.slot)?;
+    let generations = Generations::now(interface);
     if interface.generation != published.generation {
         return Err(DropReason::Unsolicited);
     }
@@ -122,7 +124,18 @@ fn admit<A: Family>(
         remote_port: transport.source,
         protocol: header.protocol.into(),
     };
-    write(interface, &key, (header, transport), entrance)?;
+    policy::judge_peer(interface, header.source)?;
+    if entrance == Entrance::TurnedRound {
+        let asked = (header.destination, transport.destination);
+        let sender = guest_behind(&key, asked).ok_or(DropReason::Unsolicited)?;
+        policy::judge_peer(interface, sender)?;
+    }
+    write(
+        interface,
+        &key,
+        (header, transport),
+        (entrance, generations),
+    )?;
     Ok(Judged::Opened)
 }
 
@@ -132,10 +145,8 @@ fn write<A: Family>(
     interface: &Interface,
     key: &FlowKey<A>,
     (header, transport): (&Header<A>, &Transport),
-    entrance: Entrance,
+    (entrance, generations): (Entrance, Generations),
 ) -> Result<(), DropReason> {
-    // Read before the routes: if they change meanwhile, the flow is looked at again.
-    let route_generation = maps::route_generation();
     let (way, opener) = match entrance {
         Entrance::TurnedRound => (
             Way::round(interface, header.destination),
@@ -146,24 +157,38 @@ fn write<A: Family>(
             (Way::by(route, header.destination), Opener::World)
         }
     };
-    let is_there = make_room(interface, key, &way, transport.destination)?;
-    match claim(key, &way.nat_address, transport.destination) {
+    let way = (&way, transport.destination);
+    write_at_port(interface, key, way, (generations, opener))
+}
+
+/// Writes a flow that others open, at a port that leads to the guest by itself.
+#[inline(always)]
+pub fn write_at_port<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    (way, port): (&Way<A>, [u8; 2]),
+    (generations, opener): (Generations, Opener),
+) -> Result<(), DropReason> {
+    let is_there = make_room(interface, key, way, port)?;
+    match claim(key, &way.nat_address, port) {
         CLAIMED if is_there => return Ok(()),
         CLAIMED => {}
         // Another CPU opens the same flow.
         TAKEN => return Ok(()),
         _ => return Err(DropReason::FlowTableFull),
     }
-    let port = u16::from_be_bytes(transport.destination);
-    opening::write(interface, key, &way, (route_generation, port, opener))
+    let port = u16::from_be_bytes(port);
+    opening::write(interface, key, way, (generations, port, opener))
 }
 
-const CLAIMED: u32 = 1;
-const TAKEN: u32 = 2;
+/// The reverse entry was inserted.
+pub const CLAIMED: u32 = 1;
+/// It was there.
+pub const TAKEN: u32 = 2;
 
 /// Inserts the reverse entry: a function of its own so that what it needs of the stack is free again afterwards.
 #[inline(never)]
-fn claim<A: Family>(key: &FlowKey<A>, nat_address: &A, nat_port: [u8; 2]) -> u32 {
+pub fn claim<A: Family>(key: &FlowKey<A>, nat_address: &A, nat_port: [u8; 2]) -> u32 {
     let reverse_key = nat::key_of_port(key, (*nat_address, nat_port));
     match nat::claim(key, &reverse_key) {
         Ok(()) => CLAIMED,
@@ -199,15 +224,32 @@ fn make_room<A: Family>(
     }
 }
 
-/// Whether a flow that others opened may go on: its port is still published for them.
+/// Whether a flow that others opened may go on: its port is still published for them, and they are in no denied
+/// network.
+///
+/// # Errors
+/// Why not.
 #[inline(always)]
-pub fn may_go_on<A: Family>(interface: &Interface, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+pub fn judge_again<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
+) -> Result<(), DropReason> {
     let asked = (flow.nat_address, flow.nat_port);
-    conntrack::is_the_hosts(flow.nat_address)
-        && leads_to(interface, key, asked).is_some_and(|published| {
-            let sender = sender(key, flow);
-            sender.is_some_and(|sender| admits(published, sender))
-        })
+    let published = leads_to(interface, key, asked)
+        .filter(|_| conntrack::is_the_hosts(flow.nat_address))
+        .ok_or(DropReason::Unsolicited)?;
+    policy::judge_peer(interface, key.remote)?;
+    let mut sender = key.remote;
+    if Opener::turns_round(flow.opener) {
+        sender = guest_behind(key, asked).ok_or(DropReason::Unsolicited)?;
+        policy::judge_peer(interface, sender)?;
+    }
+    if admits(published, sender) {
+        Ok(())
+    } else {
+        Err(DropReason::PublishDenied)
+    }
 }
 
 /// The publication for an address and a port where it leads to the guest of this flow.
@@ -225,16 +267,13 @@ fn leads_to<A: Family>(
     })
 }
 
-/// Who is at the other end: of a guest that came under an address of the host, its own address.
+/// The guest that came under an address of the host to the address and the port that it asked for.
 #[inline(always)]
-fn sender<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<A> {
-    if !Opener::turns_round(flow.opener) {
-        return Some(key.remote);
-    }
+fn guest_behind<A: Family>(key: &FlowKey<A>, (address, port): (A, [u8; 2])) -> Option<A> {
     let of_sender = ReverseKey {
-        remote: flow.nat_address,
+        remote: address,
         nat_address: key.remote,
-        remote_port: flow.nat_port,
+        remote_port: port,
         nat_port: key.remote_port,
         protocol: key.protocol,
     };
@@ -269,6 +308,7 @@ pub fn judge_host<A: Family>(
     interface: &Interface,
     key: &FlowKey<A>,
 ) -> Result<(A, [u8; 2]), DropReason> {
+    policy::judge_peer(interface, key.remote)?;
     if is_exposed(interface, key) {
         return Ok((A::ZERO, [0; 2]));
     }
@@ -289,14 +329,26 @@ pub fn judge_host<A: Family>(
 }
 
 /// Whether a flow that the host opened may go on. Its pings always may.
+///
+/// # Errors
+/// Why not.
 #[inline(always)]
-pub fn may_host_go_on<A: Family>(interface: &Interface, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
-    match key.protocol as u8 {
+pub fn judge_host_again<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
+) -> Result<(), DropReason> {
+    let is_open = match key.protocol as u8 {
         protocol::TCP | protocol::UDP if flow.nat_port == [0; 2] => is_exposed(interface, key),
         protocol::TCP | protocol::UDP => {
             leads_to(interface, key, (flow.nat_address, flow.nat_port)).is_some()
         }
-        _ => true,
+        _ => return Ok(()),
+    };
+    if is_open {
+        policy::judge_peer(interface, key.remote)
+    } else {
+        Err(DropReason::Unsolicited)
     }
 }
 

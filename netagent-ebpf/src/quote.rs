@@ -8,13 +8,14 @@ use netagent_common::nat::ReverseKey;
 use netagent_common::net::{ETHERNET_LEN, GATEWAY_MAC, protocol};
 use netagent_common::vm::Interface;
 
+use crate::conntrack::Again;
 use crate::family::{End, Family, Quoted};
-use crate::from_uplink::{hand_over, not_a_reply};
+use crate::from_uplink::{hand_over, not_a_reply, revalidate};
 use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{Header, Kind, checksum_field, transport_offset};
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{conntrack, maps, nat, spoof};
+use crate::{conntrack, limit, maps, nat, spoof};
 
 /// Ethernet, IP, ICMP, the quoted IP and fragment headers, and of a quoted TCP header as much as to the checksum.
 const REACH: usize = 14 + 40 + 8 + 40 + 8 + 18;
@@ -32,16 +33,11 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
         return Ok(Judged::Done(Action::Next));
     };
     let quoted = A::quoted(skb, header.payload_len);
-    let Some((quoted, (nat_port, remote_port))) = with_ports(quoted) else {
+    let Some((quoted, ports)) = with_ports(quoted) else {
         return not_a_reply(header.destination);
     };
-    let key = ReverseKey {
-        remote: quoted.destination,
-        nat_address: quoted.source,
-        remote_port,
-        nat_port,
-        protocol: quoted.protocol.into(),
-    };
+    let (nat_port, _) = ports;
+    let key = quoted_by_world(&quoted, ports);
     let Some(reverse) = maps::reverse(&key) else {
         return not_a_reply(header.destination);
     };
@@ -62,6 +58,9 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     if !is_its_own {
         return Err(dropped(DropReason::IcmpError));
     }
+    if flow.policy_generation != interface.policy_generation {
+        return Ok(Judged::Stale);
+    }
     check(skb, &header, interface.mtu).map_err(dropped)?;
     let ports = (nat_port, key.guest_port);
     let guest = key.guest;
@@ -79,43 +78,96 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
         &change,
     )
     .map_err(dropped)?;
-    maps::count_to_vm(slot, (1, skb.len()));
+    limit::to_vm(skb, interface, (1, skb.len())).map_err(dropped)?;
     A::rewrite_destination(skb, &header, guest).map_err(dropped)?;
-    hand_over(skb, interface).map_err(dropped)
+    hand_over(skb, interface).map(Judged::Done).map_err(dropped)
 }
 
-/// An error of the guest about a packet that the world sent it. Its source is known to be the guest's own.
-#[inline(always)]
-pub fn from_vm<A: Family>(skb: Skb) -> Packed {
-    let judged = maps::interface_of(skb).and_then(|interface| judge_from_vm::<A>(skb, interface));
-    Packed::of(judged)
+/// Judges the flow that an error on the uplink is about by the policy in force; false where it may not go on.
+#[inline(never)]
+pub fn judge_anew<A: Family>(skb: Skb) -> bool {
+    let Ok(header) = A::header(skb) else {
+        return false;
+    };
+    let Some((quoted, ports)) = with_ports(A::quoted(skb, header.payload_len)) else {
+        return false;
+    };
+    revalidate(&quoted_by_world(&quoted, ports)).is_ok()
 }
 
+/// Key of the entry of a packet that an error on the uplink quotes, with its ports, source first.
 #[inline(always)]
-fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
-    skb.reach::<REACH>(Origin::Vm);
-    if !skb.window::<6>(0)?.is_mac::<0, 4>(GATEWAY_MAC) {
-        return Err(DropReason::NotForGateway);
+fn quoted_by_world<A: Family>(
+    quoted: &Quoted<A>,
+    (nat_port, remote_port): ([u8; 2], [u8; 2]),
+) -> ReverseKey<A> {
+    ReverseKey {
+        remote: quoted.destination,
+        nat_address: quoted.source,
+        remote_port,
+        nat_port,
+        protocol: quoted.protocol.into(),
     }
-    let header = A::header(skb)?;
-    let quoted = A::quoted(skb, header.payload_len);
-    let (quoted, (remote_port, guest_port)) = with_ports(quoted).ok_or(DropReason::IcmpError)?;
-    // Whoever sent the packet is told, and nobody else.
-    if quoted.source != header.destination {
-        return Err(DropReason::IcmpError);
-    }
-    let key = FlowKey {
+}
+
+/// Judges the flow that an error of the guest is about anew; false where it may not go on.
+#[inline(never)]
+pub fn judge_from_vm_anew<A: Family>(skb: Skb, interface: &Interface) -> bool {
+    let Ok(header) = A::header(skb) else {
+        return false;
+    };
+    let Some((quoted, ports)) = with_ports(A::quoted(skb, header.payload_len)) else {
+        return false;
+    };
+    let key = quoted_by_vm(interface, &quoted, ports);
+    conntrack::keep_or_forget(&key, interface) == Again::GOES_ON
+}
+
+/// Key of the flow of a packet that an error of the guest quotes, with its ports, source first.
+#[inline(always)]
+fn quoted_by_vm<A: Family>(
+    interface: &Interface,
+    quoted: &Quoted<A>,
+    (remote_port, guest_port): ([u8; 2], [u8; 2]),
+) -> FlowKey<A> {
+    FlowKey {
         instance: interface.instance,
         guest: quoted.destination,
         remote: quoted.source,
         guest_port,
         remote_port,
         protocol: quoted.protocol.into(),
-    };
-    let flow: &Flow<A> = maps::flow(&key).ok_or(DropReason::IcmpError)?;
-    let turns_round = Opener::turns_round(flow.opener);
-    if !conntrack::is_current(flow, interface) || flow.uplink == 0 || turns_round {
+    }
+}
+
+/// An error of the guest about a packet that the world sent it. Its source is known to be the guest's own.
+#[inline(always)]
+pub fn from_vm<A: Family>(skb: Skb) -> Packed {
+    let judged = maps::interface_of(skb).and_then(|interface| judge_from_vm::<A>(skb, interface));
+    Packed::new(judged)
+}
+
+#[inline(always)]
+fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Judged, DropReason> {
+    skb.reach::<REACH>(Origin::Vm);
+    if !skb.window::<6>(0)?.is_mac::<0, 4>(GATEWAY_MAC) {
+        return Err(DropReason::NotForGateway);
+    }
+    let header = A::header(skb)?;
+    let quoted = A::quoted(skb, header.payload_len);
+    let (quoted, ports) = with_ports(quoted).ok_or(DropReason::IcmpError)?;
+    let (_, guest_port) = ports;
+    // Whoever sent the packet is told, and nobody else.
+    if quoted.source != header.destination {
         return Err(DropReason::IcmpError);
+    }
+    let key = quoted_by_vm(interface, &quoted, ports);
+    let flow: &Flow<A> = maps::flow(&key).ok_or(DropReason::IcmpError)?;
+    if flow.uplink == 0 || Opener::turns_round(flow.opener) {
+        return Err(DropReason::IcmpError);
+    }
+    if !conntrack::is_current(flow, interface) {
+        return Ok(Judged::Stale);
     }
     // Copied before the packet is touched, since the record may change meanwhile.
     let (address, nat_port, uplink, next_hop) =
@@ -135,13 +187,14 @@ fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Action, D
         &change,
     )?;
     A::rewrite_source(skb, &header, address, difference)?;
-    maps::count_from_vm(interface.slot, (1, skb.len()));
+    limit::from_vm(skb, interface, (1, skb.len()))?;
     let next_hop = if next_hop == A::ZERO {
         header.destination
     } else {
         next_hop
     };
-    Ok(Action::Redirect(A::redirect(uplink, next_hop, skb)))
+    let code = A::redirect(uplink, next_hop, skb);
+    Ok(Judged::Done(Action::Redirect(code)))
 }
 
 /// Source and destination.

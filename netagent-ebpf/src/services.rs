@@ -12,10 +12,10 @@ use netagent_common::vm::Interface;
 
 use crate::family::{Family, ipv6};
 use crate::kernel::{self, ChecksumField, Skb};
-use crate::maps;
 use crate::parse::{self, Header, ICMP_CHECKSUM_OFFSET, Kind, Transport, transport_offset};
 use crate::spoof;
 use crate::verdict::{Action, Packed};
+use crate::{limit, maps};
 
 const DNS: [u8; 2] = port::DNS.to_be_bytes();
 const DHCP_SERVER: [u8; 2] = port::DHCP_SERVER.to_be_bytes();
@@ -266,7 +266,7 @@ fn steer<A: Steered>(
     readdress(skb, header, addresses, request.checksum_offset)?;
     skb.window::<12>(0)?
         .set_macs(SERVICES_MAC, SERVICES_HOST_MAC);
-    maps::count_from_vm(interface.slot, request.on_the_wire);
+    limit::from_vm(skb, interface, request.on_the_wire)?;
     Ok(Action::Redirect(skb.redirect(way)))
 }
 

@@ -1,16 +1,18 @@
 //! What is sent to a guest: frames that netagent itself redirected, pings of the host, and what it may reach.
 
 use netagent_common::drop::DropReason;
-use netagent_common::flow::FlowKey;
+use netagent_common::flow::Sender;
 use netagent_common::net::ethertype;
 use netagent_common::vm::Interface;
 
+use crate::apart::Apart;
+use crate::conntrack::Generations;
 use crate::family::Family;
 use crate::kernel::Skb;
 use crate::packet::Origin;
-use crate::parse::{self, Kind};
-use crate::verdict::{Action, Dropped};
-use crate::{conntrack, maps, opening, publish};
+use crate::parse::{self, Header, Kind, Transport};
+use crate::verdict::{Action, Dropped, Judged, Packed};
+use crate::{conntrack, host_error, icmp, limit, maps, opening, publish, resume};
 
 /// Judges a frame that leaves by a TAP.
 ///
@@ -19,67 +21,128 @@ use crate::{conntrack, maps, opening, publish};
 #[inline(always)]
 pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     let interface = maps::interface(skb.ifindex())?;
-    let mark = skb.mark();
+    let is_redirected = maps::is_marked(skb);
     skb.set_mark(0);
-    // The mark is never 0; a program loaded without one passes nothing.
-    if mark != maps::mark() || mark == 0 {
-        from_host(skb, interface).map_err(|reason| Dropped {
+    if is_redirected {
+        return Ok(Action::Next);
+    }
+    from_host(skb, interface)
+        .action()
+        .map_err(|reason| Dropped {
             slot: interface.slot,
             reason,
-        })?;
-        maps::count_to_vm(interface.slot, (1, skb.len()));
-    }
-    Ok(Action::Next)
+        })
+        .or_else(|dropped| host_error::judge(skb, interface, dropped))
 }
 
 /// Only what the host made itself may be the host's: frames without a device that they came in by.
 #[inline(always)]
-fn from_host(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
+fn from_host(skb: Skb, interface: &Interface) -> Packed {
     if skb.ingress_ifindex() != 0 {
-        return Err(DropReason::NotRedirected);
+        return Packed::refused(DropReason::NotRedirected);
     }
     if skb.vlan_present() {
-        return Err(DropReason::Vlan);
+        return Packed::refused(DropReason::Vlan);
     }
-    skb.reach::<{ 14 + 40 + 8 }>(Origin::Vm);
-    match u16::from_be_bytes(skb.window::<14>(0)?.two::<12>()) {
-        ethertype::IPV4 => packet::<[u8; 4]>(skb, interface),
-        ethertype::IPV6 => packet::<[u8; 16]>(skb, interface),
-        _ => Err(DropReason::Unsolicited),
+    skb.reach::<{ 14 + 40 + 20 }>(Origin::Vm);
+    let ethertype = skb
+        .window::<14>(0)
+        .map(|ethernet| u16::from_be_bytes(ethernet.two::<12>()));
+    match ethertype {
+        Ok(ethertype::IPV4) => carry_on::<[u8; 4]>(skb, interface),
+        Ok(ethertype::IPV6) => carry_on::<[u8; 16]>(skb, interface),
+        Ok(_) => Packed::refused(DropReason::Unsolicited),
+        Err(reason) => Packed::refused(reason),
     }
 }
 
+/// Does what takes a deep stack beside the function that found it out, as [`crate::from_vm`] does.
 #[inline(always)]
-fn packet<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
+fn carry_on<A: Apart>(skb: Skb, interface: &Interface) -> Packed {
+    let mut judged = packet::<A>(skb, interface);
+    if judged.is_done() {
+        return judged;
+    }
+    judged = judged.forgotten();
+    if judged.is_stale() {
+        judged = resume::judge_from_host::<A>(skb, interface).forgotten();
+        if let Some(reason) = judged.forbidden() {
+            let told = A::end_from_host(skb, reason).forgotten();
+            return match told.refusal() {
+                Some(reason) => icmp::tell_host::<A>(skb, interface, reason),
+                None => told,
+            };
+        }
+    }
+    if judged.is_no_flow() {
+        judged = open::<A>(skb, interface).forgotten();
+    }
+    if !judged.is_opened() {
+        return judged;
+    }
+    judged = packet::<A>(skb, interface).forgotten();
+    if judged.is_stale() || judged.is_no_flow() {
+        // Its flow was removed, or the policy changed, in this very moment.
+        return Packed::refused(DropReason::Unsolicited);
+    }
+    judged
+}
+
+#[inline(never)]
+fn packet<A: Family>(skb: Skb, interface: &Interface) -> Packed {
+    Packed::new(judge_packet::<A>(skb, interface))
+}
+
+/// [`Judged::NoFlow`] where none stands for it, [`Judged::Stale`] where it is to be judged anew.
+#[inline(always)]
+fn judge_packet<A: Family>(skb: Skb, interface: &Interface) -> Result<Judged, DropReason> {
+    let (header, transport) = parsed::<A>(skb, interface)?;
+    let key = conntrack::key_from_host(interface, &header, &transport);
+    let Some(flow) = maps::flow(&key) else {
+        return Ok(Judged::NoFlow);
+    };
+    if flow.uplink != 0 || !conntrack::is_current(flow, interface) {
+        return Ok(Judged::Stale);
+    }
+    conntrack::touch(flow, Sender::World, transport.kind);
+    let on_the_wire = parse::on_the_wire::<A>(skb, &transport);
+    limit::to_vm(skb, interface, on_the_wire)?;
+    Ok(Judged::Done(Action::Next))
+}
+
+/// Nothing but what the host sends to the guest, under an address of its own.
+#[inline(always)]
+fn parsed<A: Family>(
+    skb: Skb,
+    interface: &Interface,
+) -> Result<(Header<A>, Transport), DropReason> {
     let header = A::header(skb)?;
     let transport = parse::transport(skb, &header)?;
-    if Some(header.destination) != A::guest(interface)
+    if transport.kind == Kind::EchoReply
+        || Some(header.destination) != A::guest(interface)
         || !conntrack::is_host::<A>(interface, header.source)
     {
         return Err(DropReason::Unsolicited);
     }
-    let key = FlowKey {
-        instance: interface.instance,
-        guest: header.destination,
-        remote: header.source,
-        guest_port: match transport.kind {
-            Kind::Segment(_) | Kind::Datagram => transport.destination,
-            Kind::EchoRequest | Kind::EchoReply => [0; 2],
-        },
-        remote_port: transport.source,
-        protocol: header.protocol.into(),
-    };
-    if transport.kind == Kind::EchoReply {
-        return Err(DropReason::Unsolicited);
-    }
-    if conntrack::touch_from_host(interface, &key, transport.kind) {
-        return Ok(());
-    }
+    Ok((header, transport))
+}
+
+/// Opens the flow of a packet of the host, where it may: [`Judged::Opened`].
+#[inline(never)]
+fn open<A: Family>(skb: Skb, interface: &Interface) -> Packed {
+    Packed::new(judge_opening::<A>(skb, interface).map(|()| Judged::Opened))
+}
+
+#[inline(always)]
+fn judge_opening<A: Family>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
+    let (header, transport) = parsed::<A>(skb, interface)?;
+    let key = conntrack::key_from_host(interface, &header, &transport);
+    let generations = Generations::now(interface);
     let asked = match transport.kind {
         Kind::EchoRequest => (A::ZERO, [0; 2]),
         Kind::Segment(_) | Kind::Datagram | Kind::EchoReply => {
             publish::judge_host(skb, interface, &key)?
         }
     };
-    opening::open_from_host(interface, &key, &asked)
+    opening::open_from_host(interface, &key, (&asked, generations))
 }

@@ -52,6 +52,8 @@ pub enum Judged {
     Opened,
     /// Its flow was opened under another policy.
     Stale,
+    /// Its flow may not go on, for this reason, and is to be ended.
+    Forbidden(DropReason),
     /// Its flow must be looked at.
     Unsettled,
     /// Its flow was looked at and may go on, to the interface of this slot.
@@ -108,6 +110,7 @@ impl Packed {
     const SILENT: u64 = 8;
     const UNSETTLED: u64 = 9;
     const SETTLED: u64 = 10;
+    const FORBIDDEN: u64 = 11;
 
     /// Packs an answer.
     #[inline(always)]
@@ -122,6 +125,7 @@ impl Packed {
             Ok(Judged::TurnsRound) => Self::TURNS_ROUND,
             Ok(Judged::Opened) => Self::OPENED,
             Ok(Judged::Stale) => Self::STALE,
+            Ok(Judged::Forbidden(reason)) => Self::FORBIDDEN | (reason as u32 as u64) << 32,
             Ok(Judged::Unsettled) => Self::UNSETTLED,
             Ok(Judged::Settled(slot)) => Self::SETTLED | (slot as u64) << 32,
             Err(reason) => (reason as u32 as u64) << 8,
@@ -225,6 +229,17 @@ impl Packed {
     #[must_use]
     pub const fn is_unsettled(self) -> bool {
         self.0 == Self::UNSETTLED
+    }
+
+    /// The number of the reason, where [`Judged::Forbidden`] was packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn forbidden(self) -> Option<u64> {
+        if self.0 & 0xff == Self::FORBIDDEN {
+            Some(self.0 >> 32)
+        } else {
+            None
+        }
     }
 
     /// Where [`Judged::Settled`] was packed.

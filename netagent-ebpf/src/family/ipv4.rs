@@ -5,12 +5,13 @@ use netagent_common::drop::DropReason;
 use netagent_common::net::{ETHERNET_LEN, ethertype, protocol};
 use netagent_common::vm::Interface;
 
-use crate::family::{End, Family, HOP_LIMIT, Quoted};
+use crate::family::{End, Family, HOP_LIMIT, LAST_HOP, Quoted};
 use crate::fragment::Fragment;
 use crate::icmp::{Message, Report};
 use crate::kernel::Skb;
 use crate::packet::Window;
 use crate::parse::Header;
+use crate::reset::Reset;
 
 const V4_SOURCE: u32 = ETHERNET_LEN + 12;
 const V4_CHECKSUM: u32 = ETHERNET_LEN + 10;
@@ -147,6 +148,16 @@ impl Family for [u8; 4] {
     }
 
     #[inline(always)]
+    fn is_routed(interface: &Interface, address: Self) -> bool {
+        Self::is_own(interface, address)
+    }
+
+    #[inline(always)]
+    fn is_on_tap(interface: &Interface, address: Self) -> bool {
+        address != Self::ZERO && address == interface.gateway_v4
+    }
+
+    #[inline(always)]
     fn is_gateway(interface: &Interface, address: Self) -> bool {
         address != Self::ZERO
             && (address == interface.gateway_v4 || address == interface.instance_gateway_v4)
@@ -223,6 +234,12 @@ impl Family for [u8; 4] {
     }
 
     #[inline(always)]
+    fn end_here(skb: Skb, header: &Header<Self>) -> Result<(), DropReason> {
+        skb.window::<20>(ETHERNET_LEN)?.set_byte::<8>(LAST_HOP);
+        skb.correct_l3_checksum(V4_CHECKSUM, ttl_difference(header.hop_limit, LAST_HOP))
+    }
+
+    #[inline(always)]
     fn redirect(ifindex: u32, next_hop: Self, skb: Skb) -> i32 {
         skb.redirect_neighbour_v4(ifindex, next_hop)
     }
@@ -268,6 +285,31 @@ impl Family for [u8; 4] {
         frame.set_words::<34, 2>(&message);
         frame.set_two::<36>(message_checksum.to_ne_bytes());
         frame.set_words::<42, 7>(&quoted);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn reset(skb: Skb, reset: &Reset<Self>) -> Result<(), DropReason> {
+        const DONT_FRAGMENT: u8 = 0x40;
+        let ip = [
+            [0x45, 0, 0, 20 + 20],
+            [0, 0, DONT_FRAGMENT, 0],
+            [HOP_LIMIT, protocol::TCP, 0, 0],
+            reset.from,
+            reset.to,
+        ]
+        .map(u32::from_ne_bytes);
+        let segment = reset.segment();
+        let pseudo = [reset.from, reset.to, [0, protocol::TCP, 0, 20]].map(u32::from_ne_bytes);
+        let ip_checksum = !checksum::fold_wide(checksum::sum_wide(&ip));
+        let sum = checksum::sum_wide(&pseudo) + checksum::sum_wide(&segment);
+        let frame = skb.window::<54>(0)?;
+        frame.set_words::<0, 3>(&reset.macs);
+        frame.set_two::<12>(ethertype::IPV4.to_be_bytes());
+        frame.set_words::<14, 5>(&ip);
+        frame.set_two::<24>(ip_checksum.to_ne_bytes());
+        frame.set_words::<34, 5>(&segment);
+        frame.set_two::<50>((!checksum::fold_wide(sum)).to_ne_bytes());
         Ok(())
     }
 

@@ -2,14 +2,15 @@
 
 use netagent_common::checksum;
 use netagent_common::drop::DropReason;
-use netagent_common::net::{ETHERNET_LEN, protocol};
+use netagent_common::net::{ETHERNET_LEN, ethertype, protocol};
 use netagent_common::vm::{EXACT_ADDRESS, Interface, WHOLE_NETWORK};
 
-use crate::family::{End, Family, HOP_LIMIT, Quoted};
+use crate::family::{End, Family, HOP_LIMIT, LAST_HOP, Quoted};
 use crate::fragment::Fragment;
 use crate::icmp::{Message, Report};
 use crate::kernel::Skb;
 use crate::parse::Header;
+use crate::reset::Reset;
 
 const V6_NEXT_HEADER: u32 = ETHERNET_LEN + 6;
 /// Next header: a fragment.
@@ -139,6 +140,21 @@ impl Family for [u8; 16] {
         (interface.has_v6 != 0).then_some(first)
     }
 
+    /// Of a network that is the guest's as a whole, to the address alone that the agent gave it.
+    #[inline(always)]
+    fn is_routed(interface: &Interface, address: Self) -> bool {
+        let [first, second, third, fourth] = &interface.addresses_v6;
+        covers(first, EXACT_ADDRESS, &address)
+            || covers(second, EXACT_ADDRESS, &address)
+            || covers(third, EXACT_ADDRESS, &address)
+            || covers(fourth, EXACT_ADDRESS, &address)
+    }
+
+    #[inline(always)]
+    fn is_on_tap(interface: &Interface, address: Self) -> bool {
+        Self::is_gateway(interface, address)
+    }
+
     #[inline(always)]
     fn is_gateway(interface: &Interface, address: Self) -> bool {
         interface.has_v6 != 0 && address == interface.gateway_v6
@@ -215,6 +231,12 @@ impl Family for [u8; 16] {
     }
 
     #[inline(always)]
+    fn end_here(skb: Skb, _header: &Header<Self>) -> Result<(), DropReason> {
+        skb.window::<8>(ETHERNET_LEN)?.set_byte::<7>(LAST_HOP);
+        Ok(())
+    }
+
+    #[inline(always)]
     fn redirect(ifindex: u32, next_hop: Self, skb: Skb) -> i32 {
         skb.redirect_neighbour_v6(ifindex, next_hop)
     }
@@ -227,6 +249,28 @@ impl Family for [u8; 16] {
         } else {
             write_report::<48, 12, 110>(skb, report)
         }
+    }
+
+    #[inline(always)]
+    fn reset(skb: Skb, reset: &Reset<Self>) -> Result<(), DropReason> {
+        let head = [[0x60, 0, 0, 0], [0, 20, protocol::TCP, HOP_LIMIT]].map(u32::from_ne_bytes);
+        let (from, to): ([u32; 4], [u32; 4]) =
+            (bytemuck::cast(reset.from), bytemuck::cast(reset.to));
+        let segment = reset.segment();
+        let rest = [[0, 0, 0, 20], [0, 0, 0, protocol::TCP]].map(u32::from_ne_bytes);
+        let sum = checksum::sum_wide(&from)
+            + checksum::sum_wide(&to)
+            + checksum::sum_wide(&rest)
+            + checksum::sum_wide(&segment);
+        let frame = skb.window::<74>(0)?;
+        frame.set_words::<0, 3>(&reset.macs);
+        frame.set_two::<12>(ethertype::IPV6.to_be_bytes());
+        frame.set_words::<14, 2>(&head);
+        frame.set_words::<22, 4>(&from);
+        frame.set_words::<38, 4>(&to);
+        frame.set_words::<54, 5>(&segment);
+        frame.set_two::<70>((!checksum::fold_wide(sum)).to_ne_bytes());
+        Ok(())
     }
 
     #[inline(always)]

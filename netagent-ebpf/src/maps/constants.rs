@@ -5,6 +5,8 @@ use aya_ebpf::Global;
 use netagent_common::nat::EIM_PORTS as EIM_PORTS_DEFAULT;
 use netagent_common::timeouts::Timeouts;
 
+use crate::kernel::Skb;
+
 #[unsafe(no_mangle)]
 static MARK: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -65,6 +67,13 @@ pub fn skb_layout() -> Option<SkbLayout> {
 #[inline(always)]
 pub fn mark() -> u32 {
     MARK.load()
+}
+
+/// Whether netagent redirected the frame. The mark is never 0; a program loaded without one knows none.
+#[inline(always)]
+pub fn is_marked(skb: Skb) -> bool {
+    let mark = mark();
+    mark != 0 && skb.mark() == mark
 }
 
 /// Cookie of the agent's network namespace; 0 where sockets are left alone.

@@ -11,13 +11,14 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use netagent_common::flow::{Flow, FlowKey, FlowState, Opener};
 use netagent_common::fragment::{First, FragmentKey};
 use netagent_common::nat::{Mapping, MappingKey, Reverse, ReverseKey, fill};
-use netagent_common::policy::Route;
+use netagent_common::policy::{PolicyId, Route, Verdict};
 
 use crate::kernel::compare_exchange;
 use crate::maps::{
-    FLOWS_V4, FLOWS_V6, FRAGMENTS_V4, FRAGMENTS_V6, Flows, Fragments, MAPPINGS_V4, MAPPINGS_V6,
-    Mappings, PUBLISHED_V4, PUBLISHED_V6, PublishedPorts, REVERSE_V4, REVERSE_V6, ROUTES_V4,
-    ROUTES_V6, Reverses, Routes, SENDERS_V4, SENDERS_V6, Senders,
+    FLOWS_V4, FLOWS_V6, FRAGMENTS_V4, FRAGMENTS_V6, Flows, Fragments, GUESTS_V4, GUESTS_V6, Guests,
+    MAPPINGS_V4, MAPPINGS_V6, Mappings, POLICIES_V4, POLICIES_V6, PUBLISHED_V4, PUBLISHED_V6,
+    Policies, PublishedPorts, REVERSE_V4, REVERSE_V6, ROUTES_V4, ROUTES_V6, Reverses, Routes,
+    SENDERS_V4, SENDERS_V6, Senders,
 };
 
 /// The maps of one address family.
@@ -30,6 +31,10 @@ pub trait FamilyMaps: Copy + Eq + 'static {
     fn mapping_map() -> &'static Mappings<Self>;
     #[doc(hidden)]
     fn route_map() -> &'static Routes<Self>;
+    #[doc(hidden)]
+    fn guests_map() -> &'static Guests<Self>;
+    #[doc(hidden)]
+    fn policy_map() -> &'static Policies<Self>;
     #[doc(hidden)]
     fn published_map() -> &'static PublishedPorts<Self>;
     #[doc(hidden)]
@@ -64,6 +69,14 @@ impl FamilyMaps for [u8; 4] {
     #[inline(always)]
     fn route_map() -> &'static Routes<Self> {
         &ROUTES_V4
+    }
+    #[inline(always)]
+    fn guests_map() -> &'static Guests<Self> {
+        &GUESTS_V4
+    }
+    #[inline(always)]
+    fn policy_map() -> &'static Policies<Self> {
+        &POLICIES_V4
     }
     #[inline(always)]
     fn published_map() -> &'static PublishedPorts<Self> {
@@ -102,6 +115,14 @@ impl FamilyMaps for [u8; 16] {
     #[inline(always)]
     fn route_map() -> &'static Routes<Self> {
         &ROUTES_V6
+    }
+    #[inline(always)]
+    fn guests_map() -> &'static Guests<Self> {
+        &GUESTS_V6
+    }
+    #[inline(always)]
+    fn policy_map() -> &'static Policies<Self> {
+        &POLICIES_V6
     }
     #[inline(always)]
     fn published_map() -> &'static PublishedPorts<Self> {
@@ -306,6 +327,21 @@ pub fn remove_mapping<A: FamilyMaps>(key: &MappingKey<A>) -> bool {
 #[inline(always)]
 pub fn route<A: FamilyMaps>(address: A) -> Option<&'static Route<A>> {
     A::route_map().get(&Key::new(A::BITS, address))
+}
+
+/// The slot of the guest that has an address, where guests may reach it by that.
+#[inline(always)]
+pub fn guest_slot<A: FamilyMaps>(address: A) -> Option<u32> {
+    A::guests_map().get(&Key::new(A::BITS, address)).copied()
+}
+
+/// What a policy says of an address; `None` where the policy is not there.
+#[inline(always)]
+pub fn verdict<A: FamilyMaps>(policy: &PolicyId, address: A) -> Option<Verdict> {
+    // SAFETY: the agent removes an entry only after a grace period in which no record named it any more, and the kernel
+    // waits for another one when it does: no program that looks it up finds another's.
+    let verdict = unsafe { A::policy_map().get_value(policy, &Key::new(A::BITS, address)) };
+    verdict.map(|number| Verdict::from_number(*number))
 }
 
 /// What the first fragment of a packet said.

@@ -1,13 +1,15 @@
-//! Published and exposed ports, and the sockets of the host that were led to them.
+//! Published and exposed ports, the sockets of the host that were led to them, and ports of the host itself.
 #![allow(
     unsafe_code,
     reason = "the one place where map values are dereferenced"
 )]
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use netagent_common::publish::{ExposedKey, Led, LedKey, PublishKey, Published, SenderKey};
+use netagent_common::publish::{
+    ExposedKey, HostPortKey, Led, LedKey, PublishKey, Published, SenderKey,
+};
 
-use crate::maps::{EXPOSED, FamilyMaps, LED_SOCKETS};
+use crate::maps::{EXPOSED, FamilyMaps, HOST_PORTS, LED_SOCKETS};
 
 /// Where a published port leads.
 #[inline(always)]
@@ -34,6 +36,12 @@ pub fn is_exposed(key: &ExposedKey, generation: u32) -> bool {
     };
     // SAFETY: the element stays readable until the program ends (RCU), and an aligned word is read whole.
     unsafe { exposed.read_volatile() == generation }
+}
+
+/// Whether guests may reach the host's listener at this port.
+#[inline(always)]
+pub fn is_host_port(key: &HostPortKey) -> bool {
+    HOST_PORTS.get_ptr(key).is_some()
 }
 
 /// What a socket of the host asked for when it was led to a guest.
