@@ -19,6 +19,7 @@ pub mod accounts;
 mod check;
 pub mod dns;
 pub mod nat;
+pub mod policy;
 pub mod ports;
 mod uplink;
 
@@ -26,6 +27,7 @@ use crate::access::AccountName;
 use crate::config::accounts::{Account, Custom, Modes};
 use crate::config::dns::Dns;
 use crate::config::nat::Nat;
+use crate::config::policy::Policy;
 
 /// Read where no other file is named.
 pub const DEFAULT_FILE: &str = "/etc/netagent/netagent.toml";
@@ -47,6 +49,7 @@ pub struct Config {
     pub datapath: Datapath,
     pub nat: Nat,
     pub publish: Publish,
+    pub policy: Policy,
     pub dns: Dns,
     pub custom: Custom,
     pub modes: Modes,
@@ -191,6 +194,7 @@ impl Default for Config {
             datapath: Datapath::default(),
             nat: Nat::default(),
             publish: Publish::default(),
+            policy: Policy::default(),
             dns: Dns::default(),
             custom: Custom::default(),
             modes: Modes::default(),

@@ -9,7 +9,9 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::access::AccountName;
+use crate::spec::limit::LimitsSpec;
 use crate::spec::name::Name;
+use crate::spec::policy::PolicySpec;
 use crate::spec::publish::{ExposedPort, PortProtocol, PublishedPort};
 
 /// One instance.
@@ -21,7 +23,7 @@ pub struct Instance {
     pub account: AccountName,
     /// Unique in its account.
     pub name: Name,
-    /// The request that made it, as it came, without members that are null.
+    /// The request that made it, as it came, without members that are null, policy and limits.
     pub request: Map<String, Value>,
     /// What the guest is told instead of the derived gateway (I-15).
     pub gateway: Option<Ipv4Addr>,
@@ -39,7 +41,11 @@ pub struct Instance {
     pub publications: Vec<Publication>,
     /// Ports of its own addresses that the host may reach (N-4).
     pub exposed: BTreeSet<ExposedPort>,
-    /// Moves with every change of what may reach it; from 1.
+    /// What its guest may reach (P-1).
+    pub policy: PolicySpec,
+    /// How much it may send, receive and hold open (P-11, P-13).
+    pub limits: LimitsSpec,
+    /// Moves with every change of its policy and of what may reach it; from 1.
     pub policy_generation: u32,
     /// When it was created, milliseconds since 1970.
     pub created_ms: u64,

@@ -9,6 +9,7 @@ impl Config {
         self.check_pool()?;
         self.check_limits()?;
         self.nat.check()?;
+        self.policy.check()?;
         self.check_access()
     }
 

@@ -31,6 +31,7 @@ fn the_example_names_every_key() {
     let api = &config.api;
     assert!(api.listen.is_some() && api.tls_cert.is_some() && api.tls_key.is_some());
     assert!(config.modes.taps.is_some());
+    assert!(config.policy.quarantine_pps.is_some());
     assert_eq!(config.dns.upstream.len(), 3);
     let account = config.accounts["acme"];
     assert!(account.instances.is_some());

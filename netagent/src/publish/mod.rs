@@ -19,6 +19,7 @@ pub mod sockets;
 mod tcp;
 mod udp;
 
+use crate::policy::Compiled;
 use crate::spec::publish::{ExposedPort, HostPort};
 
 /// How many connections and UDP sessions are passed on at once.
@@ -88,6 +89,8 @@ pub struct Aim {
     pub guest_v6: Option<SocketAddr>,
     /// Who may use it; `None` where everybody may.
     pub allow_from: Option<BTreeSet<IpNet>>,
+    /// The policy of the instance, whose denied networks may not (P-3).
+    pub policy: Option<Arc<Compiled>>,
 }
 
 /// The ports of the host that are held, and what passes through them.
@@ -237,7 +240,12 @@ impl Aim {
     fn leads(&self, client: IpAddr) -> Option<SocketAddr> {
         let may = |networks: &BTreeSet<IpNet>| networks.iter().any(|one| one.contains(&client));
         // A loopback address is a process of the host, and those are not bound by it elsewhere either.
-        if !client.is_loopback() && !self.allow_from.as_ref().is_none_or(may) {
+        let is_refused = !self.allow_from.as_ref().is_none_or(may)
+            || self.policy.as_ref().is_some_and(|policy| {
+                let entry = policy.entry(client);
+                entry.is_none_or(|(_, verdict)| verdict.denies_peers())
+            });
+        if !client.is_loopback() && is_refused {
             return None;
         }
         match client {

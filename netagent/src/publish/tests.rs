@@ -7,6 +7,8 @@ use tokio::net::{TcpListener as Listener, TcpStream, UdpSocket as Socket};
 use tokio::time::timeout;
 
 use super::*;
+use crate::policy::compile;
+use crate::spec::policy::{PolicyMode, PolicySpec};
 use crate::spec::publish::PortProtocol;
 
 /// Longest wait for what comes at once.
@@ -55,6 +57,7 @@ async fn bench(protocol: PortProtocol, guest: SocketAddr, bounds: Bounds) -> Ben
         guest_v4: guest,
         guest_v6: None,
         allow_from: None,
+        policy: None,
     };
     listeners.aim(&at, Some(aim.clone()));
     Bench {
@@ -256,6 +259,7 @@ async fn clients_that_are_not_named_are_refused() {
         generation: 1,
         guest_v4: "172.16.0.2:80".parse().unwrap(),
         guest_v6: Some("[fd00::2]:80".parse().unwrap()),
+        policy: None,
         allow_from: Some(
             networks
                 .iter()
@@ -275,6 +279,18 @@ async fn clients_that_are_not_named_are_refused() {
     // A process of the host.
     assert_eq!(leads(&named, "127.0.0.1"), Some(true));
     assert_eq!(leads(&named, "::1"), Some(false));
+    let denied = PolicySpec {
+        mode: PolicyMode::Custom,
+        denied_cidrs: Some(Arc::new(["10.1.0.0/16".parse().unwrap()].into())),
+        ..PolicySpec::default()
+    };
+    let limited = Aim {
+        policy: compile(&denied, false),
+        ..named.clone()
+    };
+    assert_eq!(leads(&limited, "10.1.2.3"), None);
+    assert_eq!(leads(&limited, "10.2.2.3"), Some(true));
+    assert_eq!(leads(&limited, "127.0.0.1"), Some(true));
     let alone = Aim {
         guest_v6: None,
         ..named

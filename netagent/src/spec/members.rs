@@ -5,6 +5,7 @@
 use serde_json::{Map, Value};
 
 use crate::spec::SpecError;
+use crate::spec::policy::PolicyMode;
 
 type Object = Map<String, Value>;
 
@@ -18,6 +19,8 @@ pub(crate) struct Member {
 /// Type of a value.
 enum Shape {
     Text,
+    /// One of these texts; another one is refused by who reads it.
+    Word(&'static [&'static str]),
     Number,
     Boolean,
     NumberOrText,
@@ -52,7 +55,7 @@ const fn member(name: &'static str, shape: Shape, built: Built) -> Member {
 use Built::{NotYet, NotYetUnless, NotYetUnlessEmpty, NotYetUnlessText, Now};
 use Shape::{
     Any, AnyObject, Boolean, Number, NumberOrText, NumbersOrTexts, Object as ObjectOf, Objects,
-    Text, Texts, TextsOrObjects,
+    Text, Texts, TextsOrObjects, Word,
 };
 
 /// The members of an instance.
@@ -63,14 +66,14 @@ pub(crate) const INSTANCE: &[Member] = &[
     member("nameserver", Text, Now),
     member("exposed_ports", NumbersOrTexts, Now),
     member("publish", TextsOrObjects(PUBLISH), Now),
-    member("network_policy", Text, NotYetUnlessText("allow-all")),
+    member("network_policy", Word(&PolicyMode::WORDS), Now),
     member("allowed_domains", Texts, NotYet),
-    member("allowed_cidrs", Texts, NotYet),
-    member("denied_cidrs", Texts, NotYet),
-    member("bandwidth", NumberOrText, NotYet),
-    member("bandwidth_in", NumberOrText, NotYet),
-    member("limits", ObjectOf(LIMITS), NotYetUnlessEmpty),
-    member("audit", Boolean, NotYetUnless(false)),
+    member("allowed_cidrs", Texts, Now),
+    member("denied_cidrs", Texts, Now),
+    member("bandwidth", NumberOrText, Now),
+    member("bandwidth_in", NumberOrText, Now),
+    member("limits", ObjectOf(LIMITS), Now),
+    member("audit", Boolean, Now),
     member("snat_address", Text, Now),
     member("mtu", Number, Now),
     member("autostart", Boolean, Now),
@@ -128,10 +131,7 @@ const PUBLISH: &[Member] = &[
     member("allow_from", Texts, Now),
 ];
 
-const LIMITS: &[Member] = &[
-    member("pps", Number, NotYet),
-    member("flows", Number, NotYet),
-];
+const LIMITS: &[Member] = &[member("pps", Number, Now), member("flows", Number, Now)];
 
 /// The members of `object` with what the table says of them, null ones left out.
 fn present<'a>(
@@ -149,15 +149,14 @@ impl Shape {
     const fn members(&self) -> Option<&'static [Member]> {
         match self {
             ObjectOf(table) | Objects(table) | TextsOrObjects(table) => Some(table),
-            Text | Number | Boolean | NumberOrText | Texts | NumbersOrTexts | AnyObject | Any => {
-                None
-            }
+            Text | Word(_) | Number | Boolean | NumberOrText | Texts | NumbersOrTexts
+            | AnyObject | Any => None,
         }
     }
 
     const fn description(&self) -> &'static str {
         match self {
-            Text => "a text",
+            Text | Word(_) => "a text",
             Number => "a whole number",
             Boolean => "true or false",
             NumberOrText => "a whole number or a text",
@@ -174,7 +173,7 @@ impl Shape {
         let all =
             |fits: fn(&Value) -> bool| value.as_array().is_some_and(|list| list.iter().all(fits));
         match self {
-            Text => value.is_string(),
+            Text | Word(_) => value.is_string(),
             Number => value.is_u64(),
             Boolean => value.is_boolean(),
             NumberOrText => value.is_u64() || value.is_string(),
@@ -264,6 +263,32 @@ fn inner_objects<'a>(
     })
 }
 
+/// Checks the members of a request that replaces a part of an instance, and reads their values.
+pub(crate) fn check_replacement<T>(
+    object: &Object,
+    read: impl FnOnce(&mut Vec<SpecError>) -> T,
+) -> Result<T, SpecError> {
+    let mut faults = Vec::new();
+    check_unknown(object, INSTANCE, &[], &mut faults);
+    check_types(object, INSTANCE, &mut faults);
+    if faults.is_empty() {
+        let value = read(&mut faults);
+        check_supported(object, INSTANCE, &mut faults);
+        if faults.is_empty() {
+            return Ok(value);
+        }
+    }
+    Err(faults.swap_remove(0))
+}
+
+/// The members that have a value.
+pub(crate) fn object<const N: usize>(members: [(&str, Option<Value>); N]) -> Object {
+    let present = members.into_iter();
+    present
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect()
+}
+
 /// Names of the members of a create request, and of an entry of `network_interfaces`.
 #[must_use]
 pub fn member_names() -> (Vec<&'static str>, Vec<&'static str>) {
@@ -285,6 +310,7 @@ pub struct Described {
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Kind {
     Text,
+    Word(&'static [&'static str]),
     Number,
     Boolean,
     Any,
@@ -314,6 +340,7 @@ impl Shape {
         let list = |kind| Kind::List(Box::new(kind));
         match self {
             Text => Kind::Text,
+            Word(words) => Kind::Word(words),
             Number => Kind::Number,
             Boolean => Kind::Boolean,
             NumberOrText => Kind::OneOf(vec![Kind::Number, Kind::Text]),

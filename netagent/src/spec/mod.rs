@@ -8,9 +8,12 @@ use serde_json::{Map, Value};
 
 mod address;
 mod bounds;
+pub mod cidr;
 pub mod json;
+pub mod limit;
 mod members;
 pub mod name;
+pub mod policy;
 pub mod publish;
 mod validate;
 
@@ -18,7 +21,10 @@ pub use bounds::{Bounds, default_custom_subnets};
 pub use members::{Described, Kind, MACHINE, described_request, member_names};
 pub(crate) use validate::is_model;
 
+use crate::spec::cidr::CidrFault;
+use crate::spec::limit::LimitsSpec;
 use crate::spec::name::Name;
+use crate::spec::policy::{PolicyMode, PolicySpec};
 use crate::spec::publish::{PortFault, PortsSpec};
 
 /// Interfaces that one instance may have (I-2).
@@ -46,7 +52,11 @@ pub struct InstanceSpec {
     pub snat_address: Option<IpAddr>,
     /// Published and exposed ports.
     pub ports: PortsSpec,
-    /// The request as it came, without members that are null.
+    /// What its guest may reach.
+    pub policy: PolicySpec,
+    /// How much it may send, receive and hold open.
+    pub limits: LimitsSpec,
+    /// The request as it came, without members that are null, policy and limits.
     pub request: Map<String, Value>,
 }
 
@@ -230,6 +240,9 @@ pub enum SpecError {
     /// P-2.
     #[error("Network policy 'custom' needs allowed_domains, allowed_cidrs or denied_cidrs")]
     CustomWithoutLists,
+    /// P-10.
+    #[error(transparent)]
+    Cidr(#[from] CidrFault),
     /// An entry of `publish` or `exposed_ports`.
     #[error("Invalid entry '{entry}' of member '{member}': {fault}")]
     Port {
@@ -303,17 +316,24 @@ impl InstanceSpec {
         if grant.net_manager && !grant.custom_network && CUSTOM_MEMBERS.iter().any(is_custom) {
             faults.push(SpecError::License);
         }
-        faults.extend(validate::check_policy(object).err());
+        faults.extend(PolicyMode::read(object).err());
         let spec = validate::instance(object, &mut faults);
         members::check_supported(object, members::INSTANCE, &mut faults);
         (Some(spec), faults)
     }
 
-    /// What of a request makes more instances like the one that it made (I-19).
+    /// What of a request makes more instances like the one that it made (I-19), but for what can be changed: the agent
+    /// knows its policy and limits.
     #[must_use]
     pub fn template(request: &Map<String, Value>) -> Map<String, Value> {
         let mut template = request.clone();
-        template.retain(|name, _| !NOT_IN_TEMPLATE.contains(&name.as_str()));
+        template.retain(|name, _| {
+            let changed = policy::MEMBERS.iter().chain(&limit::MEMBERS);
+            !NOT_IN_TEMPLATE
+                .iter()
+                .chain(changed)
+                .any(|left| left == name)
+        });
         template
     }
 }

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 mod parse;
 mod sender;
 
+use crate::spec::cidr::CidrFault;
 use crate::spec::{SpecError, members};
 
 /// Ports that one instance may publish.
@@ -52,7 +53,7 @@ pub struct HostPort {
     pub address: Option<IpAddr>,
 }
 
-/// A port of the guest's own address that the host may reach.
+/// A port without an address: of the guest's own that the host may reach, above all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ExposedPort {
     /// Number of the port.
@@ -90,7 +91,7 @@ pub enum PortFault {
     )]
     Form,
     /// An exposed port that is none.
-    #[error("use <guest port>, with /tcp or /udp behind it")]
+    #[error("use <port>, with /tcp or /udp behind it")]
     ExposedForm,
     /// A port that is no number, 0, or above 65535.
     #[error("'{0}' is no port: use 1 to 65535")]
@@ -115,11 +116,8 @@ pub enum PortFault {
     #[error("it names more than {ALLOW_FROM_MAX} networks")]
     Senders,
     /// P-10.
-    #[error("Invalid CIDR format: \"{0}\". Expected format: x.x.x.x/y")]
-    Cidr(String),
-    /// P-10.
-    #[error("Invalid CIDR prefix length: {0}")]
-    CidrPrefix(String),
+    #[error(transparent)]
+    Cidr(#[from] CidrFault),
     /// An object without the one member that it must have.
     #[error("member 'host_port' is missing")]
     NoHostPort,
@@ -143,16 +141,7 @@ impl PortsSpec {
     /// # Errors
     /// The first thing that is wrong.
     pub fn parse(object: &Map<String, Value>) -> Result<Self, SpecError> {
-        let mut faults = Vec::new();
-        members::check_unknown(object, members::INSTANCE, &[], &mut faults);
-        members::check_types(object, members::INSTANCE, &mut faults);
-        if faults.is_empty() {
-            let ports = Self::read(object, &mut faults);
-            if faults.is_empty() {
-                return Ok(ports);
-            }
-        }
-        Err(faults.swap_remove(0))
+        members::check_replacement(object, |faults| Self::read(object, faults))
     }
 }
 
@@ -172,6 +161,16 @@ impl PortProtocol {
         [Self::Tcp, Self::Udp]
             .into_iter()
             .find(|protocol| protocol.as_str() == text)
+    }
+}
+
+impl ExposedPort {
+    /// Reads it as requests and the configuration have it: a number, or a text with or without a protocol.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn parse(entry: &Value) -> Result<Self, PortFault> {
+        parse::exposed(entry)
     }
 }
 

@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 use netagent_common::net::GATEWAY_MAC;
 use serde_json::{Map, Value};
 
+use crate::spec::limit::{self, LimitsSpec};
 use crate::spec::name::Name;
+use crate::spec::policy::{self, PolicySpec};
 use crate::spec::publish::PortsSpec;
 use crate::spec::{
     Addressing, INTERFACES_MAX, InstanceSpec, InterfaceSpec, MTU, Principal, QUEUES_MAX, SpecError,
@@ -58,8 +60,12 @@ pub(crate) fn instance(object: &Object, faults: &mut Vec<SpecError>) -> Instance
         .collect();
     check_repeated(&interfaces, gateway, faults);
     let ports = PortsSpec::read(object, faults);
-    let mut request = object.clone();
-    request.retain(|_, value| !value.is_null());
+    let policy = PolicySpec::read(object, faults);
+    let limits = LimitsSpec::read(object, faults);
+    let kept = |name: &str| !policy::MEMBERS.contains(&name) && !limit::MEMBERS.contains(&name);
+    let request = object.iter();
+    let request = request.filter(|(name, value)| !value.is_null() && kept(name));
+    let request = request.map(|(name, value)| (name.clone(), value.clone()));
     let autostart = object.get("autostart").and_then(Value::as_bool);
     InstanceSpec {
         name,
@@ -69,7 +75,9 @@ pub(crate) fn instance(object: &Object, faults: &mut Vec<SpecError>) -> Instance
         nameserver,
         snat_address,
         ports,
-        request,
+        policy,
+        limits,
+        request: request.collect(),
     }
 }
 
@@ -111,26 +119,6 @@ fn check_repeated(
                 faults.push(SpecError::Repeated { what, value });
             }
         }
-    }
-}
-
-/// P-1 and P-2.
-pub(crate) fn check_policy(object: &Object) -> Result<(), SpecError> {
-    let lists = ["allowed_domains", "allowed_cidrs", "denied_cidrs"];
-    let has_lists = lists
-        .iter()
-        .any(|name| object.get(*name).is_some_and(|list| !list.is_null()));
-    match (text(object, "network_policy"), has_lists) {
-        (None | Some("allow-all"), _) | (Some("deny-all"), false) | (Some("custom"), true) => {
-            Ok(())
-        }
-        (Some("deny-all"), true) => Err(SpecError::DenyAllWithLists),
-        (Some("custom"), false) => Err(SpecError::CustomWithoutLists),
-        (Some(other), _) => Err(SpecError::Value {
-            member: "network_policy",
-            value: other.to_owned(),
-            expected: "allow-all, deny-all or custom",
-        }),
     }
 }
 

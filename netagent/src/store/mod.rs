@@ -25,6 +25,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("mtu.sql"),
     include_str!("publish.sql"),
     include_str!("snat.sql"),
+    include_str!("policy.sql"),
 ];
 /// Statements kept prepared.
 const STATEMENTS: usize = 32;
@@ -64,6 +65,10 @@ pub enum Change {
     Update(Box<Instance>),
     /// Published and exposed ports, and the policy generation that moved with them.
     Publish(Box<Instance>),
+    /// The policy, and the policy generation that moved with it.
+    Policy(Box<Instance>),
+    /// The limits.
+    Limits(Box<Instance>),
     /// The first half of a delete: it is nobody's any more, and still holds what it reserved (S-4).
     MarkDeleting(Uuid),
     /// The second half.

@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 use crate::access::{AccountName, TokenRecord};
 use crate::instance::{Instance, Interface, Life, Publication};
+use crate::spec::limit::LimitsSpec;
 use crate::spec::name::Name;
+use crate::spec::policy::PolicySpec;
 use crate::spec::publish::{HostPort, PortProtocol, PublishedPort};
 use crate::store::{AuditEntry, Stored};
 
@@ -125,6 +127,8 @@ fn instance(
     if interfaces.is_empty() {
         return Err(bad(row, "interfaces", "none"));
     }
+    let policy = PolicySpec::parse(&json(row, "policy")?);
+    let limits = LimitsSpec::parse(&json(row, "limits")?);
     Ok(Instance {
         id,
         account: account(row)?,
@@ -138,7 +142,9 @@ fn instance(
         announced: json(row, "announced")?,
         publications,
         exposed: json(row, "exposed")?,
+        policy: policy.map_err(|error| bad(row, "policy", &error.to_string()))?,
         policy_generation: row.get("policy_generation")?,
+        limits: limits.map_err(|error| bad(row, "limits", &error.to_string()))?,
         created_ms: time(row, "created_ms")?,
         interfaces,
     })

@@ -6,9 +6,13 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::instance::{AnnouncedPort, Before, Interface, Life, Origin, Publication};
+use crate::spec::limit::LimitsSpec;
 use crate::spec::name::Name;
+use crate::spec::policy::PolicySpec;
 use crate::spec::publish::{ExposedPort, PortProtocol};
 use crate::spec::{Grant, InstanceSpec};
+
+mod policy;
 
 struct Scratch {
     _directory: TempDir,
@@ -66,6 +70,8 @@ fn instance(name: &str, slots: &[u32]) -> Instance {
         }],
         publications: vec![],
         exposed: BTreeSet::new(),
+        policy: PolicySpec::default(),
+        limits: LimitsSpec::default(),
         policy_generation: 1,
         created_ms: 1_700_000_000_123,
         interfaces: slots.iter().map(|slot| interface(*slot)).collect(),
@@ -279,7 +285,7 @@ fn a_database_of_a_newer_version_is_left_alone() {
     drop(store);
     check_refused(
         &scratch.path,
-        "newer netagent (version 99, this one knows 4)",
+        "newer netagent (version 99, this one knows 5)",
     );
 }
 
@@ -378,7 +384,7 @@ fn a_migration_runs_once_and_a_failed_one_changes_nothing() {
     }
     assert!(matches!(
         Store::open(&scratch.path),
-        Err(StoreError::Newer { found: 5, .. })
+        Err(StoreError::Newer { found: 6, .. })
     ));
 }
 
@@ -409,6 +415,8 @@ fn a_file_of_version_1_is_taken_over_in_place() {
     assert_eq!((old.policy_generation, stored.next_publication), (1, 1));
     assert!(old.publications.is_empty() && old.exposed.is_empty());
     assert_eq!(old.snat_address, None);
+    assert_eq!(old.policy, PolicySpec::default());
+    assert_eq!(old.limits, LimitsSpec::default());
     let new = instance("b", &[7]);
     store.commit(&[insert(&new)]).unwrap();
     drop(store);

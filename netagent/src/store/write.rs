@@ -13,6 +13,8 @@ pub(super) fn change(to: &Transaction<'_>, change: &Change) -> rusqlite::Result<
         Change::Insert(instance) => insert(to, instance),
         Change::Update(instance) => update(to, instance),
         Change::Publish(instance) => publish(to, instance),
+        Change::Policy(instance) => policy(to, instance),
+        Change::Limits(instance) => limits(to, instance),
         Change::MarkDeleting(id) => mark_deleting(to, *id),
         Change::Remove(id) => run(
             to,
@@ -53,7 +55,7 @@ fn insert(to: &Transaction<'_>, instance: &Instance) -> rusqlite::Result<()> {
     run(
         to,
         "INSERT INTO instances VALUES (?1, (SELECT coalesce(max(seq), 0) + 1 FROM instances),
-         ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+         ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
         params![
             instance.id.to_string(),
             instance.account.as_str(),
@@ -68,6 +70,8 @@ fn insert(to: &Transaction<'_>, instance: &Instance) -> rusqlite::Result<()> {
             instance.policy_generation,
             json(&instance.exposed)?,
             instance.snat_address.map(|address| address.to_string()),
+            json(&instance.policy.members())?,
+            json(&instance.limits.members())?,
         ],
     )?;
     for (position, interface) in (0_u32..).zip(&instance.interfaces) {
@@ -90,6 +94,26 @@ fn publish(to: &Transaction<'_>, instance: &Instance) -> rusqlite::Result<()> {
         params![id],
     )?;
     insert_publications(to, instance)
+}
+
+fn policy(to: &Transaction<'_>, instance: &Instance) -> rusqlite::Result<()> {
+    run(
+        to,
+        "UPDATE instances SET policy_generation = ?2, policy = ?3 WHERE id = ?1",
+        params![
+            instance.id.to_string(),
+            instance.policy_generation,
+            json(&instance.policy.members())?,
+        ],
+    )
+}
+
+fn limits(to: &Transaction<'_>, instance: &Instance) -> rusqlite::Result<()> {
+    run(
+        to,
+        "UPDATE instances SET limits = ?2 WHERE id = ?1",
+        params![instance.id.to_string(), json(&instance.limits.members())?,],
+    )
 }
 
 fn insert_publications(to: &Transaction<'_>, instance: &Instance) -> rusqlite::Result<()> {

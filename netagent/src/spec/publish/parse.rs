@@ -5,14 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::{Map, Value};
 
-use crate::spec::SpecError;
 use crate::spec::publish::{
     EXPOSE_MAX, ExposedPort, HostPort, PUBLISH_MAX, PortFault, PortProtocol, PublishedPort,
     is_publishable, sender,
 };
-
-/// Characters of an entry that an error repeats.
-const SHOWN_MAX: usize = 128;
+use crate::spec::{SpecError, cidr};
 
 /// The ports that a request publishes, in its order. Its members have the right types; entries that are wrong are on
 /// the list of faults and left out.
@@ -87,16 +84,12 @@ fn noted<T>(
     parsed.map_err(|fault| faults.push(named(fault))).ok()
 }
 
-/// The entry as an error names it: on one line, and not longer than one.
+/// The entry as an error names it.
 fn shown(entry: &Value) -> String {
-    let text = entry
-        .as_str()
-        .map_or_else(|| entry.to_string(), str::to_owned);
-    let mut shown: String = text.chars().take(SHOWN_MAX).collect();
-    if shown.len() < text.len() {
-        shown.push_str("...");
+    match entry.as_str() {
+        Some(text) => cidr::shown(text),
+        None => cidr::shown(&entry.to_string()),
     }
-    shown.replace(char::is_control, " ")
 }
 
 fn published(entry: &Value) -> Result<PublishedPort, PortFault> {
@@ -222,7 +215,7 @@ fn number(value: &Value) -> Result<u16, PortFault> {
         .ok_or_else(|| PortFault::Port(value.to_string()))
 }
 
-fn exposed(entry: &Value) -> Result<ExposedPort, PortFault> {
+pub(super) fn exposed(entry: &Value) -> Result<ExposedPort, PortFault> {
     let Some(text) = entry.as_str() else {
         return Ok(ExposedPort {
             port: number(entry)?,

@@ -301,11 +301,8 @@ fn n4_exposed_ports_are_numbers_or_texts() {
             json!("80/sctp"),
             "protocol 'sctp' is not known: use tcp or udp",
         ),
-        (json!(""), "use <guest port>, with /tcp or /udp behind it"),
-        (
-            json!("80:80"),
-            "use <guest port>, with /tcp or /udp behind it",
-        ),
+        (json!(""), "use <port>, with /tcp or /udp behind it"),
+        (json!("80:80"), "use <port>, with /tcp or /udp behind it"),
         (json!("web"), "'web' is no port: use 1 to 65535"),
     ] {
         let named = entry
