@@ -52,6 +52,9 @@ pub trait Host: Send + 'static {
     /// Reads the counters of the interface in `slot`; all zero where nothing was counted.
     fn counters(&mut self, slot: u32) -> impl Future<Output = Result<Counters, HostError>> + Send;
 
+    /// Frames that came from every TAP so far, by interface index, those that were dropped too; a super-frame is one.
+    fn sent(&mut self) -> impl Future<Output = Result<BTreeMap<u32, u64>, HostError>> + Send;
+
     /// Waits until links, addresses or routes changed, and says which. The agent drops the future and asks again,
     /// so a change between two calls must not be lost.
     fn changed(&mut self) -> impl Future<Output = Changes> + Send;
@@ -188,6 +191,8 @@ pub enum Attach {
 pub struct Counters {
     /// Packets dropped, by reason; reasons that never happened may be absent.
     pub drops: BTreeMap<DropReason, u64>,
+    /// Packets that the policy would have dropped and that passed in audit mode, by reason (P-14).
+    pub audited: BTreeMap<DropReason, u64>,
     /// Packets and bytes both ways.
     pub traffic: Traffic,
     /// Flows that the interface's instance has open. Read by `Interface::instance`, which is the slot of

@@ -1,6 +1,7 @@
 //! Attaches programs to links, by tcx through aya or by filters. What aya knows of attaching is in this file and
 //! the one below it alone (design, decision 15).
 
+mod drop_all;
 mod hook;
 pub mod others;
 
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use aya::programs::links::{LinkError as BpfLinkError, PinnedLink};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
-use netagent_common::names::{FROM_SERVICES, FROM_UPLINK, FROM_VM, TO_VM};
+use netagent_common::names::{DROP_ALL, FROM_SERVICES, FROM_UPLINK, FROM_VM, TO_VM};
 use nix::net::if_::if_nametoindex;
 use tokio::time::Instant;
 
@@ -20,7 +21,7 @@ use crate::apply::attach::hook::{Hook, live_program, remove_link, replace};
 use crate::apply::clsact::{BlockPrograms, Clsact, ClsactError};
 use crate::apply::pins::Pins;
 use crate::apply::programs::Programs;
-use crate::host::Attach;
+use crate::host::{Attach, one_line};
 use crate::netlink::Netlink;
 use crate::plan::ObservedLink;
 
@@ -34,6 +35,9 @@ pub enum AttachError {
     /// The kernel refused the program on this device.
     #[error("tcx")]
     Tcx(#[from] ProgramError),
+    /// The kernel refused the XDP program on this device.
+    #[error("xdp")]
+    Xdp(#[source] ProgramError),
     /// A pinned link cannot be opened or asked.
     #[error("open the pinned link")]
     PinnedLink(#[from] BpfLinkError),
@@ -85,6 +89,8 @@ impl Mode {
 pub struct Attached {
     /// Devices that have all programs that they need.
     pub devices: BTreeSet<u32>,
+    /// Devices that have `drop_all`, or cannot have it.
+    pub drop_all: BTreeSet<u32>,
     /// Pins of links whose device is gone.
     pub severed: BTreeSet<String>,
 }
@@ -98,6 +104,8 @@ pub struct Attacher {
     /// so an observation for a request does it only where that is due.
     verified: BTreeMap<String, String>,
     verified_at: Instant,
+    /// Devices that cannot have `drop_all`; they are not asked again.
+    refuse_xdp: BTreeSet<u32>,
 }
 
 impl Attacher {
@@ -109,6 +117,7 @@ impl Attacher {
             clsact: Clsact::new(netlink, idle_alias),
             verified: BTreeMap::new(),
             verified_at: Instant::now(),
+            refuse_xdp: BTreeSet::new(),
         }
     }
 
@@ -121,6 +130,9 @@ impl Attacher {
             let Some((ifindex, program)) = Pins::parse_link_name(&pin) else {
                 continue;
             };
+            if program == DROP_ALL {
+                drop_all::renew(&pins.link(ifindex, program), &mut programs.drop_all)?;
+            }
             let Some(hook) = Hook::of(program) else {
                 continue;
             };
@@ -131,6 +143,10 @@ impl Attacher {
                     if error.io_error.raw_os_error() == Some(nix::libc::ENOLINK) => {}
                 result => result?,
             }
+        }
+        let idle = pins.idle_drop_all();
+        if fs::symlink_metadata(&idle).is_ok() {
+            drop_all::renew(&idle, &mut programs.drop_all)?;
         }
         match self.mode {
             Mode::Tcx => Ok(()),
@@ -168,6 +184,77 @@ impl Attacher {
                 Ok(self.clsact.bind_tap(ifindex).await?)
             }
         }
+    }
+
+    /// Attaches `drop_all`. It saves the host work and nothing else: where a device cannot have it, all goes on without.
+    ///
+    /// # Errors
+    /// Where the kernel fails.
+    pub async fn attach_drop_all(
+        &mut self,
+        pins: &Pins,
+        programs: &mut Programs,
+        ifindex: u32,
+        name: &str,
+    ) -> Result<(), AttachError> {
+        check_name(ifindex, name)?;
+        if let Err(error) = self.hold_drop_all(pins, programs).await {
+            let reason = one_line(&error);
+            tracing::warn!(reason, "attaching drop_all takes its time");
+        }
+        let pin = pins.link(ifindex, DROP_ALL);
+        match drop_all::attach(&pin, &mut programs.drop_all, ifindex) {
+            Err(error) if drop_all::is_refused(&error) => {
+                let reason = one_line(&error);
+                tracing::warn!(
+                    device = name,
+                    reason,
+                    "drop_all cannot be attached, filters deny alone"
+                );
+                self.refuse_xdp.insert(ifindex);
+                Ok(())
+            }
+            attached => attached,
+        }
+    }
+
+    /// Keeps `drop_all` attached to the idle device: the first attachment of a program takes a thousand times as long as
+    /// those that follow.
+    async fn hold_drop_all(&self, pins: &Pins, programs: &mut Programs) -> Result<(), AttachError> {
+        let (idle, running) = self.clsact.idle_device().await?;
+        let pin = pins.idle_drop_all();
+        let is_there = fs::symlink_metadata(&pin).is_ok();
+        if is_there && running == Some(drop_all::program_of(&pin)?) {
+            return Ok(());
+        }
+        drop_all::attach(&pin, &mut programs.drop_all, idle)
+    }
+
+    /// Takes `drop_all` off a device.
+    ///
+    /// # Errors
+    /// Where its pin cannot be removed.
+    pub fn detach_drop_all(&mut self, pins: &Pins, ifindex: u32) -> Result<(), AttachError> {
+        self.refuse_xdp.remove(&ifindex);
+        remove_link(&pins.link(ifindex, DROP_ALL))?;
+        Ok(())
+    }
+
+    /// Whether a device has `drop_all`, or cannot have it; `running` is the XDP program on it.
+    ///
+    /// # Errors
+    /// Where a pin cannot be opened.
+    pub fn has_drop_all(
+        &self,
+        pins: &Pins,
+        ifindex: u32,
+        running: Option<u32>,
+    ) -> Result<bool, AttachError> {
+        let pin = pins.link(ifindex, DROP_ALL);
+        if fs::symlink_metadata(&pin).is_err() {
+            return Ok(self.refuse_xdp.contains(&ifindex));
+        }
+        Ok(running == Some(drop_all::program_of(&pin)?))
     }
 
     /// Attaches `from_uplink`.
@@ -234,8 +321,8 @@ impl Attacher {
     /// # Errors
     /// Where a pin cannot be removed.
     pub fn unpin(&self, pins: &Pins, ifindex: u32) -> Result<(), AttachError> {
-        for hook in Hook::ALL {
-            remove_link(&pins.link(ifindex, hook.name()))?;
+        for program in Hook::ALL.map(Hook::name).into_iter().chain([DROP_ALL]) {
+            remove_link(&pins.link(ifindex, program))?;
         }
         Ok(())
     }
@@ -291,6 +378,15 @@ impl Attacher {
             let Some((ifindex, program)) = Pins::parse_link_name(&pin) else {
                 continue;
             };
+            if program == DROP_ALL {
+                let running = links.get(&ifindex).and_then(|link| link.xdp);
+                if self.has_drop_all(pins, ifindex, running)? {
+                    attached.drop_all.insert(ifindex);
+                } else {
+                    attached.severed.insert(pin);
+                }
+                continue;
+            }
             let Some(hook) = Hook::of(program) else {
                 continue;
             };
@@ -302,6 +398,9 @@ impl Attacher {
             live.entry(ifindex).or_default().insert(hook.name());
             verified.insert(pin, name.unwrap_or_default().to_owned());
         }
+        self.refuse_xdp
+            .retain(|ifindex| links.contains_key(ifindex));
+        attached.drop_all.extend(&self.refuse_xdp);
         // What has vanished is forgotten: a later device of the same index is asked for.
         self.verified = verified;
         for (ifindex, programs) in live {

@@ -16,6 +16,7 @@ use rtnetlink::packet_route::tc::{
 use crate::apply::links::{self, LinkError};
 use crate::apply::tap::UnfinishedTap;
 use crate::netlink::{Netlink, NetlinkError};
+use crate::observe::links::xdp_program;
 use crate::plan::TapSpec;
 
 /// Priority and handle of our filters: fixed, so that a later agent finds and replaces them.
@@ -190,6 +191,17 @@ impl Clsact {
         Ok(self
             .put_filter(Place::Block(TO_VM_BLOCK), programs.to_vm, TO_VM)
             .await?)
+    }
+
+    /// The idle device, made where it is not there: its index, and the XDP program on it.
+    ///
+    /// # Errors
+    /// Where netlink refuses, or the idle device's name is taken.
+    pub async fn idle_device(&self) -> Result<(u32, Option<u32>), ClsactError> {
+        let idle = self.make_idle().await?;
+        let link = links::named(&self.netlink, IDLE_NAME).await?;
+        let program = link.and_then(|link| xdp_program(&link.attributes));
+        Ok((idle, program))
     }
 
     async fn make_idle(&self) -> Result<u32, ClsactError> {

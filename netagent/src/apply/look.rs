@@ -38,6 +38,9 @@ impl KernelHost {
             datapath
                 .attached
                 .retain(|ifindex| links.contains_key(ifindex));
+            datapath
+                .drop_all
+                .retain(|ifindex| links.contains_key(ifindex));
             datapath.serving &= self.has_way(links);
         }
         Ok(())
@@ -52,6 +55,8 @@ impl KernelHost {
         let (Some(datapath), Some(known)) = (&self.datapath, &mut observed.datapath) else {
             return Ok(());
         };
+        known.policies = datapath.maps.policies();
+        known.half_policies = datapath.maps.half_policies();
         if let Some(slot) = place.slot {
             known.interfaces.remove(&slot);
             let record = datapath.maps.record_in_force(slot)?;
@@ -65,6 +70,14 @@ impl KernelHost {
                 .await?
         {
             known.attached.insert(place.ifindex);
+        }
+        known.drop_all.remove(&place.ifindex);
+        if let Some(link) = observed.links.get(&place.ifindex)
+            && self
+                .attacher
+                .has_drop_all(&self.pins, place.ifindex, link.xdp)?
+        {
+            known.drop_all.insert(place.ifindex);
         }
         Ok(())
     }
@@ -84,10 +97,14 @@ impl KernelHost {
         Ok(Some(ObservedDatapath {
             stale: datapath.stale,
             attached: attached.devices,
+            drop_all: attached.drop_all,
             severed: attached.severed,
             interfaces: datapath.maps.interfaces()?,
+            policies: datapath.maps.policies(),
+            half_policies: datapath.maps.half_policies(),
             routes: datapath.maps.routes()?,
             ports: datapath.maps.ports()?,
+            host_ports: datapath.maps.host_ports()?,
             serving,
             leading: self.leads_no_sockets
                 || host_sockets::is_attached(&self.pins, &datapath.programs.sockets)?,

@@ -1,29 +1,38 @@
 //! Reads and writes the pinned maps: interface records, routes, counters, generations.
 
+mod batch;
+mod guests;
+mod policies;
 mod publish;
 mod routes;
+mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use aya::maps::{
-    Array, HashMap as BpfHash, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues,
+    Array, HashMap as BpfHash, HashOfMaps, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray,
+    PerCpuValues,
 };
 use aya::util::nr_cpus;
 use bytemuck::Zeroable;
 use ipnet::IpNet;
-use netagent_common::drop::{DropKey, DropReason, NO_SLOT};
+use netagent_common::bucket::Buckets;
+use netagent_common::drop::{AUDITED, DropKey, DropReason, NO_SLOT};
 use netagent_common::flow::Collected;
 use netagent_common::names::{ABI_VERSION, map};
 use netagent_common::nat::{Holdings, fill};
-use netagent_common::policy::Route;
-use netagent_common::publish::{ExposedKey, PublishKey, Published, SenderKey};
+use netagent_common::policy::{PolicyId, Route};
+use netagent_common::publish::{ExposedKey, HostPortKey, PublishKey, Published, SenderKey};
 use netagent_common::services::Services;
 use netagent_common::vm::{
     self, ACTIVE_CHUNKS, Active, Interface, State, Traffic, active_place, record_index,
 };
+use tokio::time::Instant;
 
+use crate::apply::maps::guests::Guests;
 use crate::apply::pins::Pins;
+use crate::apply::readers::Readers;
 use crate::host::Counters;
 
 /// Why a map could not be read or written.
@@ -47,6 +56,7 @@ fn failed(name: &'static str) -> impl Fn(MapError) -> MapsError {
 type Records = Array<MapData, Interface>;
 type Routes<A> = LpmTrie<MapData, A, Route<A>>;
 type PublishedPorts<A> = BpfHash<MapData, PublishKey<A>, Published<A>>;
+type Policies<A> = HashOfMaps<MapData, PolicyId, LpmTrie<MapData, A, u32>>;
 type Senders<A> = LpmTrie<MapData, SenderKey<A>, u32>;
 
 /// The maps, opened from their pins.
@@ -57,11 +67,16 @@ pub struct Maps {
     adopted: BpfHash<MapData, u32, u32>,
     open_flows: Array<MapData, u64>,
     holdings: Array<MapData, Holdings>,
+    buckets: Array<MapData, Buckets>,
     fill: Array<MapData, u64>,
     /// Entries that the tables of flows and of mappings hold at most.
     sizes: (u64, u64),
     routes_v4: Routes<[u8; 4]>,
     routes_v6: Routes<[u8; 16]>,
+    guests_v4: Guests<[u8; 4]>,
+    guests_v6: Guests<[u8; 16]>,
+    policies_v4: Policies<[u8; 4]>,
+    policies_v6: Policies<[u8; 16]>,
     drops: BpfHash<MapData, DropKey, u64>,
     traffic: PerCpuArray<MapData, Traffic>,
     published_v4: PublishedPorts<[u8; 4]>,
@@ -69,12 +84,21 @@ pub struct Maps {
     senders_v4: Senders<[u8; 4]>,
     senders_v6: Senders<[u8; 16]>,
     exposed: BpfHash<MapData, ExposedKey, u32>,
+    host_ports: BpfHash<MapData, HostPortKey, u32>,
     services: Array<MapData, Services>,
     collected: Array<MapData, Collected>,
-    /// Slots in force. Only this process writes them, so one look at all of them at the start is enough.
-    in_force: BTreeSet<u32>,
+    /// Slots in force, and the policies that their records name. Only this process writes them, so one look at all of
+    /// them at the start is enough.
+    in_force: BTreeMap<u32, PolicyId>,
+    /// Policies that are in the maps of both families, and so are whole.
+    whole: BTreeSet<PolicyId>,
+    /// Policies that may be in the map of one family alone: an agent was killed, or the kernel refused, between the two.
+    half: BTreeSet<PolicyId>,
+    readers: Readers,
     /// What `adopted` holds: slots by the interface index of TAPs that the agent did not make.
     lent: BTreeMap<u32, u32>,
+    /// What `guests_v4` and `guests_v6` hold: slots by the addresses of their guests.
+    guests: BTreeMap<IpNet, u32>,
 }
 
 impl Maps {
@@ -96,10 +120,15 @@ impl Maps {
             adopted: open(pins, map::ADOPTED)?,
             open_flows: open(pins, map::OPEN_FLOWS)?,
             holdings: open(pins, map::HOLDINGS)?,
+            buckets: open(pins, map::BUCKETS)?,
             fill: open(pins, map::FILL)?,
             sizes: (size(pins, map::FLOWS_V4)?, size(pins, map::MAPPINGS_V4)?),
             routes_v4: open(pins, map::ROUTES_V4)?,
             routes_v6: open(pins, map::ROUTES_V6)?,
+            guests_v4: open(pins, map::GUESTS_V4)?,
+            guests_v6: open(pins, map::GUESTS_V6)?,
+            policies_v4: open(pins, map::POLICIES_V4)?,
+            policies_v6: open(pins, map::POLICIES_V6)?,
             drops: open(pins, map::DROPS)?,
             traffic: open(pins, map::TRAFFIC)?,
             published_v4: open(pins, map::PUBLISHED_V4)?,
@@ -107,10 +136,15 @@ impl Maps {
             senders_v4: open(pins, map::SENDERS_V4)?,
             senders_v6: open(pins, map::SENDERS_V6)?,
             exposed: open(pins, map::EXPOSED)?,
+            host_ports: open(pins, map::HOST_PORTS)?,
             services: open(pins, map::SERVICES)?,
             collected: open(pins, map::COLLECTED)?,
-            in_force: BTreeSet::new(),
+            in_force: BTreeMap::new(),
+            whole: BTreeSet::new(),
+            half: BTreeSet::new(),
+            readers: Readers::default(),
             lent: BTreeMap::new(),
+            guests: BTreeMap::new(),
         };
         let state = maps.state()?;
         if state.abi != ABI_VERSION || state.mark == 0 {
@@ -118,6 +152,8 @@ impl Maps {
         }
         maps.read_in_force()?;
         maps.read_lent()?;
+        maps.read_guests()?;
+        maps.read_policies()?;
         Ok(Some(maps))
     }
 
@@ -150,7 +186,7 @@ impl Maps {
     /// Where the kernel refuses.
     pub fn interfaces(&self) -> Result<BTreeMap<u32, Interface>, MapsError> {
         let mut records = BTreeMap::new();
-        for slot in &self.in_force {
+        for slot in self.in_force.keys() {
             if let Some(record) = self.record_in_force(*slot)? {
                 records.insert(*slot, record);
             }
@@ -160,7 +196,8 @@ impl Maps {
 
     /// Puts a record in force: first the copy that nobody reads, then the number that names it. A slot that
     /// was not in force starts with counters at zero (S-5). Where the agent did not make the TAP, its index leads
-    /// to the slot before the record is in force.
+    /// to the slot before the record is in force, and so do the guest's addresses where others reach them. The copy that nobody reads may have been in force a moment ago: then
+    /// it is written when the programs that found it are done.
     ///
     /// # Errors
     /// Where the kernel refuses.
@@ -172,6 +209,7 @@ impl Maps {
                 .map_err(failed(map::ADOPTED))?;
             self.lent.insert(record.ifindex, slot);
         }
+        self.write_guests(record)?;
         if self.record_in_force(slot)? == Some(*record) {
             return Ok(());
         }
@@ -185,14 +223,27 @@ impl Maps {
             self.holdings
                 .set(slot, Holdings::zeroed(), 0)
                 .map_err(failed(map::HOLDINGS))?;
+            self.buckets
+                .set(slot, Buckets::zeroed(), 0)
+                .map_err(failed(map::BUCKETS))?;
         }
         let next = if active == 1 { 2 } else { 1 };
+        if self.is_idle_copy_read(slot) {
+            self.readers.wait();
+        }
         self.records
             .set(record_index(slot, next.into()), record, 0)
             .map_err(failed(map::INTERFACES))?;
         self.set_active(slot, next)?;
-        self.in_force.insert(slot);
+        self.in_force.insert(slot, record.policy);
+        self.forget_guests(slot, Some(record))?;
         self.forget_lent(slot, Some(record.ifindex))
+    }
+
+    /// Whether a program may still read the copy of a slot's record that is not in force.
+    #[must_use]
+    pub fn is_idle_copy_read(&self, slot: u32) -> bool {
+        self.readers.may_read(slot, Instant::now())
     }
 
     /// Puts a slot out of force.
@@ -202,6 +253,7 @@ impl Maps {
     pub fn clear_interface(&mut self, slot: u32) -> Result<(), MapsError> {
         self.set_active(slot, 0)?;
         self.in_force.remove(&slot);
+        self.forget_guests(slot, None)?;
         self.forget_lent(slot, None)
     }
 
@@ -213,7 +265,7 @@ impl Maps {
         let mut stale = BTreeSet::new();
         for key in self.drops.keys() {
             let slot = key.map_err(failed(map::DROPS))?.slot;
-            if slot != NO_SLOT && !self.in_force.contains(&slot) {
+            if slot != NO_SLOT && !self.in_force.contains_key(&slot) {
                 stale.insert(slot);
             }
         }
@@ -228,14 +280,19 @@ impl Maps {
     /// # Errors
     /// Where the kernel refuses.
     pub fn counters(&self, slot: u32) -> Result<Counters, MapsError> {
-        let mut drops = BTreeMap::new();
+        let count = |reason: u32| {
+            let key = DropKey { slot, reason };
+            present(self.drops.get(&key, 0)).map_err(failed(map::DROPS))
+        };
+        let (mut drops, mut audited) = (BTreeMap::new(), BTreeMap::new());
         for reason in DropReason::ALL {
-            let key = DropKey {
-                slot,
-                reason: *reason as u32,
-            };
-            if let Some(count) = present(self.drops.get(&key, 0)).map_err(failed(map::DROPS))? {
+            if let Some(count) = count(*reason as u32)? {
                 drops.insert(*reason, count);
+            }
+            if reason.is_of_policy()
+                && let Some(count) = count(*reason as u32 | AUDITED)?
+            {
+                audited.insert(*reason, count);
             }
         }
         let mut traffic = Traffic::zeroed();
@@ -259,6 +316,7 @@ impl Maps {
             .map_err(failed(map::OPEN_FLOWS))?;
         Ok(Counters {
             drops,
+            audited,
             traffic,
             open_flows,
         })
@@ -349,7 +407,9 @@ impl Maps {
         }
         self.active
             .set(chunk, copies, 0)
-            .map_err(failed(map::ACTIVE))
+            .map_err(failed(map::ACTIVE))?;
+        self.readers.note_flip(slot, Instant::now());
+        Ok(())
     }
 
     fn read_in_force(&mut self) -> Result<(), MapsError> {
@@ -357,7 +417,12 @@ impl Maps {
             let first = chunk * vm::ACTIVE_CHUNK as u32;
             let copies = self.chunk(chunk)?;
             let slots = (first..).zip(copies).filter(|(_, active)| *active != 0);
-            self.in_force.extend(slots.map(|(slot, _)| slot));
+            let slots: Vec<u32> = slots.map(|(slot, _)| slot).collect();
+            for slot in slots {
+                let record = self.record_in_force(slot)?;
+                let named = record.map(|record| (slot, record.policy));
+                self.in_force.extend(named);
+            }
         }
         Ok(())
     }
@@ -406,11 +471,11 @@ impl Maps {
     }
 
     fn reset_counters(&mut self, slot: u32) -> Result<(), MapsError> {
-        for reason in DropReason::ALL {
-            let key = DropKey {
-                slot,
-                reason: *reason as u32,
-            };
+        let audited = DropReason::ALL.iter().filter(|one| one.is_of_policy());
+        let audited = audited.map(|reason| *reason as u32 | AUDITED);
+        let reasons = DropReason::ALL.iter().map(|reason| *reason as u32);
+        for reason in reasons.chain(audited) {
+            let key = DropKey { slot, reason };
             gone(self.drops.remove(&key)).map_err(failed(map::DROPS))?;
         }
         let processors = nr_cpus().map_err(|(path, error)| MapsError::Processors(path, error))?;

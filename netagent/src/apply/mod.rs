@@ -9,6 +9,7 @@ pub mod clsact;
 pub mod datapath;
 pub mod fill;
 pub mod maps;
+pub mod readers;
 
 pub mod led;
 
@@ -28,6 +29,7 @@ pub mod expedite;
 mod look;
 pub mod memory;
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
 use std::io;
@@ -49,6 +51,7 @@ use crate::host::{
 use crate::instance::Before;
 use crate::netlink::Netlink;
 use crate::observe::events::Events;
+use crate::observe::links as observed_links;
 use crate::plan::{Observed, Step};
 use crate::publish::{Leads, ReserveError, Reserved, owner, sockets};
 use crate::spec::publish::HostPort;
@@ -133,22 +136,19 @@ impl KernelHost {
         match step {
             Step::ReservePorts { ports } => self.reserved.reserve(*ports)?,
             Step::LoadDatapath => self.load().await?,
-            Step::AttachUplink { ifindex, name } => {
-                let programs = &mut loaded(&mut self.datapath)?.programs;
-                self.features.switch_off(*ifindex, name);
-                self.attacher
-                    .attach_uplink(&self.pins, programs, *ifindex, name)
-                    .await?;
-            }
+            Step::AttachUplink { ifindex, name } => self.attach_uplink(*ifindex, name).await?,
             Step::ServeGuests => self.serve_guests().await?,
             Step::LeadSockets => self.lead_sockets()?,
-            Step::SetRoute {
-                destination,
-                target,
-            } => self.maps()?.set_route(*destination, target)?,
-            Step::RemoveRoute { destination } => self.maps()?.remove_route(*destination)?,
-            Step::RaiseRouteGeneration => self.maps()?.raise_route_generation()?,
-            Step::WriteInterface { record } => self.maps()?.write_interface(record)?,
+            Step::SetRoute { .. }
+            | Step::RemoveRoute { .. }
+            | Step::RaiseRouteGeneration
+            | Step::WritePolicy { .. }
+            | Step::RemovePolicy { .. }
+            | Step::WriteInterface { .. }
+            | Step::Port(_)
+            | Step::OpenHostPort { .. }
+            | Step::CloseHostPort { .. }
+            | Step::ClearInterface { .. } => self.maps()?.apply(step)?,
             Step::CreateTap { tap } => links::create_tap(netlink, tap).await?,
             Step::ConfigureTap { tap } => links::configure_tap(netlink, tap).await?,
             Step::AdoptTap { tap } => links::configure_tap(netlink, tap).await?,
@@ -164,6 +164,10 @@ impl KernelHost {
                     .attach_tap(&self.pins, programs, *ifindex, name)
                     .await?;
             }
+            Step::AttachDropAll { ifindex, name } => self.attach_drop_all(*ifindex, name).await?,
+            Step::DetachDropAll { ifindex } => {
+                self.attacher.detach_drop_all(&self.pins, *ifindex)?;
+            }
             Step::AddAddress { ifindex, address } => {
                 addresses::add_address(netlink, *ifindex, *address).await?;
             }
@@ -175,8 +179,6 @@ impl KernelHost {
                 addresses::add_guest_route(netlink, *ifindex, *guest).await?;
             }
             Step::SetLinkDown { ifindex } => links::set_up(netlink, *ifindex, false).await?,
-            Step::Port(step) => self.maps()?.change_port(step)?,
-            Step::ClearInterface { slot } => self.maps()?.clear_interface(*slot)?,
             Step::DetachTap { ifindex } => self.attacher.detach(&self.pins, *ifindex).await?,
             Step::DetachUplink { ifindex } => {
                 self.attacher.detach(&self.pins, *ifindex).await?;
@@ -212,6 +214,23 @@ impl KernelHost {
         datapath.settle()?;
         self.pins.remove_other_versions()?;
         Ok(())
+    }
+
+    async fn attach_uplink(&mut self, ifindex: u32, name: &str) -> Result<(), Cause> {
+        let programs = &mut loaded(&mut self.datapath)?.programs;
+        self.features.switch_off(ifindex, name);
+        let attached = self
+            .attacher
+            .attach_uplink(&self.pins, programs, ifindex, name);
+        Ok(attached.await?)
+    }
+
+    async fn attach_drop_all(&mut self, ifindex: u32, name: &str) -> Result<(), Cause> {
+        let programs = &mut loaded(&mut self.datapath)?.programs;
+        let attached = self
+            .attacher
+            .attach_drop_all(&self.pins, programs, ifindex, name);
+        Ok(attached.await?)
     }
 
     /// The way is closed first, and open when everything behind it stands.
@@ -271,10 +290,18 @@ impl KernelHost {
 
     /// Steps that wait for RCU hold the guard; the others would be done before it is taken.
     fn hold_guard(&mut self, step: &Step) -> Result<(), HostError> {
-        if self.guard.is_none() && waits_for_rcu(step) {
+        if self.guard.is_none() && (waits_for_rcu(step) || self.waits_for_readers(step)) {
             self.guard = self.expedite.guard()?;
         }
         Ok(())
+    }
+
+    /// A record that was rewritten a moment ago is not rewritten before nobody reads what it was.
+    fn waits_for_readers(&self, step: &Step) -> bool {
+        let (Step::WriteInterface { record }, Some(datapath)) = (step, &self.datapath) else {
+            return false;
+        };
+        datapath.maps.is_idle_copy_read(record.slot)
     }
 
     async fn clean_host(&mut self) -> Result<Cleaned, Cause> {
@@ -317,6 +344,11 @@ impl Host for KernelHost {
         let counters = self.maps()?.counters(slot);
         counters
             .map_err(|cause| HostError::failed(format!("read the counters of slot {slot}"), cause))
+    }
+
+    async fn sent(&mut self) -> Result<BTreeMap<u32, u64>, HostError> {
+        let sent = observed_links::read_sent(&self.netlink).await;
+        sent.map_err(|error| HostError::failed("read the counters of TAPs", error))
     }
 
     async fn changed(&mut self) -> Changes {
@@ -410,10 +442,14 @@ const fn waits_for_rcu(step: &Step) -> bool {
         | Step::LeadSockets
         | Step::AttachUplink { .. }
         | Step::DetachUplink { .. }
+        | Step::WritePolicy { .. }
+        | Step::RemovePolicy { .. }
         | Step::CreateTap { .. }
         | Step::AdoptTap { .. }
         | Step::ReturnTap { .. }
         | Step::AttachTap { .. }
+        | Step::AttachDropAll { .. }
+        | Step::DetachDropAll { .. }
         | Step::SetLinkUp { .. }
         | Step::SetLinkDown { .. }
         | Step::DetachTap { .. }
@@ -429,6 +465,8 @@ const fn waits_for_rcu(step: &Step) -> bool {
         | Step::AddNeighbour { .. }
         | Step::AddGuestRoute { .. }
         | Step::Port(_)
+        | Step::OpenHostPort { .. }
+        | Step::CloseHostPort { .. }
         | Step::ClearInterface { .. }
         | Step::CollectFlows
         | Step::ReservePorts { .. } => false,

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use netagent_common::names::{ABI_VERSION, LINKS_DIR, PROGRAMS_DIR, SOCKETS_DIR};
+use netagent_common::names::{ABI_VERSION, IDLE_DROP_ALL, LINKS_DIR, PROGRAMS_DIR, SOCKETS_DIR};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
@@ -99,6 +99,13 @@ impl Pins {
     #[must_use]
     pub fn link(&self, ifindex: u32, program: &str) -> PathBuf {
         self.links().join(Self::link_name(ifindex, program))
+    }
+
+    /// Pin of the link that keeps `drop_all` on the idle device. Its name is none of [`Pins::parse_link_name`]: no plan
+    /// knows that device.
+    #[must_use]
+    pub fn idle_drop_all(&self) -> PathBuf {
+        self.links().join(IDLE_DROP_ALL)
     }
 
     /// Names of the pinned links, in order.

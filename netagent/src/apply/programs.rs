@@ -1,33 +1,37 @@
 //! Loads the eBPF object, all or nothing, and pins its maps and programs.
 
+mod fit;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::iter;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, Map, MapData, MapError, MapInfo};
+use aya::maps::{Array, Map, MapData, MapError};
 use aya::pin::PinError;
-use aya::programs::{CgroupSockAddr, ProgramError, SchedClassifier};
+use aya::programs::{CgroupSockAddr, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya_obj::programs::XdpAttachType;
 use aya_obj::{Object, ParseError};
 use netagent_common::limit::FLOWS_PER_MAPPING;
 use netagent_common::names::{
-    ABI_VERSION, COLLECT_FLOWS, COLLECT_ORPHANS, FROM_SERVICES, FROM_UPLINK, FROM_VM, TO_VM,
-    global, map, socket,
+    ABI_VERSION, COLLECT_FLOWS, COLLECT_ORPHANS, DROP_ALL, FROM_SERVICES, FROM_UPLINK, FROM_VM,
+    TO_VM, global, map, socket,
 };
 use netagent_common::vm::State;
 use sha2::{Digest, Sha256};
 
 use crate::apply::host_sockets;
 use crate::apply::pins::{NewPins, Pins};
+use crate::apply::programs::fit::check_pinned;
 use crate::apply::skb_layout::{KERNEL_BTF, SkbLayout, SkbLayoutError};
 use crate::host::HostOptions;
 
 /// The programs, compiled by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netagent-ebpf"));
 
-/// Every program on packets.
+/// Every program on packets, but for [`DROP_ALL`].
 const PROGRAMS: [&str; 6] = [
     FROM_VM,
     TO_VM,
@@ -82,6 +86,12 @@ pub enum LoadError {
         /// What the object declares.
         wanted: u32,
     },
+    /// A pinned map of maps takes others than the programs look into.
+    #[error("pinned map {name} takes other maps than the programs need")]
+    UnfitInner {
+        /// The map.
+        name: &'static str,
+    },
     /// A pin cannot be made.
     #[error("pin {0}")]
     Pin(PathBuf, #[source] PinError),
@@ -107,6 +117,8 @@ pub struct Programs {
     pub from_uplink: SchedClassifier,
     /// On what the agent's servers answer.
     pub from_services: SchedClassifier,
+    /// On what a guest sends of which nearly nothing is to pass.
+    pub drop_all: Xdp,
     /// Removes flows.
     pub collect_flows: SchedClassifier,
     /// Removes reverse entries without a flow.
@@ -121,7 +133,7 @@ impl Programs {
     /// # Errors
     /// Where a pin is there but cannot be opened.
     pub fn open(pins: &Pins) -> Result<Option<Self>, LoadError> {
-        let mut names = PROGRAMS.iter().chain(&socket::ALL);
+        let mut names = PROGRAMS.iter().chain(&socket::ALL).chain([&DROP_ALL]);
         if !names.all(|name| exists(&pins.program(name))) {
             return Ok(None);
         }
@@ -134,6 +146,12 @@ impl Programs {
             to_vm: open(TO_VM)?,
             from_uplink: open(FROM_UPLINK)?,
             from_services: open(FROM_SERVICES)?,
+            drop_all: Xdp::from_pin(pins.program(DROP_ALL), XdpAttachType::Interface).map_err(
+                |source| LoadError::Program {
+                    name: DROP_ALL,
+                    source,
+                },
+            )?,
             collect_flows: open(COLLECT_FLOWS)?,
             collect_orphans: open(COLLECT_ORPHANS)?,
             sockets: socket::ALL
@@ -196,6 +214,12 @@ pub fn load(pins: &Pins, options: &HostOptions) -> Result<(), LoadError> {
             .load()
             .map_err(|source| LoadError::Program { name, source })?;
     }
+    drop_all(&mut object)?
+        .load()
+        .map_err(|source| LoadError::Program {
+            name: DROP_ALL,
+            source,
+        })?;
     write_state(&mut object, State { object: 0, ..state })?;
     if pinned.is_empty() {
         unpin_maps(pins)?;
@@ -295,7 +319,10 @@ fn find_kept(pins: &Pins, sizes: &BTreeMap<&'static str, u32>) -> Result<Option<
     match checked {
         Ok(Some(state)) => Ok(Some(Kept { names, state })),
         Ok(None) => Ok(None),
-        Err(error @ (LoadError::Unfit { .. } | LoadError::Map { .. })) => {
+        Err(
+            error
+            @ (LoadError::Unfit { .. } | LoadError::UnfitInner { .. } | LoadError::Map { .. }),
+        ) => {
             tracing::warn!(%error, "the pinned maps are made anew, and no flow lives on");
             Ok(None)
         }
@@ -316,36 +343,6 @@ fn sizes(options: &HostOptions) -> BTreeMap<&'static str, u32> {
     let flows = flows.map(|name| (name, options.flows_max));
     let mappings = mappings.map(|name| (name, mappings_max));
     flows.into_iter().chain(mappings).collect()
-}
-
-/// aya takes whatever lies at the pin of a map; a map of another layout would be read as ours.
-fn check_pinned(
-    pins: &Pins,
-    name: &'static str,
-    object: &Object,
-    sizes: &BTreeMap<&'static str, u32>,
-) -> Result<(), LoadError> {
-    let declared = object.maps.get(name).ok_or(LoadError::Absent(name))?;
-    let found = MapInfo::from_pin(pins.map(name)).map_err(LoadError::map(name))?;
-    let kind = found.map_type().map_err(LoadError::map(name))? as u32;
-    let entries = sizes.get(name).copied().unwrap_or(declared.max_entries());
-    for (what, found, wanted) in [
-        ("type", kind, declared.map_type()),
-        ("key size", found.key_size(), declared.key_size()),
-        ("value size", found.value_size(), declared.value_size()),
-        ("size", found.max_entries(), entries),
-        ("flags", found.map_flags(), declared.map_flags()),
-    ] {
-        if found != wanted {
-            return Err(LoadError::Unfit {
-                name,
-                what,
-                found,
-                wanted,
-            });
-        }
-    }
-    Ok(())
 }
 
 /// The state, where it was written by this version.
@@ -404,7 +401,8 @@ fn pin_programs(object: &mut Ebpf, pins: &Pins, made: &mut NewPins) -> Result<()
         let pin = |to: &Path, object: &mut Ebpf| Ok(socket_program(object, name)?.pin(to));
         pin_program(object, pins, (name, &pin), made)?;
     }
-    Ok(())
+    let pin = |to: &Path, object: &mut Ebpf| Ok(drop_all(object)?.pin(to));
+    pin_program(object, pins, (DROP_ALL, &pin), made)
 }
 
 type PinTo<'a> = dyn Fn(&Path, &mut Ebpf) -> Result<Result<(), PinError>, LoadError> + 'a;
@@ -425,6 +423,14 @@ fn pin_program(
         made.add(path);
     }
     Ok(())
+}
+
+fn drop_all(object: &mut Ebpf) -> Result<&mut Xdp, LoadError> {
+    let name = DROP_ALL;
+    let program = object.program_mut(name).ok_or(LoadError::Absent(name))?;
+    program
+        .try_into()
+        .map_err(|source| LoadError::Program { name, source })
 }
 
 fn socket_program<'a>(

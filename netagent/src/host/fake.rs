@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use netagent_common::drop::DropReason;
-use netagent_common::policy::RouteKind;
+use netagent_common::policy::{NO_POLICY, PolicyId, RouteKind};
 use netagent_common::publish::{Led, LedKey};
 use netagent_common::vm::Traffic;
 use tokio::sync::Notify;
@@ -37,6 +37,12 @@ pub(crate) struct State {
     /// Steps whose text contains this fail.
     pub(crate) refuse: Option<&'static str>,
     pub(crate) collected: usize,
+    /// Flows that every instance has open; without a number, it depends on the slot.
+    pub(crate) open_flows: Option<u64>,
+    /// What every interface has audited.
+    pub(crate) audited: BTreeMap<DropReason, u64>,
+    /// What [`Host::sent`] says.
+    pub(crate) sent: BTreeMap<u32, u64>,
     /// Ports that others have, and who.
     pub(crate) taken: Vec<(HostPort, String)>,
     /// What [`Host::changed`] says next.
@@ -177,6 +183,7 @@ impl FakeHost {
         state.observed.follow(step);
         state.applied.push(step.clone());
         check_closed(&state.observed);
+        check_named(&state.observed, step);
         Ok(())
     }
 }
@@ -217,6 +224,19 @@ fn check_closed(observed: &Observed) {
     );
 }
 
+/// No record comes into force before its policy is whole, and none loses it.
+fn check_named(observed: &Observed, step: &Step) {
+    let datapath = observed.datapath.clone().unwrap_or_default();
+    let is_there = |id: &PolicyId| *id == NO_POLICY || datapath.policies.contains(id);
+    if let Step::WriteInterface { record } = step {
+        assert!(is_there(&record.policy), "{step}");
+    } else if let Step::RemovePolicy { id } = step {
+        let mut records = datapath.interfaces.values();
+        let named = records.any(|record| record.policy == *id);
+        assert!(!named || is_there(id), "{step}");
+    }
+}
+
 impl Host for FakeHost {
     async fn observe(&mut self) -> Result<Observed, HostError> {
         Ok(self.state().observed.clone())
@@ -234,11 +254,18 @@ impl Host for FakeHost {
             to_vm_bytes: 120,
         };
         let drops = BTreeMap::from([(DropReason::SpoofedMac, 7)]);
+        // Locked once: a second guard in the same expression would wait for the first.
+        let state = self.state();
         Ok(Counters {
             drops,
+            audited: state.audited.clone(),
             traffic,
-            open_flows: u64::from(slot) + 3,
+            open_flows: state.open_flows.unwrap_or(u64::from(slot) + 3),
         })
+    }
+
+    async fn sent(&mut self) -> Result<BTreeMap<u32, u64>, HostError> {
+        Ok(self.state().sent.clone())
     }
 
     async fn observe_interfaces(
@@ -273,6 +300,8 @@ impl Host for FakeHost {
             };
             known.attached.remove(&place.ifindex);
             known.attached.extend(datapath.attached.get(&place.ifindex));
+            known.drop_all.remove(&place.ifindex);
+            known.drop_all.extend(datapath.drop_all.get(&place.ifindex));
             if let Some(slot) = place.slot {
                 known.interfaces.remove(&slot);
                 let record = datapath.interfaces.get(&slot);

@@ -7,7 +7,7 @@ use rtnetlink::packet_core::Nla;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoTun, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, InfoTun, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
 };
 
 use crate::apply::settings;
@@ -50,6 +50,32 @@ pub async fn read_one(
     Ok((ifindex, links.remove(&ifindex).unwrap_or_default()))
 }
 
+/// Frames that came from every TAP, by interface index. A TAP counts what its XDP program dropped apart.
+///
+/// # Errors
+/// Where netlink refuses.
+pub async fn read_sent(netlink: &Netlink) -> Result<BTreeMap<u32, u64>, NetlinkError> {
+    let question = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let mut sent = BTreeMap::new();
+    for answer in netlink.dump(question).await? {
+        let RouteNetlinkMessage::NewLink(link) = answer else {
+            continue;
+        };
+        let (mut tap, mut frames) = (false, 0);
+        for attribute in &link.attributes {
+            if let LinkAttribute::LinkInfo(infos) = attribute {
+                tap = is_tap(infos);
+            } else if let LinkAttribute::Stats64(counted) = attribute {
+                frames = counted.rx_packets.saturating_add(counted.rx_dropped);
+            }
+        }
+        if tap {
+            sent.insert(link.header.index, frames);
+        }
+    }
+    Ok(sent)
+}
+
 fn add_addresses(links: &mut BTreeMap<u32, ObservedLink>, answers: Vec<RouteNetlinkMessage>) {
     let mut spare = Vec::new();
     for answer in answers {
@@ -83,6 +109,7 @@ fn observed(message: LinkMessage) -> ObservedLink {
             && !flags.contains(LinkFlags::Loopback),
         ..ObservedLink::default()
     };
+    link.xdp = xdp_program(&message.attributes);
     let (mut lowest, mut highest) = (0, 0);
     for attribute in message.attributes {
         if let LinkAttribute::IfName(name) = attribute {
@@ -109,6 +136,23 @@ fn observed(message: LinkMessage) -> ObservedLink {
     // A device without upper bound says 0.
     link.mtu_range = (highest > 0).then_some(lowest..=highest);
     link
+}
+
+/// Id of the XDP program on a device.
+#[must_use]
+pub fn xdp_program(attributes: &[LinkAttribute]) -> Option<u32> {
+    attributes.iter().find_map(|attribute| {
+        let LinkAttribute::Xdp(parts) = attribute else {
+            return None;
+        };
+        parts.iter().find_map(|part| {
+            if let LinkXdp::ProgId(id) = part {
+                Some(*id)
+            } else {
+                None
+            }
+        })
+    })
 }
 
 /// `IFLA_TUN_TYPE` and its value for a TAP (linux/if_link.h, linux/if_tun.h).

@@ -36,7 +36,10 @@ impl Observed {
             Step::ConfigureTap { tap } | Step::AdoptTap { tap } => self.follow_tap(tap),
             Step::ReturnTap {
                 ifindex, before, ..
-            } => self.follow_return(*ifindex, before.as_deref()),
+            } => {
+                self.forget_drop_all(*ifindex);
+                self.follow_return(*ifindex, before.as_deref());
+            }
             Step::AddAddress { ifindex, address } => {
                 if let Some(link) = self.links.get_mut(ifindex) {
                     link.addresses.insert(*address);
@@ -54,9 +57,15 @@ impl Observed {
             | Step::SetRoute { .. }
             | Step::RemoveRoute { .. }
             | Step::RaiseRouteGeneration
+            | Step::WritePolicy { .. }
+            | Step::RemovePolicy { .. }
             | Step::WriteInterface { .. }
             | Step::AttachTap { .. }
+            | Step::AttachDropAll { .. }
+            | Step::DetachDropAll { .. }
             | Step::Port(_)
+            | Step::OpenHostPort { .. }
+            | Step::CloseHostPort { .. }
             | Step::ClearInterface { .. }
             | Step::DetachTap { .. }
             | Step::RemoveSeveredPin { .. }
@@ -140,8 +149,16 @@ impl Observed {
     fn remove_link(&mut self, ifindex: u32) {
         self.set_down(ifindex);
         self.links.remove(&ifindex);
+        self.forget_drop_all(ifindex);
         if let Some(datapath) = &mut self.datapath {
             datapath.attached.remove(&ifindex);
+        }
+    }
+
+    /// Its pin goes before its device.
+    fn forget_drop_all(&mut self, ifindex: u32) {
+        if let Some(datapath) = &mut self.datapath {
+            datapath.drop_all.remove(&ifindex);
         }
     }
 }
@@ -154,6 +171,13 @@ impl ObservedDatapath {
             }
             Step::DetachUplink { ifindex } | Step::DetachTap { ifindex } => {
                 self.attached.remove(ifindex);
+                self.drop_all.remove(ifindex);
+            }
+            Step::AttachDropAll { ifindex, .. } => {
+                self.drop_all.insert(*ifindex);
+            }
+            Step::DetachDropAll { ifindex } => {
+                self.drop_all.remove(ifindex);
             }
             Step::ServeGuests => self.serving = true,
             Step::LeadSockets => self.leading = true,
@@ -166,6 +190,16 @@ impl ObservedDatapath {
             Step::RemoveRoute { destination } => {
                 self.routes.remove(destination);
             }
+            Step::WritePolicy { policy } => {
+                self.half_policies.remove(&policy.id);
+                self.policies.insert(policy.id);
+            }
+            Step::RemovePolicy { id } => {
+                if !self.interfaces.values().any(|record| record.policy == *id) {
+                    self.half_policies.remove(id);
+                    self.policies.remove(id);
+                }
+            }
             Step::WriteInterface { record } => {
                 self.interfaces.insert(record.slot, **record);
             }
@@ -176,6 +210,12 @@ impl ObservedDatapath {
                 self.severed.remove(name);
             }
             Step::Port(step) => self.ports.follow(step),
+            Step::OpenHostPort { port } => {
+                self.host_ports.insert(*port);
+            }
+            Step::CloseHostPort { port } => {
+                self.host_ports.remove(port);
+            }
             // What concerns links is followed by the caller; the others leave nothing to see.
             Step::RaiseRouteGeneration
             | Step::CollectFlows

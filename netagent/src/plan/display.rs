@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use netagent_common::policy::RouteKind;
+use netagent_common::policy::{PolicyId, RouteKind};
 
 use crate::plan::{RouteTarget, Step, TapSpec};
+use crate::policy::Compiled;
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -23,20 +24,14 @@ impl fmt::Display for Step {
             } => write!(f, "route {destination} {target}"),
             Self::RemoveRoute { destination } => write!(f, "remove route {destination}"),
             Self::RaiseRouteGeneration => write!(f, "let flows look up their way again"),
+            Self::WritePolicy { policy } => write!(f, "write policy {}", Size(policy)),
+            Self::RemovePolicy { id } => write!(f, "remove policy {}", Short(*id)),
             Self::WriteInterface { record } => write!(
                 f,
                 "write interface record {} (device {}, generation {})",
                 record.slot, record.ifindex, record.generation
             ),
-            Self::CreateTap { tap } => write!(
-                f,
-                "create TAP {} ({}, {}, queues {}, MTU {})",
-                tap.name,
-                tap.ifindex,
-                Principals(tap),
-                tap.queues,
-                tap.mtu
-            ),
+            Self::CreateTap { tap } => write!(f, "create TAP {}", Whole(tap)),
             Self::ConfigureTap { tap } => write!(f, "mend TAP {} (MTU {})", tap.name, tap.mtu),
             Self::AdoptTap { tap } => {
                 write!(f, "take TAP {} into use (MTU {})", tap.name, tap.mtu)
@@ -47,6 +42,10 @@ impl fmt::Display for Step {
             Self::AttachTap { name, ifindex } => {
                 write!(f, "attach from_vm and to_vm to {name} ({ifindex})")
             }
+            Self::AttachDropAll { name, ifindex } => {
+                write!(f, "attach drop_all to {name} ({ifindex})")
+            }
+            Self::DetachDropAll { ifindex } => write!(f, "detach drop_all from device {ifindex}"),
             Self::AddAddress { ifindex, address } => {
                 write!(f, "add address {address} to device {ifindex}")
             }
@@ -63,6 +62,8 @@ impl fmt::Display for Step {
             }
             Self::SetLinkDown { ifindex } => write!(f, "set device {ifindex} down"),
             Self::Port(step) => write!(f, "{step}"),
+            Self::OpenHostPort { port } => write!(f, "open port {port} of the host to guests"),
+            Self::CloseHostPort { port } => write!(f, "close port {port} of the host to guests"),
             Self::ClearInterface { slot } => write!(f, "clear interface record {slot}"),
             Self::DetachTap { ifindex } => {
                 write!(f, "detach from_vm and to_vm from device {ifindex}")
@@ -72,6 +73,46 @@ impl fmt::Display for Step {
             Self::CollectFlows => write!(f, "remove flows and counters without an interface"),
             Self::UnloadDatapath => write!(f, "remove every pin, and with them programs and maps"),
         }
+    }
+}
+
+/// The first bytes of a policy's name.
+pub(crate) struct Short(pub(crate) PolicyId);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, ..] = self.0;
+        write!(f, "{a:02x}{b:02x}{c:02x}{d:02x}")
+    }
+}
+
+/// A policy and how many networks it names.
+struct Size<'a>(&'a Compiled);
+
+impl fmt::Display for Size<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(policy) = self;
+        // Both families have an entry that says what holds elsewhere.
+        let networks = (policy.v4.len() + policy.v6.len()).saturating_sub(2);
+        write!(f, "{} ({networks} networks)", Short(policy.id))
+    }
+}
+
+/// A TAP with everything that it is made with.
+struct Whole<'a>(&'a TapSpec);
+
+impl fmt::Display for Whole<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(tap) = self;
+        write!(
+            f,
+            "{} ({}, {}, queues {}, MTU {})",
+            tap.name,
+            tap.ifindex,
+            Principals(tap),
+            tap.queues,
+            tap.mtu
+        )
     }
 }
 

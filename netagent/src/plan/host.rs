@@ -1,4 +1,4 @@
-//! The part that belongs to no instance: datapath, uplink, routes.
+//! The part that belongs to no instance: datapath, ports of the host, uplink, routes.
 
 use std::collections::BTreeSet;
 
@@ -31,6 +31,14 @@ pub(crate) fn plan_host(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
             .iter()
             .map(|name| Step::RemoveSeveredPin { name: name.clone() }),
     );
+    let (closed, open) = plan_host_ports(wanted, datapath);
+    if datapath.stale {
+        steps.extend(closed);
+    } else {
+        // Whatever else of the host's part fails.
+        steps.splice(0..0, closed);
+    }
+    steps.extend(open);
     let (target, too_many) = routes::compile(wanted, observed);
     plan.problems.extend(too_many);
     let missing = wanted.datapath.missing_uplinks.iter();
@@ -52,6 +60,16 @@ pub(crate) fn plan_host(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
 fn are_reserved(range: PortRange, reserved: &ReservedPorts) -> bool {
     ports::covers(&reserved.all, range.first, range.last)
         && ports::without(&reserved.own, &[range]).is_empty()
+}
+
+/// What is closed goes first: at no instant may more be reached than before or after.
+fn plan_host_ports(wanted: &Wanted, datapath: &ObservedDatapath) -> (Vec<Step>, Vec<Step>) {
+    let (wanted, there) = (&wanted.datapath.host_ports, &datapath.host_ports);
+    let closed = there.difference(wanted);
+    let closed = closed.map(|port| Step::CloseHostPort { port: *port });
+    let open = wanted.difference(there);
+    let open = open.map(|port| Step::OpenHostPort { port: *port });
+    (closed.collect(), open.collect())
 }
 
 fn plan_new_uplinks(

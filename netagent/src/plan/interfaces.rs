@@ -8,7 +8,7 @@ use netagent_common::net::{GATEWAY_MAC, GATEWAY_V6};
 
 use crate::plan::{
     KernelRouteKind, Neighbour, Observed, ObservedLink, Owner, Plan, Problem, Step, Wanted,
-    WantedInterface, alias_prefix, publish,
+    WantedInterface, alias_prefix, policies, publish,
 };
 
 /// What is asked of an observation for every interface, found without a search.
@@ -33,7 +33,8 @@ impl<'a> Index<'a> {
 
 /// Groups the steps by instance, so that a failure ends those of its instance alone.
 pub(crate) fn plan_interfaces(wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
-    let mut groups = publish::plan_ports(wanted, observed);
+    let mut ports = publish::plan_ports(wanted, observed);
+    let mut groups: BTreeMap<u32, Steps> = BTreeMap::new();
     let prefix = alias_prefix(wanted.store_id);
     let index = Index::of(observed);
     plan.problems.extend(find_snat_problems(wanted, observed));
@@ -44,16 +45,77 @@ pub(crate) fn plan_interfaces(wanted: &Wanted, observed: &Observed, plan: &mut P
         } else {
             find_problem(interface, observed, &index, &prefix)
         };
+        let steps = groups.entry(instance).or_default();
         match problem {
-            Some(problem) => plan.problems.push(problem),
-            None => groups
-                .entry(instance)
-                .or_default()
-                .extend(plan_interface(interface, observed, &index)),
+            Some(problem) => {
+                plan.problems.push(problem);
+                // Whatever became of its device: what the programs know of it is to be what is wanted.
+                if is_in_force(interface, observed) {
+                    policies::plan_named(interface, wanted, observed, &mut steps.policies);
+                    plan_record(interface, observed, &mut steps.records);
+                }
+            }
+            None => {
+                policies::plan_named(interface, wanted, observed, &mut steps.policies);
+                plan_interface(interface, observed, &index, steps);
+            }
         }
     }
-    for (instance, steps) in groups {
-        plan.push(Owner::Instance(instance), steps);
+    for (instance, steps) in &mut groups {
+        let ports = ports.remove(instance).unwrap_or_default();
+        plan.push(Owner::Instance(*instance), steps.in_order(ports));
+    }
+    for (instance, ports) in ports {
+        plan.push(Owner::Instance(instance), ports);
+    }
+}
+
+/// The steps for the interfaces of one instance. What denies comes before everything that may fail, for all of them:
+/// a step that fails ends the group.
+#[derive(Default)]
+struct Steps {
+    /// Links that are up without programs go down.
+    down: Vec<Step>,
+    policies: Vec<Step>,
+    records: Vec<Step>,
+    devices: Vec<Step>,
+    /// Without them the filters deny.
+    drop_all: Vec<Step>,
+}
+
+impl Steps {
+    /// All of them with those of the ports, before which no record with the new policy generation is in force (P-9).
+    fn in_order(&mut self, ports: Vec<Step>) -> Vec<Step> {
+        let mut steps = std::mem::take(&mut self.down);
+        steps.append(&mut self.policies);
+        steps.extend(ports);
+        steps.append(&mut self.records);
+        steps.append(&mut self.devices);
+        steps.append(&mut self.drop_all);
+        steps
+    }
+}
+
+/// Whether a record of this start of the interface is in force, whatever else it says.
+fn is_in_force(interface: &WantedInterface, observed: &Observed) -> bool {
+    let wanted = &interface.record;
+    let datapath = observed.datapath.as_ref();
+    datapath
+        .and_then(|datapath| datapath.interfaces.get(&wanted.slot))
+        .is_some_and(|record| {
+            (record.ifindex, record.generation) == (wanted.ifindex, wanted.generation)
+        })
+}
+
+fn plan_record(interface: &WantedInterface, observed: &Observed, steps: &mut Vec<Step>) {
+    let datapath = observed.datapath.as_ref();
+    let written = datapath.is_some_and(|datapath| {
+        datapath.interfaces.get(&interface.record.slot) == Some(&interface.record)
+    });
+    if !written {
+        steps.push(Step::WriteInterface {
+            record: Box::new(interface.record),
+        });
     }
 }
 
@@ -152,13 +214,11 @@ fn plan_interface(
     interface: &WantedInterface,
     observed: &Observed,
     index: &Index<'_>,
-) -> Vec<Step> {
+    steps: &mut Steps,
+) {
     let tap = &interface.tap;
     let ifindex = tap.ifindex;
     let datapath = observed.datapath.as_ref();
-    let written = datapath.is_some_and(|datapath| {
-        datapath.interfaces.get(&interface.record.slot) == Some(&interface.record)
-    });
     // A half-made TAP is made anew: whoever keeps it alive is not its maker.
     let link = observed
         .links
@@ -166,16 +226,19 @@ fn plan_interface(
         .filter(|link| tap.lent || !link.is_half_made());
     let attached =
         link.is_some() && datapath.is_some_and(|datapath| datapath.attached.contains(&ifindex));
-    let mut steps = Vec::new();
+    let dropping =
+        link.is_some() && datapath.is_some_and(|datapath| datapath.drop_all.contains(&ifindex));
     // Up without programs: somebody else's doing. It goes down until they are back.
     let open = link.is_some_and(|link| link.up) && !attached;
     if open {
-        steps.push(Step::SetLinkDown { ifindex });
+        steps.down.push(Step::SetLinkDown { ifindex });
     }
-    if !written {
-        steps.push(Step::WriteInterface {
-            record: Box::new(interface.record),
-        });
+    plan_record(interface, observed, &mut steps.records);
+    let drop_all = &mut steps.drop_all;
+    let steps = &mut steps.devices;
+    // After the record that allows: without it, the filters deny.
+    if dropping && !interface.drop_all {
+        steps.push(Step::DetachDropAll { ifindex });
     }
     match link {
         None => steps.push(Step::CreateTap { tap: tap.clone() }),
@@ -194,12 +257,15 @@ fn plan_interface(
     }
     // A link that goes down loses its IPv6 addresses, neighbours and routes.
     let kept = !open && link.is_some();
-    plan_addresses(interface, observed, link, kept, &mut steps);
+    plan_addresses(interface, observed, link, kept, steps);
     if open || !link.is_some_and(|link| link.up) {
         steps.push(Step::SetLinkUp { ifindex });
     }
-    plan_guest_routes(interface, index, kept, &mut steps);
-    steps
+    plan_guest_routes(interface, index, kept, steps);
+    if interface.drop_all && !dropping {
+        let name = tap.name.clone();
+        drop_all.push(Step::AttachDropAll { ifindex, name });
+    }
 }
 
 fn is_configured(link: &ObservedLink, interface: &WantedInterface) -> bool {

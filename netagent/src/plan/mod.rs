@@ -2,21 +2,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
+use netagent_common::policy::PolicyId;
 use netagent_common::vm::Interface;
 use uuid::Uuid;
 
 use crate::config::PortRange;
 use crate::instance::Before;
 use crate::plan::publish::Ports;
+use crate::policy::Compiled;
+use crate::spec::publish::ExposedPort;
 
 mod after;
-mod display;
+pub(crate) mod display;
 mod host;
 pub(crate) mod interfaces;
 mod leftovers;
 mod observed;
+mod policies;
 pub mod publish;
 pub mod routes;
 mod step;
@@ -38,6 +43,8 @@ pub struct Wanted {
     pub interfaces: BTreeMap<Uuid, WantedInterface>,
     /// Published and exposed ports of the instances that run, by their number.
     pub ports: BTreeMap<u32, Ports>,
+    /// Compiled policies of every instance that runs, by their names.
+    pub policies: BTreeMap<PolicyId, Arc<Compiled>>,
     /// How existing TAPs are to be given back when they are no longer wanted, by the alias that they carry while
     /// they are in use.
     pub lent: Lent,
@@ -65,6 +72,10 @@ pub struct WantedDatapath {
     pub pools: Vec<IpNet>,
     /// Prefixes that are never reached (P-5).
     pub always_denied: Vec<IpNet>,
+    /// Prefixes inside those that are reached all the same, where the kernel's routes lead there.
+    pub open: BTreeSet<IpNet>,
+    /// Ports of the host whose listeners guests may reach.
+    pub host_ports: BTreeSet<ExposedPort>,
 }
 
 /// One interface of an instance that runs.
@@ -81,6 +92,8 @@ pub struct WantedInterface {
     pub guest_v4: Ipv4Addr,
     /// The guest's IPv6 address, where the host has IPv6.
     pub guest_v6: Option<Ipv6Addr>,
+    /// Whether nearly nothing that the guest sends is to pass, so that `drop_all` is to be attached.
+    pub drop_all: bool,
 }
 
 /// A TAP device to be made.
@@ -110,8 +123,8 @@ pub struct TapSpec {
 /// The steps that lead from what is there to what is wanted, and what no step can mend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// In this order. A step that fails ends its group, no other; but where the host's group fails, no
-    /// instance's group may follow.
+    /// In this order. A step that fails ends its group, no other; but where the host's group fails, an
+    /// instance's goes on [`Group::without_host`].
     pub groups: Vec<Group>,
     /// What stands in the way.
     pub problems: Vec<Problem>,
@@ -126,13 +139,26 @@ pub struct Group {
     pub steps: Vec<Step>,
 }
 
+impl Group {
+    /// What needs nothing of the host's part, before the first step that does: so a policy is in force whatever else
+    /// cannot be.
+    #[must_use]
+    pub fn without_host(mut self) -> Self {
+        let first = self.steps.iter().position(Step::needs_host);
+        self.steps.truncate(first.unwrap_or(self.steps.len()));
+        self
+    }
+}
+
 /// Whose steps or problems they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
     /// The part that belongs to no instance.
     Host,
-    /// Something that is no longer wanted.
+    /// Something that is no longer wanted, and that its instance waits for.
     Leftover,
+    /// A compiled policy that no record names: nothing waits for it.
+    Unnamed,
     /// The instance with this number ([`Interface::instance`]).
     Instance(u32),
 }
@@ -246,6 +272,7 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Plan {
     publish::plan_ownerless(wanted, observed, &mut plan);
     leftovers::plan_leftovers(wanted, observed, &mut plan);
     interfaces::plan_interfaces(wanted, observed, &mut plan);
+    policies::plan_unwanted(wanted, observed, &mut plan);
     plan
 }
 
@@ -255,6 +282,7 @@ pub fn plan_start(wanted: &Wanted, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
     leftovers::plan_replaced(wanted, observed, &mut plan);
     interfaces::plan_interfaces(wanted, observed, &mut plan);
+    policies::plan_unwanted(wanted, observed, &mut plan);
     plan
 }
 
@@ -269,6 +297,7 @@ pub fn plan_stop(
     let mut plan = Plan::default();
     publish::plan_slots(slots, observed, &mut plan);
     leftovers::plan_removal((aliases, slots), lent, observed, &mut plan);
+    policies::plan_cleared(slots, observed, &mut plan);
     plan
 }
 

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
-use netagent_common::policy::RouteKind;
+use netagent_common::policy::{PolicyId, RouteKind};
 use netagent_common::vm::Interface;
 
 use crate::config::PortRange;
 use crate::plan::publish::Ports;
 use crate::plan::{LENT, SERVICES};
+use crate::spec::publish::ExposedPort;
 
 /// What is there.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +58,8 @@ pub struct ObservedLink {
     pub tap: bool,
     /// Index of the bridge or bond that it is part of.
     pub master: Option<u32>,
+    /// Id of the XDP program on it.
+    pub xdp: Option<u32>,
     /// Whether it is an Ethernet-type device (ARPHRD_ETHER) and not loopback.
     pub ethernet: bool,
     /// Whether its sysctls are those that a TAP must have (design, decision 5).
@@ -117,14 +120,22 @@ pub struct ObservedDatapath {
     pub stale: bool,
     /// Devices to which programs are attached (a pinned link whose device is alive, or a filter).
     pub attached: BTreeSet<u32>,
+    /// Devices to which `drop_all` is attached, and those that cannot have it.
+    pub drop_all: BTreeSet<u32>,
     /// Pins of links whose device is gone.
     pub severed: BTreeSet<String>,
     /// Records in force, by slot.
     pub interfaces: BTreeMap<u32, Interface>,
+    /// Compiled policies that are whole.
+    pub policies: BTreeSet<PolicyId>,
+    /// Compiled policies that are there for one family alone: no record may name them.
+    pub half_policies: BTreeSet<PolicyId>,
     /// The route map.
     pub routes: BTreeMap<IpNet, RouteTarget>,
     /// Published and exposed ports of all instances.
     pub ports: Ports,
+    /// Ports of the host whose listeners guests may reach.
+    pub host_ports: BTreeSet<ExposedPort>,
     /// Whether the way to the agent's own servers is open: their namespace, and the programs that lead there.
     pub serving: bool,
     /// Whether the programs on sockets of the host are attached, or cannot be.

@@ -1,7 +1,8 @@
 //! Where guests may go: the kernel's routes, pools and forbidden prefixes, compiled into one map.
 //!
 //! A prefix that leads through an uplink is never more specific than one that is forbidden, so no address
-//! in a forbidden prefix resolves to an uplink, whatever routes the host has.
+//! in a forbidden prefix resolves to an uplink, whatever routes the host has. Prefixes that the configuration opens are the
+//! exception.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use crate::plan::{
 
 mod changes;
 mod fit;
+mod open;
 
 pub use changes::plan_routes;
 
@@ -65,11 +67,12 @@ pub fn compile(wanted: &Wanted, observed: &Observed) -> (RouteMap, Vec<Problem>)
     let closed: BTreeSet<IpNet> = map.keys().copied().collect();
     for route in by_preference(&routes, wanted) {
         let destination = route.destination.trunc();
-        if !is_inside(destination, &closed) {
+        if !open::is_closed(destination, &closed, &wanted.datapath.open) {
             map.entry(destination)
                 .or_insert_with(|| target(route, wanted, observed));
         }
     }
+    open::open_up(&mut map, &closed, &routes, (wanted, observed));
     let problems = fit::fit(&mut map);
     (map, problems)
 }
@@ -92,7 +95,7 @@ fn forbidden(wanted: &Wanted, routes: &[&KernelRoute]) -> RouteMap {
             KernelRouteKind::Unicast | KernelRouteKind::Refused => continue,
         };
         let destination = route.destination.trunc();
-        if !is_inside(destination, &outer) {
+        if !open::is_closed(destination, &outer, &wanted.datapath.open) {
             map.entry(destination).or_insert(deny(kind));
         }
     }
@@ -117,9 +120,17 @@ fn by_preference<'a>(routes: &[&'a KernelRoute], wanted: &Wanted) -> Vec<&'a Ker
     main
 }
 
-/// Whether `prefix` or one that holds it is in `set`.
-fn is_inside(prefix: IpNet, set: &BTreeSet<IpNet>) -> bool {
-    std::iter::successors(Some(prefix), IpNet::supernet).any(|prefix| set.contains(&prefix))
+/// What holds where no prefix does.
+pub const UNREACHABLE: RouteTarget = deny(RouteKind::Unreachable);
+
+/// The entry that decides about an address: that of the longest prefix, as in the programs.
+#[must_use]
+pub fn find(map: &RouteMap, address: IpAddr) -> Option<(IpNet, RouteTarget)> {
+    let longest = IpNet::from(address).max_prefix_len();
+    (0..=longest).rev().find_map(|length| {
+        let prefix = IpNet::new(address, length).ok()?.trunc();
+        Some((prefix, *map.get(&prefix)?))
+    })
 }
 
 const fn deny(kind: RouteKind) -> RouteTarget {

@@ -1,14 +1,18 @@
 //! What can be done to the host: one step at a time.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
+use netagent_common::policy::PolicyId;
 use netagent_common::vm::Interface;
 
 use crate::config::PortRange;
 use crate::instance::Before;
 use crate::plan::publish::PortStep;
 use crate::plan::{Neighbour, RouteTarget, TapSpec};
+use crate::policy::Compiled;
+use crate::spec::publish::ExposedPort;
 
 /// One change of the host. Every step may be applied twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +42,8 @@ pub enum Step {
     RemoveRoute { destination: IpNet },
     /// Make flows look up their way again.
     RaiseRouteGeneration,
+    /// Write a compiled policy into maps of its own, and only then under its name.
+    WritePolicy { policy: Arc<Compiled> },
     /// Write the idle copy of an interface's record and put it in force. Where no record of the same
     /// generation was in force, its counters begin at 0 (S-5).
     WriteInterface { record: Box<Interface> },
@@ -57,6 +63,10 @@ pub enum Step {
     },
     /// Attach `from_vm` and `to_vm`.
     AttachTap { ifindex: u32, name: String },
+    /// Attach `drop_all`, which drops by the record that is in force; a device that cannot have it goes without.
+    AttachDropAll { ifindex: u32, name: String },
+    /// Take `drop_all` off a TAP.
+    DetachDropAll { ifindex: u32 },
     /// Give a link an address.
     AddAddress { ifindex: u32, address: IpNet },
     /// Make a neighbour permanent.
@@ -69,8 +79,14 @@ pub enum Step {
     SetLinkDown { ifindex: u32 },
     /// Change what the world and the host may open towards a guest.
     Port(PortStep),
+    /// Let guests reach a listener of the host.
+    OpenHostPort { port: ExposedPort },
+    /// Let guests no longer reach a listener of the host.
+    CloseHostPort { port: ExposedPort },
     /// Put a slot out of force: its packets are dropped from now on.
     ClearInterface { slot: u32 },
+    /// Remove a compiled policy when no program can read it any more. As long as a record in force names it, it stays.
+    RemovePolicy { id: PolicyId },
     /// Take the programs off a TAP and remove their pins.
     DetachTap { ifindex: u32 },
     /// Delete a link that carries the agent's alias.
@@ -85,4 +101,47 @@ pub enum Step {
     CollectFlows,
     /// Remove every pin, and with them programs and maps.
     UnloadDatapath,
+}
+
+impl Step {
+    /// Whether it makes or mends a way, which stays closed until the host's part stands.
+    #[must_use]
+    pub const fn needs_host(&self) -> bool {
+        match self {
+            Self::CreateTap { .. }
+            | Self::AdoptTap { .. }
+            | Self::AttachTap { .. }
+            | Self::AddAddress { .. }
+            | Self::AddNeighbour { .. }
+            | Self::SetLinkUp { .. }
+            | Self::AddGuestRoute { .. } => true,
+            Self::LoadDatapath
+            // Its settings keep the host from forwarding.
+            | Self::ConfigureTap { .. }
+            | Self::ReservePorts { .. }
+            | Self::AttachUplink { .. }
+            | Self::ServeGuests
+            | Self::LeadSockets
+            | Self::DetachUplink { .. }
+            | Self::SetRoute { .. }
+            | Self::RemoveRoute { .. }
+            | Self::RaiseRouteGeneration
+            | Self::OpenHostPort { .. }
+            | Self::CloseHostPort { .. }
+            | Self::WritePolicy { .. }
+            | Self::WriteInterface { .. }
+            | Self::ReturnTap { .. }
+            | Self::AttachDropAll { .. }
+            | Self::DetachDropAll { .. }
+            | Self::SetLinkDown { .. }
+            | Self::Port(_)
+            | Self::ClearInterface { .. }
+            | Self::RemovePolicy { .. }
+            | Self::DetachTap { .. }
+            | Self::RemoveLink { .. }
+            | Self::RemoveSeveredPin { .. }
+            | Self::CollectFlows
+            | Self::UnloadDatapath => false,
+        }
+    }
 }

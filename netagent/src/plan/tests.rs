@@ -1,6 +1,8 @@
 mod datapath;
+mod drop_all;
 mod lent;
 mod mend;
+mod policies;
 mod publish;
 mod snat;
 mod taps;
@@ -13,6 +15,7 @@ use uuid::Uuid;
 use super::*;
 use crate::config::ports;
 use crate::host::fake::{FakeHost, UPLINK, host};
+use crate::spec::publish::PortProtocol;
 
 const STORE: Uuid = Uuid::from_u128(7);
 
@@ -45,6 +48,7 @@ fn interface(slot: u32, uses: u32, v6: bool) -> (Uuid, WantedInterface) {
         host_v4: Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, third + 1), 30),
         guest_v4: Ipv4Addr::new(172, 16, 0, third + 2),
         guest_v6: v6.then(|| Ipv6Addr::new(0xfd00, 0, 0, slot as u16, 0, 0, 0, 2)),
+        drop_all: false,
     };
     (id, wanted)
 }
@@ -61,12 +65,15 @@ fn wanted(interfaces: &[(u32, u32, bool)]) -> Wanted {
                 "fd00::/48".parse().unwrap(),
             ],
             always_denied: routes::always_denied(),
+            open: BTreeSet::new(),
+            host_ports: BTreeSet::new(),
         },
         interfaces: interfaces
             .iter()
             .map(|(slot, uses, v6)| interface(*slot, *uses, *v6))
             .collect(),
         ports: BTreeMap::new(),
+        policies: BTreeMap::new(),
         lent: Lent::new(),
     }
 }
@@ -75,12 +82,17 @@ fn plan_of(wanted: &Wanted, host: &FakeHost) -> Plan {
     plan(wanted, &host.state().observed)
 }
 
-/// Applies as the agent does: a fault ends the group, one of the host's part ends all instances.
+/// Applies as the agent does: a fault ends the group, and after one of the host's part instances go on without it.
 fn apply(plan: &Plan, host: &FakeHost) {
+    let is_loaded = host.state().observed.datapath.is_some();
     let mut blocked = false;
-    for group in &plan.groups {
-        let skipped = blocked && matches!(group.owner, Owner::Instance(_));
-        let failed = !skipped && group.steps.iter().any(|step| host.apply_now(step).is_err());
+    for group in plan.groups.clone() {
+        let group = match group.owner {
+            Owner::Instance(_) if blocked && !is_loaded => continue,
+            Owner::Instance(_) if blocked => group.without_host(),
+            Owner::Instance(_) | Owner::Host | Owner::Leftover | Owner::Unnamed => group,
+        };
+        let failed = group.steps.iter().any(|step| host.apply_now(step).is_err());
         blocked |= failed && group.owner == Owner::Host;
     }
 }
@@ -147,6 +159,12 @@ fn the_plan_of_one_instance_touches_no_other() {
     assert_eq!(restart.groups[0].owner, Owner::Leftover);
 }
 
+fn host_port_steps() -> [Step; 2] {
+    let protocol = PortProtocol::Tcp;
+    let port = ExposedPort { port: 80, protocol };
+    [Step::OpenHostPort { port }, Step::CloseHostPort { port }]
+}
+
 #[test]
 fn every_step_says_something_else() {
     let (_, interface) = interface(0, 0, true);
@@ -177,6 +195,11 @@ fn every_step_says_something_else() {
             ifindex,
             name: "tap0".into(),
         },
+        Step::AttachDropAll {
+            ifindex,
+            name: "tap0".into(),
+        },
+        Step::DetachDropAll { ifindex },
         Step::AddAddress {
             ifindex,
             address: destination,
@@ -194,6 +217,10 @@ fn every_step_says_something_else() {
             guest: address,
         },
         Step::SetLinkDown { ifindex },
+        Step::WritePolicy {
+            policy: policies::policy(1),
+        },
+        Step::RemovePolicy { id: [1; 16] },
         Step::ClearInterface { slot: 1 },
         Step::DetachTap { ifindex },
         Step::RemoveLink {
@@ -205,6 +232,7 @@ fn every_step_says_something_else() {
         Step::CollectFlows,
         Step::UnloadDatapath,
     ];
+    let steps = [&steps[..], &host_port_steps()].concat();
     let texts: BTreeSet<String> = steps.iter().map(Step::to_string).collect();
     assert_eq!(texts.len(), steps.len());
     assert!(texts.iter().all(|text| !text.contains('\n')));

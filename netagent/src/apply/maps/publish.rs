@@ -1,5 +1,6 @@
-//! Published and exposed ports, as the plan names them.
+//! Published and exposed ports, and ports of the host, as the plan names them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use aya::Pod;
@@ -8,7 +9,7 @@ use aya::maps::lpm_trie::Key;
 use ipnet::IpNet;
 use netagent_common::names::map;
 use netagent_common::net::protocol;
-use netagent_common::publish::{ExposedKey, PublishKey, Published, SenderKey};
+use netagent_common::publish::{ExposedKey, HostPortKey, PublishKey, Published, SenderKey};
 
 use crate::apply::maps::{Maps, MapsError, PublishedPorts, Senders, failed, gone};
 use crate::plan::publish::{Exposure, PortStep, Ports, PublishedAt, PublishedTo, Sender};
@@ -16,8 +17,8 @@ use crate::spec::publish::{ExposedPort, PortProtocol};
 
 /// Bits of the publication's number, which every key of a sender begins with.
 const ID_BITS: u32 = u32::BITS;
-/// What stands behind a sender: that it is there is all that counts.
-const MAY_SEND: u32 = 1;
+/// What stands behind a sender, and behind a port of the host: that it is there is all that counts.
+const IS_THERE: u32 = 1;
 
 impl Maps {
     /// Published and exposed ports of all instances.
@@ -65,6 +66,38 @@ impl Maps {
                 gone(self.exposed.remove(&exposed_key(exposure))).map_err(failed(map::EXPOSED))
             }
         }
+    }
+
+    /// Ports of the host whose listeners guests may reach.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn host_ports(&self) -> Result<BTreeSet<ExposedPort>, MapsError> {
+        let mut ports = BTreeSet::new();
+        for key in self.host_ports.keys() {
+            let key = key.map_err(failed(map::HOST_PORTS))?;
+            let port = u16::from_be_bytes(key.port);
+            let protocol = protocol_of(key.protocol);
+            ports.extend(protocol.map(|protocol| ExposedPort { port, protocol }));
+        }
+        Ok(ports)
+    }
+
+    /// Lets guests reach the host's listener at a port.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn open_host_port(&mut self, port: &ExposedPort) -> Result<(), MapsError> {
+        let opened = self.host_ports.insert(host_port_key(port), IS_THERE, 0);
+        opened.map_err(failed(map::HOST_PORTS))
+    }
+
+    /// Lets guests no longer reach it.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn close_host_port(&mut self, port: &ExposedPort) -> Result<(), MapsError> {
+        gone(self.host_ports.remove(&host_port_key(port))).map_err(failed(map::HOST_PORTS))
     }
 
     fn publish(&mut self, at: &PublishedAt, to: &PublishedTo) -> Result<(), MapsError> {
@@ -127,7 +160,7 @@ where
     SenderKey<A>: Pod,
 {
     if may_send {
-        senders.insert(key, MAY_SEND, 0)
+        senders.insert(key, IS_THERE, 0)
     } else {
         gone(senders.remove(key))
     }
@@ -218,6 +251,14 @@ const fn exposed_key(exposure: &Exposure) -> ExposedKey {
         instance: exposure.instance,
         port: exposure.port.port.to_be_bytes(),
         protocol: exposure.port.protocol.number(),
+        reserved: 0,
+    }
+}
+
+const fn host_port_key(port: &ExposedPort) -> HostPortKey {
+    HostPortKey {
+        port: port.port.to_be_bytes(),
+        protocol: port.protocol.number(),
         reserved: 0,
     }
 }

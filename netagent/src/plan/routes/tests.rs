@@ -10,7 +10,7 @@ use crate::config::PortRange;
 use crate::host::fake::{UPLINK, host, route};
 use crate::plan::{Step, WantedDatapath};
 
-fn wanted() -> Wanted {
+pub(super) fn wanted() -> Wanted {
     Wanted {
         store_id: Uuid::from_u128(7),
         datapath: WantedDatapath {
@@ -22,9 +22,12 @@ fn wanted() -> Wanted {
                 "fd12:3456:789a::/48".parse().unwrap(),
             ],
             always_denied: always_denied(),
+            open: BTreeSet::new(),
+            host_ports: BTreeSet::new(),
         },
         interfaces: BTreeMap::new(),
         ports: BTreeMap::new(),
+        policies: BTreeMap::new(),
         lent: BTreeMap::new(),
     }
 }

@@ -1,5 +1,7 @@
 //! What all interfaces share: programs, port ranges and uplinks.
 
+use netagent_common::policy::policy_flag::DENY_ALL;
+
 use super::*;
 
 #[test]
@@ -22,6 +24,35 @@ fn an_empty_host_gets_a_datapath() {
     assert_eq!(steps[0], "reserve ports 16384-29999 for guests");
     assert_eq!(steps[1], "load the programs and make their maps");
     assert_eq!(steps[2], "attach from_uplink to eth0 (2)");
+}
+
+#[test]
+fn p7_ports_of_the_host_are_opened_and_what_is_closed_is_closed_first_and_before_instances() {
+    let host = host();
+    let with = |entries: &[&str]| {
+        let mut wanted = wanted(&[(0, 0, true)]);
+        let ports = entries.iter().map(|entry| (*entry).into());
+        wanted.datapath.host_ports = ports
+            .map(|entry| ExposedPort::parse(&entry).unwrap())
+            .collect();
+        wanted
+    };
+    converge(&with(&["8080", "53/udp"]), &host);
+    let changed = with(&["53", "8080"]);
+    let plan = plan_of(&changed, &host);
+    let expected = [
+        "close port 53/udp of the host to guests",
+        "open port 53/tcp of the host to guests",
+    ];
+    assert_eq!(texts(&plan), expected);
+    let empty = plan_of(&changed, &crate::host::fake::host());
+    let position = |text: &str| texts(&empty).iter().position(|one| one.starts_with(text));
+    assert!(position("open port 8080/tcp") < position("write interface record"));
+    converge(&changed, &host);
+    converge(&wanted(&[(0, 0, true)]), &host);
+    let observed = &host.state().observed;
+    let datapath = observed.datapath.as_ref().unwrap();
+    assert!(datapath.host_ports.is_empty());
 }
 
 #[test]
@@ -101,4 +132,58 @@ fn several_uplinks_are_attached_before_the_first_route_through_any() {
         place("attach from_uplink to docker0") < first_route,
         "{steps:?}"
     );
+}
+
+#[test]
+fn while_the_host_is_blocked_what_runs_is_closed_further_and_nothing_opens() {
+    let host = host();
+    converge(&wanted(&[(0, 0, true), (1, 0, true)]), &host);
+    let mut after = wanted(&[(0, 0, true), (1, 0, true), (2, 0, true)]);
+    for interface in after.interfaces.values_mut() {
+        interface.record.policy_flags = DENY_ALL;
+    }
+    let mut state = host.state();
+    // Somebody took the programs off the uplink and off a TAP.
+    let datapath = state.observed.datapath.as_mut().unwrap();
+    let first = vm::ifindex(0, 0);
+    datapath
+        .attached
+        .retain(|ifindex| ![UPLINK, first].contains(ifindex));
+    state.applied.clear();
+    state.refuse = Some("attach from_uplink");
+    drop(state);
+    apply(&plan_of(&after, &host), &host);
+    let record = |slot: u32| {
+        let (ifindex, generation) = (vm::ifindex(slot, 0), 1);
+        format!("write interface record {slot} (device {ifindex}, generation {generation})")
+    };
+    let applied: Vec<String> = host
+        .state()
+        .applied
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let down = format!("set device {first} down");
+    assert_eq!(applied, [down, record(0), record(1), record(2)]);
+    host.state().refuse = None;
+    converge(&after, &host);
+}
+
+#[test]
+fn where_no_datapath_can_be_loaded_no_tap_is_touched() {
+    let host = host();
+    let wanted = wanted(&[(0, 0, true)]);
+    converge(&wanted, &host);
+    let mut state = host.state();
+    // As an agent of another version finds it.
+    state.observed.datapath = None;
+    state.refuse = Some("load the programs");
+    drop(state);
+    let plan = plan_of(&wanted, &host);
+    let downs = plan
+        .steps()
+        .filter(|step| matches!(step, Step::SetLinkDown { .. }));
+    assert_eq!(downs.count(), 1);
+    apply(&plan, &host);
+    assert!(host.state().observed.links[&vm::ifindex(0, 0)].up);
 }

@@ -124,3 +124,21 @@ fn an_existing_tap_that_is_gone_or_no_tap_is_named() {
     host.state().observed.links.remove(&57);
     assert!(problem(&host).contains("TAP device 'vpc0' is gone"));
 }
+
+#[test]
+fn an_existing_tap_is_given_back_without_drop_all() {
+    let host = host();
+    let mut wanted = with_existing_tap(&host);
+    for interface in wanted.interfaces.values_mut() {
+        interface.drop_all = true;
+    }
+    converge(&wanted, &host);
+    let dropping = |host: &FakeHost| {
+        let state = host.state();
+        state.observed.datapath.as_ref().unwrap().drop_all.clone()
+    };
+    assert_eq!(dropping(&host), [57].into());
+    wanted.interfaces.clear();
+    converge(&wanted, &host);
+    assert_eq!(dropping(&host), BTreeSet::new());
+}

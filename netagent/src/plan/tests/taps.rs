@@ -1,5 +1,7 @@
 //! TAPs of the agent: made, removed and found half made.
 
+use netagent_common::policy::policy_flag;
+
 use super::*;
 
 #[test]
@@ -135,7 +137,7 @@ fn a_foreign_device_keeps_out_its_own_instance_only() {
 #[test]
 fn a_renamed_tap_is_named_and_left_alone() {
     let host = host();
-    let wanted = wanted(&[(0, 0, true)]);
+    let mut wanted = wanted(&[(0, 0, true)]);
     converge(&wanted, &host);
     host.state().observed.links.get_mut(&65_536).unwrap().name = "mine".into();
     let plan = plan_of(&wanted, &host);
@@ -144,4 +146,33 @@ fn a_renamed_tap_is_named_and_left_alone() {
         plan.problems[0].to_string(),
         "TAP 'tap0' was renamed to 'mine': rename it back"
     );
+    // What its programs know of it follows all the same: they judge what it sends.
+    let interfaces = wanted.interfaces.values_mut();
+    interfaces.for_each(|one| one.record.policy_flags = policy_flag::DENY_ALL);
+    let plan = plan_of(&wanted, &host);
+    assert_eq!(
+        texts(&plan),
+        ["write interface record 0 (device 65536, generation 1)"]
+    );
+}
+
+#[test]
+fn what_denies_comes_before_everything_that_may_fail() {
+    let host = host();
+    let mut wanted = wanted(&[(0, 0, true), (1, 0, true)]);
+    converge(&wanted, &host);
+    for one in wanted.interfaces.values_mut() {
+        one.record.instance = 0;
+        one.record.policy_flags = policy_flag::DENY_ALL;
+        one.drop_all = true;
+        one.tap.mtu = 1_400;
+    }
+    let texts = texts(&plan_of(&wanted, &host));
+    let first = |text: &str| texts.iter().position(|step| step.starts_with(text));
+    let last = |text: &str| texts.iter().rposition(|step| step.starts_with(text));
+    assert!(
+        last("write interface record") < first("mend TAP"),
+        "{texts:?}"
+    );
+    assert!(last("mend TAP") < first("attach drop_all"), "{texts:?}");
 }
