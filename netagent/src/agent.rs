@@ -8,16 +8,22 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+mod audit;
 mod carry_out;
 mod create;
 mod custom;
 mod decide;
+mod drop_all;
+pub mod explain;
 mod fault;
 mod guest;
 pub mod handle;
+mod limits;
 mod mtu;
+mod policy;
 mod principal;
 pub mod publish;
+mod quarantine;
 mod registry;
 mod requests;
 mod round;
@@ -27,12 +33,17 @@ mod start;
 pub mod state;
 pub mod store_id;
 pub mod uplink;
+mod vm_to_vm;
 
 pub use handle::{AgentHandle, Announcement, NewToken, PlanView, RequestError};
 pub use start::{StartError, host_options, open_store, start, take_down};
 
 use crate::access::TokenRecord;
+use crate::agent::audit::Audited;
+use crate::agent::drop_all::Denied;
 use crate::agent::handle::{Asked, SharedTokens};
+use crate::agent::policy::Compiler;
+use crate::agent::quarantine::Quarantine;
 use crate::agent::registry::Registry;
 use crate::agent::uplink::Uplinks;
 use crate::config::Config;
@@ -51,6 +62,8 @@ const ROUND_INTERVAL: Duration = Duration::from_secs(30);
 const DEBOUNCE: Duration = Duration::from_millis(100);
 /// Time between two collection passes.
 const COLLECT_INTERVAL: Duration = Duration::from_secs(5);
+/// Time between two looks at guests that may flood, or whose flows are waited for.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Requests that may wait.
 const REQUESTS_MAX: usize = 1_024;
 /// Requests that share one commit.
@@ -63,6 +76,7 @@ pub struct Agent<H> {
     store: Store,
     store_id: Uuid,
     pool: Pool,
+    compiler: Arc<Compiler>,
     reservations: Reservations,
     registry: Registry,
     /// The last observation, kept true by following every step.
@@ -76,11 +90,17 @@ pub struct Agent<H> {
     listeners: Listeners,
     /// Why a published port is not held.
     port_trouble: BTreeMap<HostPort, String>,
+    /// Instances of which nothing is to pass.
+    denied: Denied,
+    /// Guests that flood.
+    quarantine: Quarantine,
+    /// What the log said of policies that are only counted.
+    audited: Audited,
     /// Route changes were applied whose generation was not raised.
     raise_owed: bool,
     /// What is wrong with the host's part.
     host_trouble: Option<String>,
-    /// The step of the host's part that failed, without which no instance can start.
+    /// The step of the host's part that failed, without which no instance can start. Policies come into force all the same.
     host_blocked: Option<String>,
     /// Whom the servers answer, and with what.
     directory: Arc<Directory>,
@@ -105,6 +125,8 @@ enum Event {
 struct Timers {
     round_at: Instant,
     collect_at: Instant,
+    /// When guests are looked at, while there is anything to watch.
+    watch_at: Option<Instant>,
     /// Changes of the host that are still gathered, and when they are followed.
     changes: Option<(Changes, Instant)>,
 }
@@ -113,13 +135,17 @@ impl<H: Host> Agent<H> {
     /// Works until `end` resolves or nobody holds a handle. The datapath stays.
     pub async fn run(mut self, end: impl Future<Output = ()>) {
         tokio::pin!(end);
+        // What an earlier agent's guests were counted for is not news.
+        said(self.log_audited().await, "cannot count what is audited");
         let now = Instant::now();
         let mut timers = Timers {
             round_at: now + ROUND_INTERVAL,
             collect_at: now + COLLECT_INTERVAL,
+            watch_at: None,
             changes: None,
         };
         loop {
+            timers.watch(self.is_watching());
             let due = timers.next(self.registry.next_retry());
             let mut asked = Vec::new();
             let event = tokio::select! {
@@ -155,7 +181,16 @@ impl<H: Host> Agent<H> {
         if timers.collect_at <= now {
             timers.collect_at = now + COLLECT_INTERVAL;
             said(self.host.collect().await, "cannot collect flows");
+            said(self.log_audited().await, "cannot count what is audited");
         }
+        if timers.watch_at.take_if(|at| *at <= now).is_some() {
+            said(self.settle_denied().await, "cannot count flows");
+            said(self.watch_guests().await, "cannot count packets");
+        }
+    }
+
+    fn is_watching(&self) -> bool {
+        self.denied.is_waiting() || self.config.policy.quarantine_pps.is_some()
     }
 
     fn read_tokens(&self) -> Vec<TokenRecord> {
@@ -174,10 +209,19 @@ impl Timers {
     fn next(&self, retry: Option<Instant>) -> Instant {
         let due = self.round_at.min(self.collect_at);
         let follow = self.changes.as_ref().map(|(_, at)| *at);
-        [retry, follow]
+        [retry, follow, self.watch_at]
             .into_iter()
             .flatten()
             .fold(due, Instant::min)
+    }
+
+    fn watch(&mut self, is_watching: bool) {
+        if is_watching {
+            self.watch_at
+                .get_or_insert_with(|| Instant::now() + WATCH_INTERVAL);
+        } else {
+            self.watch_at = None;
+        }
     }
 
     fn gather(&mut self, changes: Changes) {

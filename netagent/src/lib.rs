@@ -12,6 +12,7 @@ pub mod spec;
 pub mod store;
 
 pub mod plan;
+pub mod policy;
 
 pub mod host;
 pub mod publish;

@@ -20,6 +20,7 @@ impl<H: Host> Agent<H> {
         if keys.is_empty() {
             return;
         }
+        self.follow_denied(keys.iter().copied());
         let observed = self.observe_instances(&keys).await;
         if let Some(reason) = observed {
             return keys
@@ -86,7 +87,7 @@ impl<H: Host> Agent<H> {
         let lent = self.lent(interfaces());
         let plan = plan::plan_stop(&aliases, &slots, &lent, &self.observed);
         let failure = self
-            .apply(plan, &BTreeSet::new())
+            .apply(plan, &BTreeSet::new(), None)
             .await
             .failures
             .remove(&Owner::Leftover);
@@ -104,20 +105,17 @@ impl<H: Host> Agent<H> {
         if started.is_empty() {
             return;
         }
-        if let Some(reason) = self.host_blocked.clone() {
-            return started
-                .iter()
-                .for_each(|(key, _)| self.registry.note(*key, Some(reason.clone())));
-        }
         let instances = started
             .iter()
             .filter_map(|(key, _)| self.registry.get(*key));
         let wanted = self.wanted(instances.map(|held| &held.instance));
         let plan = plan::plan_start(&wanted, &self.observed);
-        let mut outcome = self.apply(plan, &BTreeSet::new()).await;
+        let blocked = self.host_blocked.clone();
+        let mut outcome = self.apply(plan, &BTreeSet::new(), blocked).await;
         for (key, number) in started {
             let failure = outcome.failures.remove(&Owner::Instance(number));
-            self.registry.note(key, failure);
+            self.registry
+                .note(key, failure.or_else(|| outcome.blocked.clone()));
         }
     }
 

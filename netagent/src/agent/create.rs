@@ -1,6 +1,7 @@
 //! Create: every refusal comes before anything is reserved (I-20), and then one instance is drafted.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 use uuid::Uuid;
@@ -16,6 +17,7 @@ use crate::gateway::host_end;
 use crate::host::{Host, Place};
 use crate::instance::{Instance, Interface, Life, Origin};
 use crate::ipam::custom_mac;
+use crate::policy::Compiled;
 use crate::spec::name::Name;
 use crate::spec::{Addressing, Bounds, InstanceSpec, InterfaceSpec, SpecError};
 use crate::store::Change;
@@ -50,6 +52,7 @@ impl<H: Host> Agent<H> {
             refusals.extend(self.refuse_mtu(interface));
         }
         refusals.extend(self.refuse_snat(spec.snat_address).await?);
+        refusals.extend(self.refuse_limits(&spec.limits));
         self.refuse_names(caller, spec, &mut refusals);
         self.refuse_ports(caller, &spec.ports, None, &mut refusals);
         let host_limit = self.config.limits.instances;
@@ -179,6 +182,7 @@ impl<H: Host> Agent<H> {
         &mut self,
         caller: &Caller,
         spec: InstanceSpec,
+        compiled: Option<Arc<Compiled>>,
         batch: &mut Batch,
     ) -> Result<Key, RequestError> {
         if let Some(refusal) = self.refusals(caller, &spec).await?.into_iter().next() {
@@ -199,7 +203,7 @@ impl<H: Host> Agent<H> {
         batch
             .changes
             .push(Change::Insert(Box::new(instance.clone())));
-        Ok(self.take_in(instance, batch))
+        Ok(self.take_in(instance, compiled, batch))
     }
 
     /// The instance with everything that is reserved for it. From here on only the pool can refuse.
@@ -237,6 +241,8 @@ impl<H: Host> Agent<H> {
             announced: Vec::new(),
             publications: Vec::new(),
             exposed: BTreeSet::new(),
+            policy: spec.policy.clone(),
+            limits: spec.limits,
             policy_generation: 1,
             created_ms: now_ms(),
             interfaces,

@@ -1,6 +1,7 @@
 //! Requests that change something: decided in memory one after another, and committed together (S-1).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -11,6 +12,7 @@ use crate::agent::state::InstanceState;
 use crate::agent::{Agent, Announcement, RequestError, fault, now_ms};
 use crate::host::Host;
 use crate::instance::{Instance, Life, Origin};
+use crate::policy::Compiled;
 use crate::store::{AuditEntry, Change};
 
 /// What was decided and waits for its commit.
@@ -62,8 +64,8 @@ impl<H: Host> Agent<H> {
     async fn decide(&mut self, batch: &mut Batch, asked: Asked) {
         let Asked { caller, request } = asked;
         match request {
-            Request::Create(spec, answer) => {
-                let made = self.decide_create(&caller, *spec, batch).await;
+            Request::Create(spec, compiled, answer) => {
+                let made = self.decide_create(&caller, *spec, compiled, batch).await;
                 owe(batch, made, answer);
             }
             Request::Start(name, answer) => {
@@ -88,6 +90,14 @@ impl<H: Host> Agent<H> {
                 let changed = self.decide_publish(&caller, &name, ports, batch).await;
                 owe(batch, changed, answer);
             }
+            Request::Policy(name, policy, answer) => {
+                let changed = self.decide_policy(&caller, &name, *policy, batch);
+                owe(batch, changed, answer);
+            }
+            Request::Limits(name, limits, answer) => {
+                let changed = self.decide_limits(&caller, &name, limits, batch);
+                owe(batch, changed, answer);
+            }
             Request::CreateToken(account, net_manager, answer) => {
                 let token = new_token(account, net_manager);
                 batch
@@ -106,6 +116,7 @@ impl<H: Host> Agent<H> {
             | Request::Template(..)
             | Request::Copyable(..)
             | Request::Guest(..)
+            | Request::Explain(..)
             | Request::Plan(_)
             | Request::Health(_) => {}
         }
@@ -120,8 +131,7 @@ impl<H: Host> Agent<H> {
         let key = self.find(caller, name)?;
         let held = self.held(key, name)?.clone();
         if held.instance.life == Life::Running {
-            // One that failed is tried again at once; another stays as it is.
-            batch.touched.extend(held.trouble.is_some().then_some(key));
+            batch.touch_if_troubled(key, &held);
             return Ok(key);
         }
         let mut instance = held.instance.clone();
@@ -244,9 +254,9 @@ impl<H: Host> Agent<H> {
             batch
                 .changes
                 .push(Change::Update(Box::new(instance.clone())));
-            batch.undo.push((key, Some(held.clone())));
-            let trouble = held.trouble;
-            self.registry.put(key, Held { instance, trouble });
+            let changed = held.with(instance);
+            batch.undo.push((key, Some(held)));
+            self.registry.put(key, changed);
         }
         Ok(true)
     }
@@ -263,19 +273,28 @@ impl<H: Host> Agent<H> {
     }
 
     pub(crate) fn change(&mut self, key: Key, before: Held, instance: Instance, batch: &mut Batch) {
+        let changed = before.with(instance);
+        self.change_held(key, before, changed, batch);
+    }
+
+    pub(crate) fn change_held(&mut self, key: Key, before: Held, changed: Held, batch: &mut Batch) {
         batch.ports |= !before.instance.publications.is_empty();
-        batch.ports |= !instance.publications.is_empty();
-        let trouble = before.trouble.clone();
+        batch.ports |= !changed.instance.publications.is_empty();
         batch.undo.push((key, Some(before)));
         batch.touched.push(key);
-        self.registry.put(key, Held { instance, trouble });
+        self.registry.put(key, changed);
     }
 
     /// Takes a new instance in.
-    pub(crate) fn take_in(&mut self, instance: Instance, batch: &mut Batch) -> Key {
+    pub(crate) fn take_in(
+        &mut self,
+        instance: Instance,
+        compiled: Option<Arc<Compiled>>,
+        batch: &mut Batch,
+    ) -> Key {
         let started = instance.life == Life::Running;
         batch.ports |= !instance.publications.is_empty();
-        let key = self.registry.insert(instance);
+        let key = self.registry.insert(instance, compiled);
         batch.undo.push((key, None));
         batch.touched.extend(started.then_some(key));
         key
@@ -381,6 +400,11 @@ impl Batch {
             object: object.to_owned(),
             detail,
         }));
+    }
+
+    /// An instance that stays as it is: one that failed is tried again at once.
+    pub(crate) fn touch_if_troubled(&mut self, key: Key, held: &Held) {
+        self.touched.extend(held.trouble.is_some().then_some(key));
     }
 
     /// An instance that changes without being asked for.

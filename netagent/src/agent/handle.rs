@@ -5,17 +5,23 @@ use std::sync::{Arc, RwLock};
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::access::{AccountName, Caller, TokenRecord};
+use crate::agent::explain::Explained;
+use crate::agent::policy::Compiler;
 use crate::agent::state::InstanceState;
 use crate::config::PortRange;
 use crate::guest::GuestConfig;
 use crate::host::HostError;
 use crate::instance::AnnouncedPort;
 use crate::ipam::IpamError;
+use crate::policy::Compiled;
+use crate::policy::explain::Question;
 use crate::publish::ReserveError;
+use crate::spec::limit::LimitsSpec;
+use crate::spec::policy::PolicySpec;
 use crate::spec::publish::{ExposedPort, PortsSpec};
 use crate::spec::{InstanceSpec, SpecError};
 
@@ -24,6 +30,8 @@ use crate::spec::{InstanceSpec, SpecError};
 pub struct AgentHandle {
     requests: mpsc::Sender<Asked>,
     tokens: SharedTokens,
+    compiler: Arc<Compiler>,
+    compiling: Arc<Semaphore>,
 }
 
 /// Tokens as the API reads them while the agent works.
@@ -56,6 +64,10 @@ pub enum RequestError {
     Port(ReserveError),
     #[error("Account '{account}' may publish {limit} ports (published_ports)")]
     AccountPortLimit { account: AccountName, limit: u32 },
+    #[error(
+        "Member 'flows' cannot be {flows}: limits.flows of the configuration allows an instance {most}"
+    )]
+    FlowLimit { flows: u32, most: u32 },
     #[error("This host holds {max} {what}, and has no place for these")]
     PortPlaces { what: &'static str, max: u32 },
     #[error("Network interface IP address '{0}' is already in use")]
@@ -124,7 +136,12 @@ pub struct NewToken {
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, RequestError>>;
 
 pub(crate) enum Request {
-    Create(Box<InstanceSpec>, Answer<InstanceState>),
+    /// With its policy, compiled.
+    Create(
+        Box<InstanceSpec>,
+        Option<Arc<Compiled>>,
+        Answer<InstanceState>,
+    ),
     /// Everything that create would refuse, without creating (`--check`).
     Check(Box<InstanceSpec>, Answer<Vec<String>>),
     List(Answer<Vec<InstanceState>>),
@@ -135,11 +152,21 @@ pub(crate) enum Request {
     Announce(String, Announcement, Answer<bool>),
     /// Replaces published and exposed ports.
     Publish(String, PortsSpec, Answer<InstanceState>),
+    /// Replaces the policy, which is compiled.
+    Policy(
+        String,
+        Box<(PolicySpec, Option<Arc<Compiled>>)>,
+        Answer<InstanceState>,
+    ),
+    /// Replaces the limits.
+    Limits(String, LimitsSpec, Answer<InstanceState>),
     Template(String, Answer<Map<String, Value>>),
     /// Whether it may be branched or checkpointed.
     Copyable(String, &'static str, Answer<()>),
     /// What its guest is to be configured with.
     Guest(String, Answer<GuestConfig>),
+    /// What becomes of what its guest sends.
+    Explain(String, Question, Answer<Explained>),
     CreateToken(AccountName, bool, Answer<NewToken>),
     RevokeToken(Uuid, Answer<()>),
     Plan(Answer<PlanView>),
@@ -154,8 +181,27 @@ pub(crate) struct Asked {
 
 impl AgentHandle {
     /// A handle on the other end of `requests`, sharing the tokens that are in force.
-    pub(crate) const fn new(requests: mpsc::Sender<Asked>, tokens: SharedTokens) -> Self {
-        Self { requests, tokens }
+    pub(crate) fn new(
+        requests: mpsc::Sender<Asked>,
+        tokens: SharedTokens,
+        compiler: Arc<Compiler>,
+    ) -> Self {
+        Self {
+            requests,
+            tokens,
+            compiler,
+            compiling: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// A policy compiled aside: its lists may be very long, and the agent answers others meanwhile.
+    async fn compiled(&self, policy: &PolicySpec) -> Result<Option<Arc<Compiled>>, RequestError> {
+        // One after the other: they take time and memory, and anybody with a token may ask.
+        let turn = self.compiling.acquire().await;
+        let _turn = turn.map_err(|_closed| RequestError::Stopping)?;
+        let (compiler, policy) = (self.compiler.clone(), policy.clone());
+        let compiled = tokio::task::spawn_blocking(move || compiler.compile(&policy));
+        compiled.await.map_err(|_cancelled| RequestError::Stopping)
     }
 
     async fn ask<T>(
@@ -183,8 +229,11 @@ impl AgentHandle {
         caller: &Caller,
         spec: InstanceSpec,
     ) -> Result<InstanceState, RequestError> {
-        self.ask(caller, |answer| Request::Create(Box::new(spec), answer))
-            .await
+        let compiled = self.compiled(&spec.policy).await?;
+        self.ask(caller, |answer| {
+            Request::Create(Box::new(spec), compiled, answer)
+        })
+        .await
     }
 
     /// Everything for which create would be refused; empty where it would not be. Nothing is reserved.
@@ -260,6 +309,36 @@ impl AgentHandle {
             .await
     }
 
+    /// Replaces the policy of an instance.
+    ///
+    /// # Errors
+    /// Where it does not exist.
+    pub async fn replace_policy(
+        &self,
+        caller: &Caller,
+        key: String,
+        policy: PolicySpec,
+    ) -> Result<InstanceState, RequestError> {
+        let compiled = self.compiled(&policy).await?;
+        let both = Box::new((policy, compiled));
+        self.ask(caller, |answer| Request::Policy(key, both, answer))
+            .await
+    }
+
+    /// Replaces the limits of an instance.
+    ///
+    /// # Errors
+    /// Where it does not exist, or the configuration allows less; nothing is changed then.
+    pub async fn replace_limits(
+        &self,
+        caller: &Caller,
+        key: String,
+        limits: LimitsSpec,
+    ) -> Result<InstanceState, RequestError> {
+        self.ask(caller, |answer| Request::Limits(key, limits, answer))
+            .await
+    }
+
     /// Takes note of a port that a guest listens on; `false` where it is for another address than the primary's.
     ///
     /// # Errors
@@ -309,6 +388,20 @@ impl AgentHandle {
     /// Where the instance does not exist.
     pub async fn guest(&self, caller: &Caller, key: String) -> Result<GuestConfig, RequestError> {
         self.ask(caller, |answer| Request::Guest(key, answer)).await
+    }
+
+    /// What becomes of what the guest of an instance sends, and why (O-3).
+    ///
+    /// # Errors
+    /// Where the instance does not exist.
+    pub async fn explain(
+        &self,
+        caller: &Caller,
+        key: String,
+        question: Question,
+    ) -> Result<Explained, RequestError> {
+        self.ask(caller, |answer| Request::Explain(key, question, answer))
+            .await
     }
 
     /// Makes a token for an account.

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::access::AccountName;
+use crate::agent::vm_to_vm::Accounts;
 use crate::instance::{Instance, Interface, Life};
+use crate::policy::Compiled;
 use crate::spec::name::Name;
 use crate::spec::publish::HostPort;
 
@@ -22,7 +25,20 @@ pub(crate) type Key = u64;
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     pub(crate) instance: Instance,
+    /// Its policy, where it needs entries.
+    pub(crate) compiled: Option<Arc<Compiled>>,
     pub(crate) trouble: Option<Trouble>,
+}
+
+impl Held {
+    /// The same instance with other members; its policy is the same.
+    pub(crate) fn with(&self, instance: Instance) -> Self {
+        Self {
+            instance,
+            compiled: self.compiled.clone(),
+            trouble: self.trouble.clone(),
+        }
+    }
 }
 
 /// What the last attempt met (I-20).
@@ -44,6 +60,7 @@ pub(crate) struct Registry {
     /// Names of what is being deleted are free (S-4).
     names: BTreeMap<(AccountName, Name), Key>,
     interface_names: BTreeSet<(AccountName, Name)>,
+    accounts: Accounts,
     taps: BTreeSet<String>,
     macs: BTreeSet<[u8; 6]>,
     addresses: BTreeSet<IpAddr>,
@@ -53,20 +70,34 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// Takes an instance in, behind all others.
-    pub(crate) fn insert(&mut self, instance: Instance) -> Key {
+    pub(crate) fn insert(&mut self, instance: Instance, compiled: Option<Arc<Compiled>>) -> Key {
         let key = self.next;
         self.next += 1;
-        let trouble = None;
-        self.put(key, Held { instance, trouble });
+        let held = Held {
+            instance,
+            compiled,
+            trouble: None,
+        };
+        self.put(key, held);
         key
     }
 
-    /// Puts `held` in the place of what `key` named.
-    pub(crate) fn put(&mut self, key: Key, held: Held) {
+    /// Puts `held` in the place of what `key` named. Compiled policies that say the same are one in memory.
+    pub(crate) fn put(&mut self, key: Key, mut held: Held) {
         self.remove(key);
+        if let Some(compiled) = &mut held.compiled {
+            let mut others = self
+                .instances
+                .values()
+                .filter_map(|one| one.compiled.as_ref());
+            if let Some(same) = others.find(|other| other.id == compiled.id) {
+                *compiled = same.clone();
+            }
+        }
         let instance = &held.instance;
         self.ids.insert(instance.id, key);
         self.numbers.insert(instance.number(), key);
+        self.accounts.add(&instance.account);
         if instance.life != Life::Deleting {
             let name = (instance.account.clone(), instance.name.clone());
             self.names.insert(name, key);
@@ -93,6 +124,7 @@ impl Registry {
         let instance = &held.instance;
         self.ids.remove(&instance.id);
         self.numbers.remove(&instance.number());
+        self.accounts.remove(&instance.account);
         let name = (instance.account.clone(), instance.name.clone());
         if self.names.get(&name) == Some(&key) {
             self.names.remove(&name);
@@ -149,6 +181,10 @@ impl Registry {
         self.instances.get(self.numbers.get(&number)?)
     }
 
+    pub(crate) fn key_of(&self, number: u32) -> Option<Key> {
+        self.numbers.get(&number).copied()
+    }
+
     pub(crate) fn by_ifindex(&self, ifindex: u32) -> Option<Key> {
         self.ifindexes.get(&ifindex).copied()
     }
@@ -194,6 +230,11 @@ impl Registry {
     /// How many instances there are, those that are being deleted too: they still hold a place.
     pub(crate) fn len(&self) -> usize {
         self.instances.len()
+    }
+
+    /// Accounts that have instances.
+    pub(crate) const fn accounts(&self) -> &Accounts {
+        &self.accounts
     }
 
     /// How many of them are this account's.

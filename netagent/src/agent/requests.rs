@@ -21,6 +21,8 @@ impl Request {
             | Self::Delete(..)
             | Self::Announce(..)
             | Self::Publish(..)
+            | Self::Policy(..)
+            | Self::Limits(..)
             | Self::CreateToken(..)
             | Self::RevokeToken(..) => true,
             Self::Check(..)
@@ -29,6 +31,7 @@ impl Request {
             | Self::Template(..)
             | Self::Copyable(..)
             | Self::Guest(..)
+            | Self::Explain(..)
             | Self::Plan(_)
             | Self::Health(_) => false,
         }
@@ -68,6 +71,9 @@ impl<H: Host> Agent<H> {
                 drop(answer.send(self.check_copyable(caller, &name, what)));
             }
             Request::Guest(name, answer) => drop(answer.send(self.guest(caller, &name))),
+            Request::Explain(name, question, answer) => {
+                drop(answer.send(self.explain(caller, &name, question)));
+            }
             Request::Plan(answer) => drop(answer.send(self.show_plan().await)),
             Request::Health(answer) => drop(answer.send(Ok(self.host_trouble.clone()))),
             Request::Create(..)
@@ -76,6 +82,8 @@ impl<H: Host> Agent<H> {
             | Request::Delete(..)
             | Request::Announce(..)
             | Request::Publish(..)
+            | Request::Policy(..)
+            | Request::Limits(..)
             | Request::CreateToken(..)
             | Request::RevokeToken(..) => {}
         }
@@ -125,6 +133,8 @@ impl<H: Host> Agent<H> {
         let instance = &self.held(key, name)?.instance;
         let mut template = InstanceSpec::template(&instance.request);
         // It may have others by now than those that it was made with.
+        template.extend(instance.policy.members());
+        template.extend(instance.limits.members());
         if template.contains_key("exposed_ports") || !instance.exposed.is_empty() {
             let exposed = instance.exposed.iter().map(ToString::to_string);
             template.insert("exposed_ports".to_owned(), exposed.collect());

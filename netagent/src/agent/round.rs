@@ -20,7 +20,7 @@ use crate::store::Change;
 pub(crate) struct Outcome {
     /// The reason of the first problem or failed step of each owner.
     pub(crate) failures: BTreeMap<Owner, String>,
-    /// The step of the host's part that failed, so that no instance had its turn.
+    /// The step of the host's part that failed, so that instances went on without it at most.
     pub(crate) blocked: Option<String>,
 }
 
@@ -30,10 +30,11 @@ impl<H: Host> Agent<H> {
         self.observed = self.host.observe().await?;
         self.follow_uplinks();
         self.follow_lent().await;
+        self.follow_denied(self.registry.keys());
         let mut plan = plan::plan(&self.wanted_all(), &self.observed);
         self.pay_route_generation(&mut plan);
         let waiting = self.waiting(Instant::now());
-        let outcome = self.apply(plan, &waiting).await;
+        let outcome = self.apply(plan, &waiting, None).await;
         self.host.settle().await;
         self.note_host(&outcome);
         // What should be gone has its turn in every round.
@@ -134,7 +135,7 @@ impl<H: Host> Agent<H> {
         plan.groups.retain(|group| group.owner == Owner::Host);
         plan.problems
             .retain(|problem| problem.owner() == Owner::Host);
-        let outcome = self.apply(plan, &BTreeSet::new()).await;
+        let outcome = self.apply(plan, &BTreeSet::new(), None).await;
         self.note_host(&outcome);
     }
 
@@ -159,9 +160,9 @@ impl<H: Host> Agent<H> {
             batch
                 .changes
                 .push(Change::Update(Box::new(instance.clone())));
-            let trouble = before.trouble.clone();
+            let changed = before.with(instance);
             batch.replace(key, before);
-            self.registry.put(key, Held { instance, trouble });
+            self.registry.put(key, changed);
         }
         match self.commit_own(batch) {
             Ok(keys) => self.carry_out(&keys).await,
@@ -183,9 +184,20 @@ impl<H: Host> Agent<H> {
             })
     }
 
-    /// Applies a plan: a step that fails ends its group; the host's group ends the plan.
-    pub(crate) async fn apply(&mut self, plan: Plan, waiting: &BTreeSet<u32>) -> Outcome {
-        let mut outcome = Outcome::default();
+    /// Applies a plan: a step that fails ends its group. Where it is the host's, or the host's part was `blocked` before,
+    /// instances go on without it: what denies never waits.
+    pub(crate) async fn apply(
+        &mut self,
+        plan: Plan,
+        waiting: &BTreeSet<u32>,
+        blocked: Option<String>,
+    ) -> Outcome {
+        let mut outcome = Outcome {
+            blocked,
+            ..Outcome::default()
+        };
+        // Where it is not loaded, nobody saw what is attached: the plan would take down TAPs that may be closed.
+        let is_loaded = self.observed.datapath.is_some();
         for problem in &plan.problems {
             let reason = problem.to_string();
             let instance = self.name_of(problem.owner());
@@ -193,13 +205,12 @@ impl<H: Host> Agent<H> {
             outcome.failures.entry(problem.owner()).or_insert(reason);
         }
         for group in plan.groups {
-            let skipped = match group.owner {
-                Owner::Instance(number) => outcome.blocked.is_some() || waiting.contains(&number),
-                Owner::Host | Owner::Leftover => false,
+            let group = match group.owner {
+                Owner::Instance(number) if waiting.contains(&number) => continue,
+                Owner::Instance(_) if outcome.blocked.is_some() && !is_loaded => continue,
+                Owner::Instance(_) if outcome.blocked.is_some() => group.without_host(),
+                Owner::Instance(_) | Owner::Host | Owner::Leftover | Owner::Unnamed => group,
             };
-            if skipped {
-                continue;
-            }
             if let Err(error) = self.apply_group(&group).await {
                 let reason = one_line(&error);
                 tracing::warn!(instance = self.name_of(group.owner), reason, "step failed");
@@ -263,6 +274,9 @@ impl<H: Host> Agent<H> {
         &self,
         instances: impl Iterator<Item = &'a Instance> + Clone,
     ) -> Wanted {
+        let open: BTreeSet<IpNet> = self.config.policy.open.iter().copied().collect();
+        let mut always_denied = plan::routes::always_denied();
+        always_denied.retain(|prefix| !open.contains(prefix));
         Wanted {
             store_id: self.store_id,
             datapath: WantedDatapath {
@@ -270,7 +284,9 @@ impl<H: Host> Agent<H> {
                 missing_uplinks: self.uplinks.missing.clone(),
                 ports: self.config.nat.ports,
                 pools: self.guest_prefixes(),
-                always_denied: plan::routes::always_denied(),
+                always_denied,
+                open,
+                host_ports: self.config.policy.allow_host_ports.clone(),
             },
             interfaces: instances
                 .clone()
@@ -280,6 +296,7 @@ impl<H: Host> Agent<H> {
                 .filter(|instance| instance.life == Life::Running)
                 .map(|instance| (instance.number(), self.wanted_ports(instance)))
                 .collect(),
+            policies: self.wanted_policies(),
             lent: self.all_lent(),
         }
     }
@@ -313,7 +330,7 @@ impl<H: Host> Agent<H> {
 
     fn name_of(&self, owner: Owner) -> Option<&str> {
         match owner {
-            Owner::Host | Owner::Leftover => None,
+            Owner::Host | Owner::Leftover | Owner::Unnamed => None,
             Owner::Instance(number) => {
                 let held = self.registry.by_number(number)?;
                 Some(held.instance.name.as_str())

@@ -61,6 +61,7 @@ impl<H: Host> Agent<H> {
                 hostname: told.hostname.clone(),
                 interface: device,
                 nameserver: upstream_of(instance),
+                refused: instance.policy.refuses_names(),
                 attached: link.is_some_and(|link| link.carrier),
             };
             self.directory.put(interface.slot, Some(guest));

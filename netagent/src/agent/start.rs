@@ -7,7 +7,11 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::agent::audit::Audited;
+use crate::agent::drop_all::Denied;
 use crate::agent::handle::SharedTokens;
+use crate::agent::policy::Compiler;
+use crate::agent::quarantine::Quarantine;
 use crate::agent::registry::Registry;
 use crate::agent::store_id::{self, StoreId};
 use crate::agent::uplink::{self, UplinkError, Uplinks};
@@ -18,7 +22,7 @@ use crate::dns::upstream::Upstreams;
 use crate::host::{Cleaned, Host, HostError, HostOptions, one_line};
 use crate::instance::{Instance, Origin};
 use crate::ipam::{Pool, Reservations};
-use crate::plan::{Observed, ObservedLink};
+use crate::plan::{KernelRoute, Observed, ObservedLink};
 use crate::publish::{BOUNDS, Listeners};
 use crate::store::{Store, StoreError, Stored};
 
@@ -109,18 +113,11 @@ pub async fn start<H: Host>(
     let uplinks = uplink::choose(&config.uplink, &observed)?;
     let pool = pool(&config, id, &uplinks, &observed);
     let prefixes = pool.prefixes();
-    let own = crate::plan::alias_prefix(id.store_id);
     let upstreams = Upstreams::new(&config.dns);
     let resolvers = upstreams.servers(None, Instant::now());
     let resolvers: Vec<IpAddr> = resolvers.iter().map(SocketAddr::ip).collect();
     let overlapping = uplink::check_pools(&prefixes, &resolvers, &uplinks, &observed)?;
-    for route in overlapping {
-        let link = observed.links.get(&route.ifindex);
-        if !link.is_some_and(|link| is_own(link, &own)) {
-            let device = link.map(|link| link.name.as_str());
-            tracing::warn!(route = %route.destination, device, "the pool overlaps this route: its addresses are out of reach for guests");
-        }
-    }
+    warn_of_routes(&overlapping, &observed, id);
     log_pool(&pool);
     let stored = store.load()?;
     check_pool(&stored.instances, &pool)?;
@@ -129,17 +126,21 @@ pub async fn start<H: Host>(
         listeners: Listeners::new(host.leads(), BOUNDS),
         port_trouble: BTreeMap::new(),
         host,
-        config,
         store,
         store_id: id.store_id,
         reservations: reservations(&stored),
         registry: Registry::default(),
+        compiler: Arc::new(Compiler::new(&config.policy, &pool)),
         pool,
+        config,
         observed,
         uplinks: Uplinks::default(),
         mtu: 0,
         next_generation: stored.next_generation.max(1),
         next_publication: stored.next_publication.max(1),
+        denied: Denied::default(),
+        quarantine: Quarantine::default(),
+        audited: Audited::default(),
         raise_owed: false,
         host_trouble: None,
         host_blocked: None,
@@ -153,14 +154,20 @@ pub async fn start<H: Host>(
     };
     tracing::info!(instances = stored.instances.len(), "stored");
     for instance in stored.instances {
-        agent.registry.insert(instance);
+        let compiled = agent.compiler.compile(&instance.policy);
+        agent.registry.insert(instance, compiled);
     }
     agent.with_tokens(|tokens| *tokens = stored.tokens);
+    agent.judge_anew_by_configuration();
+    agent.denied.take_over(&agent.observed);
+    if agent.config.policy.quarantine_pps.is_some() {
+        agent.quarantine.take_over(&agent.observed, Instant::now());
+    }
     agent.round().await?;
     match agent.host_blocked.take() {
         Some(reason) => Err(StartError::Datapath(reason)),
         None => {
-            let handle = AgentHandle::new(sender, agent.tokens.clone());
+            let handle = AgentHandle::new(sender, agent.tokens.clone(), agent.compiler.clone());
             Ok((agent, handle))
         }
     }
@@ -198,6 +205,17 @@ pub async fn take_down<H: Host>(
     let cleaned = host.clean().await?;
     host.settle().await;
     Ok(cleaned)
+}
+
+fn warn_of_routes(overlapping: &[KernelRoute], observed: &Observed, id: &StoreId) {
+    let own = crate::plan::alias_prefix(id.store_id);
+    for route in overlapping {
+        let link = observed.links.get(&route.ifindex);
+        if !link.is_some_and(|link| is_own(link, &own)) {
+            let device = link.map(|link| link.name.as_str());
+            tracing::warn!(route = %route.destination, device, "the pool overlaps this route: its addresses are out of reach for guests");
+        }
+    }
 }
 
 fn is_own(link: &ObservedLink, prefix: &str) -> bool {

@@ -19,7 +19,9 @@ use crate::host::{Counters, Host};
 use crate::instance::{AnnouncedPort, Instance, Interface, Life, Origin};
 use crate::plan::{TapSpec, WantedInterface, alias_prefix};
 use crate::spec::MACHINE;
+use crate::spec::limit::LimitsSpec;
 use crate::spec::name::Name;
+use crate::spec::policy::PolicySpec;
 use crate::spec::publish::ExposedPort;
 
 /// What is shown of an instance.
@@ -49,6 +51,10 @@ pub struct InstanceState {
     pub published: Vec<PublishedState>,
     /// Exposed ports.
     pub exposed: BTreeSet<ExposedPort>,
+    /// What its guest may reach.
+    pub policy: PolicySpec,
+    /// How much it may send, receive and hold open.
+    pub limits: LimitsSpec,
 }
 
 /// What is shown of an interface.
@@ -106,7 +112,12 @@ impl<H: Host> Agent<H> {
         let held = self.registry.get(key);
         let held = held.ok_or_else(|| RequestError::NotFound(key.to_string()))?;
         let instance = &held.instance;
-        let status = match (&held.trouble, instance.life) {
+        let trouble = held.trouble.as_ref().map(|trouble| trouble.reason.clone());
+        let reason = trouble.or_else(|| {
+            let bound = self.config.policy.quarantine_pps;
+            self.quarantine.reason(instance.number(), bound)
+        });
+        let status = match (&reason, instance.life) {
             (Some(_), _) => Status::Error,
             (None, Life::Pending) => Status::Pending,
             (None, Life::Running) => Status::Running,
@@ -119,7 +130,7 @@ impl<H: Host> Agent<H> {
             id: instance.id,
             name: instance.name.clone(),
             status,
-            reason: held.trouble.as_ref().map(|trouble| trouble.reason.clone()),
+            reason,
             interfaces: instance
                 .interfaces
                 .iter()
@@ -132,6 +143,8 @@ impl<H: Host> Agent<H> {
             announced: instance.announced.clone(),
             published: self.published_states(instance),
             exposed: instance.exposed.clone(),
+            policy: instance.policy.clone(),
+            limits: instance.limits,
         })
     }
 
@@ -166,11 +179,16 @@ impl<H: Host> Agent<H> {
         if instance.life != Life::Running {
             return BTreeMap::new();
         }
+        let number = instance.number();
+        let quarantine = self.quarantine.flag(number);
+        let drop_all = quarantine != 0 || self.denied.is_settled(number);
         let interfaces = instance.interfaces.iter().enumerate();
         interfaces
             .map(|(index, interface)| {
-                let record = self.record(instance, index, interface);
-                (interface.id, self.wanted_interface(interface, record))
+                let mut record = self.record(instance, index, interface);
+                record.policy_flags |= quarantine;
+                let wanted = self.wanted_interface(interface, record);
+                (interface.id, WantedInterface { drop_all, ..wanted })
             })
             .collect()
     }
@@ -194,12 +212,18 @@ impl<H: Host> Agent<H> {
             host_v4: interface.host_v4,
             guest_v4: interface.guest_v4.addr(),
             guest_v6,
+            drop_all: false,
         }
     }
 
     /// What the programs know of an interface: its own addresses first, then the instance's others. Below the
     /// lowest MTU of IPv6 the kernel takes IPv6 off the TAP, and the guest has none; its address stays reserved.
-    fn record(&self, instance: &Instance, index: usize, interface: &Interface) -> vm::Interface {
+    pub(crate) fn record(
+        &self,
+        instance: &Instance,
+        index: usize,
+        interface: &Interface,
+    ) -> vm::Interface {
         let mut addresses_v4 = [[0; 4]; INTERFACES_MAX];
         let mut addresses_v6 = [[0; 16]; INTERFACES_MAX];
         let mut prefixes_v6 = [0; INTERFACES_MAX];
@@ -226,6 +250,8 @@ impl<H: Host> Agent<H> {
             Some(IpAddr::V4(address)) => (address.octets(), [0; 16]),
             Some(IpAddr::V6(address)) => ([0; 4], address.octets()),
         };
+        let (policy, policy_flags) = self.policy_of(instance);
+        let rates = self.rates_of(instance);
         vm::Interface {
             ifindex: interface.ifindex,
             slot: interface.slot,
@@ -233,7 +259,7 @@ impl<H: Host> Agent<H> {
             generation: instance.generation,
             instance: instance.number(),
             policy_generation: instance.policy_generation,
-            flow_limit: self.config.limits.flows,
+            flow_limit: rates.flows,
             mtu,
             guest_mac: interface.mac,
             addresses: instance.interfaces.len().min(INTERFACES_MAX) as u8,
@@ -246,6 +272,12 @@ impl<H: Host> Agent<H> {
             prefixes_v6,
             snat_v4,
             snat_v6,
+            policy,
+            policy_flags,
+            account: self.account_number(instance),
+            bandwidth: rates.bandwidth,
+            bandwidth_in: rates.bandwidth_in,
+            packets: rates.packets,
         }
     }
 }

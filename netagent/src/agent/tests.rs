@@ -1,5 +1,7 @@
+mod drop_all;
 mod follow;
 mod life;
+mod policy;
 mod publish;
 mod refusals;
 mod restart;

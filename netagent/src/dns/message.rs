@@ -33,6 +33,8 @@ pub enum Failure {
     NoAnswer = 2,
     /// It is no standard query.
     NotImplemented = 4,
+    /// The asker may ask for nothing.
+    Refused = 5,
 }
 
 /// What came from a guest.

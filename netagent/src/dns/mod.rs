@@ -45,6 +45,8 @@ pub struct Asker {
     pub key: Key,
     /// The name server that the instance brought; it is asked alone.
     pub upstream: Option<IpAddr>,
+    /// Whether its policy leaves it no name to ask for (D-2): nothing of it is forwarded.
+    pub refused: bool,
     /// MTU of the interface, bytes: longer answers go by TCP.
     pub mtu: u32,
 }

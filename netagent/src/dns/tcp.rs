@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ const BURST: u32 = 128;
 /// A connection of a guest.
 struct Conversation {
     shared: Shared,
+    from: IpAddr,
     asker: Asker,
     account: Arc<Account>,
     guest: Frames,
@@ -98,6 +99,7 @@ fn admit(stream: TcpStream, from: SocketAddr, shared: &Shared) -> Option<Convers
     let now = Instant::now();
     Some(Conversation {
         shared: shared.clone(),
+        from: from.ip(),
         asker,
         account,
         guest: Frames::new(stream, shared.times.idle).ok()?,
@@ -170,6 +172,10 @@ impl Conversation {
             }
         };
         self.active_at = Instant::now();
+        if self.is_refused() {
+            self.account.count(Outcome::Failed);
+            return self.guest.send(&query.failure(Failure::Refused)).await;
+        }
         let until = self.active_at + self.shared.times.whole;
         self.waiting.push_back(Waiting { query, until });
         let sent = match (&mut self.server, self.waiting.back()) {
@@ -180,6 +186,12 @@ impl Conversation {
             Ok(()) => Ok(()),
             Err(_) => self.lose_server().await,
         }
+    }
+
+    /// Asked anew for every query, for the policy may have changed since the connection was opened.
+    fn is_refused(&self) -> bool {
+        let asker = self.shared.directory.client(self.from);
+        asker.is_none_or(|asker| asker.refused)
     }
 
     /// Passes an answer to the guest. Those of a zone transfer are several, of which the first alone is waited for.

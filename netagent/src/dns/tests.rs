@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::config::dns::Dns;
 
+mod refused;
 mod tcp;
 mod udp;
 
@@ -31,6 +32,8 @@ const LONG: Times = Times {
 const STRANGER: [u8; 4] = [127, 0, 0, 66];
 const GUEST: [u8; 4] = [127, 0, 0, 7];
 const OTHER: [u8; 4] = [127, 0, 0, 8];
+/// A guest that may ask for nothing.
+const CLOSED: [u8; 4] = [127, 0, 0, 9];
 
 /// Knows 127.0.0.N as the guest of slot N, and ::1 as that of slot 1.
 struct Loopback;
@@ -45,6 +48,7 @@ impl Directory for Loopback {
         Some(Asker {
             key: (slot, 1),
             upstream: None,
+            refused: slot == u32::from(CLOSED[3]),
             mtu: 1_500,
         })
     }

@@ -68,6 +68,13 @@ fn admit(
         return None;
     };
     match Received::read(message) {
+        Received::Query(query) if asker.refused => {
+            account.count(Outcome::Failed);
+            let answer = query.failure(Failure::Refused);
+            // Where the socket has no room, the guest asks again.
+            socket.try_send_to(&answer, from).ok();
+            None
+        }
         Received::Query(query) => Some(Task {
             socket: Arc::clone(socket),
             from,

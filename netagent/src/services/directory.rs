@@ -23,6 +23,8 @@ pub struct Guest {
     pub interface: GuestInterface,
     /// The name server of its own, where it has one.
     pub nameserver: Option<IpAddr>,
+    /// Whether its policy leaves it no name to ask for (D-2).
+    pub refused: bool,
     /// Whether a VMM holds the TAP.
     pub attached: bool,
 }
@@ -171,6 +173,7 @@ impl dns::Directory for Directory {
         Some(Asker {
             key: (client.slot, guest.generation),
             upstream: guest.nameserver,
+            refused: guest.refused,
             mtu: guest.interface.mtu,
         })
     }
@@ -207,6 +210,7 @@ mod tests {
                 }),
             },
             nameserver: None,
+            refused: false,
             attached: true,
         }
     }

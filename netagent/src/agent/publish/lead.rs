@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use crate::agent::Agent;
 use crate::agent::registry::Key;
@@ -9,6 +10,7 @@ use crate::agent::uplink::MTU_MIN_V6;
 use crate::host::Host;
 use crate::instance::{Instance, Life};
 use crate::plan::publish::{Exposure, Ports, PublishedAt, PublishedTo, Sender};
+use crate::policy::Compiled;
 use crate::publish::{Aim, ReserveError};
 use crate::spec::publish::PublishedPort;
 
@@ -32,7 +34,14 @@ impl<H: Host> Agent<H> {
             guest_v4: (primary.guest_v4.addr(), port.guest_port).into(),
             guest_v6: v6.map(|guest| SocketAddr::from((guest, port.guest_port))),
             allow_from: port.allow_from.clone(),
+            policy: self.policy_towards(instance),
         })
+    }
+
+    /// The policy by which the agent's own sockets judge who comes to an instance; in audit mode they let pass.
+    fn policy_towards(&self, instance: &Instance) -> Option<Arc<Compiled>> {
+        let held = self.registry.by_number(instance.number())?;
+        held.compiled.clone().filter(|_| !instance.policy.audit)
     }
 
     /// IPv6 address of the interface that published ports lead to, where it has IPv6 now.

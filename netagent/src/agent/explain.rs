@@ -1,0 +1,149 @@
+//! What becomes of what a guest sends, asked of what is in force (O-3).
+
+use std::borrow::Cow;
+
+use netagent_common::policy::policy_flag::QUARANTINE;
+use netagent_common::vm;
+
+use crate::access::Caller;
+use crate::agent::registry::Held;
+use crate::agent::{Agent, RequestError};
+use crate::host::Host;
+use crate::instance::{Instance, Life};
+use crate::plan::publish::Ports;
+use crate::plan::routes;
+use crate::policy::explain::{Behind, Explanation, InForce, Question, explain, publication};
+use crate::spec::name::Name;
+
+/// An explanation, with what else is to be known.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// Name of the instance.
+    pub instance: Name,
+    /// What was asked.
+    pub question: Question,
+    /// The answer.
+    pub explanation: Explanation,
+    /// Whether the instance runs.
+    pub runs: bool,
+    /// What the answer depends on besides.
+    pub notes: Vec<String>,
+}
+
+impl<H: Host> Agent<H> {
+    /// What becomes of what the guest of an instance sends. One that does not run is answered for as if it did.
+    pub(crate) fn explain(
+        &self,
+        caller: &Caller,
+        name: &str,
+        question: Question,
+    ) -> Result<Explained, RequestError> {
+        let key = self.find(caller, name)?;
+        let held = self.held(key, name)?;
+        let instance = &held.instance;
+        let datapath = self.observed.datapath.as_ref();
+        let routes = match datapath {
+            Some(datapath) => Cow::Borrowed(&datapath.routes),
+            None => Cow::Owned(routes::compile(&self.wanted_all(), &self.observed).0),
+        };
+        let none = Ports::default();
+        let ports = datapath.map_or(&none, |datapath| &datapath.ports);
+        let records = self.records(instance);
+        let in_force = InForce {
+            records: &records,
+            policy: &instance.policy,
+            compiled: held.compiled.as_deref(),
+            routes: &routes,
+            links: &self.observed.links,
+            ports,
+            host_ports: datapath.map_or(&self.config.policy.allow_host_ports, |datapath| {
+                &datapath.host_ports
+            }),
+            behind: self.behind(caller, ports, &question),
+        };
+        Ok(Explained {
+            instance: instance.name.clone(),
+            question,
+            explanation: explain(&question, &in_force),
+            runs: instance.life == Life::Running,
+            notes: self.notes(held, &question, &in_force),
+        })
+    }
+
+    fn records(&self, instance: &Instance) -> Vec<vm::Interface> {
+        let quarantine = self.quarantine.flag(instance.number());
+        let interfaces = instance.interfaces.iter().enumerate();
+        let records = interfaces.map(|(index, interface)| {
+            let mut record = self.record(instance, index, interface);
+            record.policy_flags |= quarantine;
+            record
+        });
+        records.collect()
+    }
+
+    /// The instance behind the port that is asked for. The names of other accounts are nobody's business.
+    fn behind(&self, caller: &Caller, ports: &Ports, question: &Question) -> Option<Behind<'_>> {
+        let to = publication(ports, question)?;
+        let held = self.registry.by_number(to.slot);
+        let own = held.filter(|held| held.instance.account == caller.account);
+        Some(Behind {
+            to,
+            name: own.map(|held| held.instance.name.as_str()),
+            compiled: held.and_then(|held| held.compiled.as_deref()),
+            audit: held.is_some_and(|held| held.instance.policy.audit),
+        })
+    }
+
+    fn notes(&self, held: &Held, question: &Question, in_force: &InForce<'_>) -> Vec<String> {
+        let instance = &held.instance;
+        let mut notes = Vec::new();
+        if instance.life != Life::Running {
+            let life = instance.life.as_str();
+            notes.push(format!(
+                "the instance does not run ({life}): this is what would hold if it did"
+            ));
+        }
+        if let Some(trouble) = &held.trouble {
+            notes.push(format!(
+                "the instance is in error, and what is in force may be older: {}",
+                trouble.reason
+            ));
+        }
+        let bound = self.config.policy.quarantine_pps;
+        if let Some(reason) = self.quarantine.reason(instance.number(), bound) {
+            notes.push(reason);
+            notes.push(without_quarantine(question, in_force));
+        }
+        notes.extend(limits(instance));
+        notes
+    }
+}
+
+/// What holds again once the guest is quiet.
+fn without_quarantine(question: &Question, in_force: &InForce<'_>) -> String {
+    let mut records = in_force.records.to_vec();
+    for record in &mut records {
+        record.policy_flags &= !QUARANTINE;
+    }
+    let later = InForce {
+        records: &records,
+        ..*in_force
+    };
+    let Explanation { verdict, rule, .. } = explain(question, &later);
+    format!("after the quarantine: {} ({rule})", verdict.as_str())
+}
+
+/// The limits that may drop what is allowed.
+fn limits(instance: &Instance) -> Option<String> {
+    let limits = &instance.limits;
+    let said = [
+        limits.bandwidth.map(|rate| format!("bandwidth {rate}")),
+        limits
+            .bandwidth_in
+            .map(|rate| format!("bandwidth_in {rate}")),
+        limits.pps.map(|pps| format!("{pps} packets a second")),
+        limits.flows.map(|flows| format!("{flows} open flows")),
+    ];
+    let said: Vec<String> = said.into_iter().flatten().collect();
+    (!said.is_empty()).then(|| format!("limited to {}", said.join(", ")))
+}
