@@ -1,4 +1,4 @@
-//! Changes of an instance that exists: announced ports, what is never changed, and what cannot be changed yet.
+//! Changes of an instance that exists: policy, limits, ports, and what is never changed.
 
 use std::net::IpAddr;
 
@@ -15,6 +15,8 @@ use crate::api::error::ApiError;
 use crate::api::key::Key;
 use crate::api::views::InstanceView;
 use crate::instance::AnnouncedPort;
+use crate::spec::limit::{self, LimitsSpec};
+use crate::spec::policy::{self, PolicySpec};
 use crate::spec::publish::{PortProtocol, PortsSpec};
 use crate::spec::{SpecError, member_names};
 
@@ -23,15 +25,9 @@ type Answer<T> = Result<T, ApiError>;
 /// I-18.
 const FIXED: &str = "Network interfaces cannot be changed after creation";
 /// Members that each of the routes replaces; all others are refused.
-pub(crate) const POLICY: [&str; 5] = [
-    "network_policy",
-    "allowed_domains",
-    "allowed_cidrs",
-    "denied_cidrs",
-    "audit",
-];
+pub(crate) const POLICY: [&str; 5] = policy::MEMBERS;
 pub(crate) const PUBLISH: [&str; 2] = ["publish", "exposed_ports"];
-pub(crate) const LIMITS: [&str; 3] = ["bandwidth", "bandwidth_in", "limits"];
+pub(crate) const LIMITS: [&str; 3] = limit::MEMBERS;
 /// Members of an announcement (I-4).
 pub(crate) const ANNOUNCEMENT: [&str; 3] = ["ip", "port", "protocol"];
 /// What of an instance is its place in the network, for good.
@@ -109,14 +105,17 @@ pub(crate) async fn topology(
     Err(ApiError::new(StatusCode::CONFLICT, FIXED))
 }
 
-/// `PUT /v1/instances/{instance}/policy`
+/// `PUT /v1/instances/{instance}/policy`: replaces the whole policy; what is not named has its default.
 pub(crate) async fn policy(
-    shared: State<Shared>,
+    State(shared): State<Shared>,
     caller: Caller,
-    key: Key,
+    Key(key): Key,
     body: Body,
-) -> Answer<Json<Value>> {
-    replace(shared, caller, key, (&body, "policy", &POLICY)).await
+) -> Answer<Json<InstanceView>> {
+    let object = replacement(&shared, &caller, &key, (&body, &POLICY)).await?;
+    let policy = PolicySpec::parse(&object)?;
+    let state = shared.agent.replace_policy(&caller, key, policy).await?;
+    Ok(Json(state.into()))
 }
 
 /// `PUT /v1/instances/{instance}/publish`: replaces both lists; one that is not named is empty afterwards.
@@ -128,30 +127,21 @@ pub(crate) async fn publish(
 ) -> Answer<Json<InstanceView>> {
     let object = replacement(&shared, &caller, &key, (&body, &PUBLISH)).await?;
     let ports = PortsSpec::parse(&object)?;
-    Ok(Json(
-        shared.agent.publish(&caller, key, ports).await?.into(),
-    ))
+    let state = shared.agent.publish(&caller, key, ports).await?;
+    Ok(Json(InstanceView::brief(state)))
 }
 
-/// `PUT /v1/instances/{instance}/limits`
+/// `PUT /v1/instances/{instance}/limits`: replaces all of them; what is not named is not limited.
 pub(crate) async fn limits(
-    shared: State<Shared>,
-    caller: Caller,
-    key: Key,
-    body: Body,
-) -> Answer<Json<Value>> {
-    replace(shared, caller, key, (&body, "limits", &LIMITS)).await
-}
-
-/// What is wrong is said already; what is right cannot be done yet.
-async fn replace(
     State(shared): State<Shared>,
     caller: Caller,
     Key(key): Key,
-    (body, word, members): (&Body, &str, &[&str]),
-) -> Answer<Json<Value>> {
-    replacement(&shared, &caller, &key, (body, members)).await?;
-    Err(ApiError::not_built(word))
+    body: Body,
+) -> Answer<Json<InstanceView>> {
+    let object = replacement(&shared, &caller, &key, (&body, &LIMITS)).await?;
+    let limits = LimitsSpec::parse(&object)?;
+    let state = shared.agent.replace_limits(&caller, key, limits).await?;
+    Ok(Json(InstanceView::brief(state)))
 }
 
 /// The body of a request that replaces these members of an instance, and no others (I-18).

@@ -82,7 +82,8 @@ impl From<SpecError> for ApiError {
             | SpecError::NotAvailable
             | SpecError::DenyAllWithLists
             | SpecError::Mtu(_)
-            | SpecError::CustomWithoutLists => StatusCode::BAD_REQUEST,
+            | SpecError::CustomWithoutLists
+            | SpecError::Cidr(_) => StatusCode::BAD_REQUEST,
         };
         Self::new(status, error.to_string())
     }
@@ -102,6 +103,7 @@ impl From<RequestError> for ApiError {
             | RequestError::PortOutside { .. }
             | RequestError::PortOfNat { .. }
             | RequestError::SnatNotOurs { .. }
+            | RequestError::FlowLimit { .. }
             | RequestError::Port(ReserveError::InUse(_) | ReserveError::NotOurs(_))
             | RequestError::SeveralInterfaces(_) => StatusCode::CONFLICT,
             RequestError::UnknownUser(_)

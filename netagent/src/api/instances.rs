@@ -74,7 +74,7 @@ pub(crate) async fn list(
     caller: Caller,
 ) -> Answer<Json<Vec<InstanceView>>> {
     let states = shared.agent.list(&caller).await?;
-    Ok(Json(states.into_iter().map(InstanceView::from).collect()))
+    Ok(Json(states.into_iter().map(InstanceView::brief).collect()))
 }
 
 /// `GET /v1/instances/{instance}`
@@ -92,7 +92,8 @@ pub(crate) async fn start(
     caller: Caller,
     Key(key): Key,
 ) -> Answer<Json<InstanceView>> {
-    Ok(Json(shared.agent.start(&caller, key).await?.into()))
+    let state = shared.agent.start(&caller, key).await?;
+    Ok(Json(InstanceView::brief(state)))
 }
 
 /// `PUT /v1/instances/{instance}/stop`
@@ -101,7 +102,8 @@ pub(crate) async fn stop(
     caller: Caller,
     Key(key): Key,
 ) -> Answer<Json<InstanceView>> {
-    Ok(Json(shared.agent.stop(&caller, key).await?.into()))
+    let state = shared.agent.stop(&caller, key).await?;
+    Ok(Json(InstanceView::brief(state)))
 }
 
 /// `DELETE /v1/instances/{instance}`

@@ -4,6 +4,7 @@ pub mod auth;
 mod body;
 mod changes;
 pub mod error;
+mod explain;
 mod guest;
 mod instances;
 mod key;

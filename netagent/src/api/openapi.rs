@@ -17,6 +17,7 @@ use utoipa::openapi::{
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::api::changes;
+use crate::api::explain::{self, ExplainBody};
 use crate::api::routes::{Access, Route, all};
 use crate::api::tokens::{self, TokenView};
 use crate::api::views::{InstanceView, PlanBody};
@@ -46,6 +47,7 @@ pub(crate) fn document() -> OpenApi {
         .schemas_from_iter(schemas)
         .schema("InstanceView", InstanceView::schema())
         .schema("PlanBody", PlanBody::schema())
+        .schema("ExplainBody", ExplainBody::schema())
         .schema("TokenView", TokenView::schema())
         .schemas_from_iter(requests())
         .schema("Error", error())
@@ -90,6 +92,11 @@ fn operation(route: &Route) -> OperationBuilder {
     }
     if is_guest(route) {
         operation = operation.parameter(format());
+    }
+    if route.path == "/v1/explain" {
+        for (name, description, required) in explain::PARAMETERS {
+            operation = operation.parameter(question(name, description, required));
+        }
     }
     if let Some(name) = request(route) {
         let body = RequestBodyBuilder::new()
@@ -171,6 +178,21 @@ fn check() -> Parameter {
         .build()
 }
 
+fn question(name: &str, description: &str, required: bool) -> Parameter {
+    let text = ObjectBuilder::new().schema_type(Type::String);
+    ParameterBuilder::new()
+        .name(name)
+        .description(Some(description))
+        .parameter_in(ParameterIn::Query)
+        .required(if required {
+            Required::True
+        } else {
+            Required::False
+        })
+        .schema(Some(text))
+        .build()
+}
+
 fn is_guest(route: &Route) -> bool {
     route.path.ends_with("/guest")
 }
@@ -216,11 +238,14 @@ fn answer(route: &Route) -> Option<&'static str> {
     let instance = route.path.ends_with("/start")
         || route.path.ends_with("/stop")
         || route.path.ends_with("/publish")
+        || route.path.ends_with("/policy")
+        || route.path.ends_with("/limits")
         || (route.method == "GET" && route.path.ends_with("/{instance}"))
         || (route.method == "POST"
             && ["/v1/instances", "/machines"].contains(&route.path.as_str()));
     match (route.method, route.path.as_str()) {
         ("GET", "/v1/plan") => Some("PlanBody"),
+        ("GET", "/v1/explain") => Some("ExplainBody"),
         ("POST", "/v1/tokens") => Some("TokenView"),
         _ if instance => Some("InstanceView"),
         _ => None,
@@ -274,6 +299,9 @@ fn schema(kind: &Kind) -> RefOr<Schema> {
     let plain = |kind| ObjectBuilder::new().schema_type(kind);
     match kind {
         Kind::Text => plain(Type::String).into(),
+        Kind::Word(words) => plain(Type::String)
+            .enum_values(Some(words.iter().copied()))
+            .into(),
         Kind::Number => plain(Type::Integer).into(),
         Kind::Boolean => plain(Type::Boolean).into(),
         Kind::Any => ObjectBuilder::new().into(),

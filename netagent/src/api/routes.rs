@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use crate::agent::AgentHandle;
 use crate::api::auth::Shared;
 use crate::api::error::ApiError;
-use crate::api::{changes, guest, instances, openapi, tokens};
+use crate::api::{changes, explain, guest, instances, openapi, tokens};
 use crate::config::Config;
 
 /// Largest body of a request.
@@ -129,10 +129,11 @@ pub(crate) fn all() -> Vec<Route> {
             "Run a command in the guest",
         ),
         not_built("GET", "/v1/flows", "Flows"),
-        not_built(
+        route(
             "GET",
             "/v1/explain",
-            "What would happen to a packet, and why",
+            "What becomes of what a guest sends, and why",
+            get(explain::explain),
         ),
         not_built("GET", "/metrics", "Counters for Prometheus"),
     ];
@@ -202,19 +203,19 @@ fn of_changes(prefix: &str) -> Vec<Route> {
         route(
             "PUT",
             one("/policy"),
-            "Replace the policy",
+            "Replace the whole policy: a member that is not named has its default, so {} is allow-all",
             put(changes::policy),
         ),
         route(
             "PUT",
             one("/publish"),
-            "Replace published and exposed ports",
+            "Replace both published and exposed ports: a list that is not named is empty afterwards",
             put(changes::publish),
         ),
         route(
             "PUT",
             one("/limits"),
-            "Replace the limits",
+            "Replace all limits: one that is not named has its default",
             put(changes::limits),
         ),
         route(

@@ -10,9 +10,12 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+mod policy;
+
 use crate::agent::PlanView;
 use crate::agent::publish::PublishedState;
 use crate::agent::state::{InstanceState, InterfaceState};
+use crate::api::views::policy::{PolicyView, RatesView};
 use crate::host::Counters;
 use crate::spec;
 
@@ -37,6 +40,10 @@ pub(crate) struct InstanceView {
     publish: Vec<PublishedPortView>,
     /// Ports of its own addresses that the host may reach: `80/tcp`.
     exposed_ports: Vec<String>,
+    #[serde(flatten)]
+    policy: PolicyView,
+    #[serde(flatten)]
+    rates: RatesView,
     #[serde(flatten)]
     #[schema(ignore)]
     machine: Map<String, Value>,
@@ -115,6 +122,9 @@ struct CountersView {
     /// Dropped packets by reason.
     #[schema(value_type = Object)]
     drops: BTreeMap<&'static str, u64>,
+    /// Packets that the policy would have dropped, and that passed in audit mode, by reason.
+    #[schema(value_type = Object)]
+    audited: BTreeMap<&'static str, u64>,
     traffic: TrafficView,
 }
 
@@ -146,6 +156,15 @@ struct ProblemView {
 }
 
 impl InstanceView {
+    /// Without the lists of its policy, which may be very long: in answers that are not about them.
+    pub(crate) fn brief(state: InstanceState) -> Self {
+        let whole = Self::from(state);
+        Self {
+            policy: whole.policy.brief(),
+            ..whole
+        }
+    }
+
     /// As `/machines` answers: the state at its commit.
     pub(crate) fn at_commit(mut self) -> Self {
         if self.status == "running" {
@@ -207,6 +226,8 @@ impl From<InstanceState> for InstanceView {
                 .map(PublishedPortView::from)
                 .collect(),
             exposed_ports: state.exposed.iter().map(ToString::to_string).collect(),
+            policy: state.policy.into(),
+            rates: state.limits.into(),
             machine: state.machine,
             counters,
             open_flows,
@@ -262,6 +283,9 @@ impl CountersView {
         self.attached |= attached;
         for (reason, count) in &counters.drops {
             *self.drops.entry(reason.name()).or_default() += count;
+        }
+        for (reason, count) in &counters.audited {
+            *self.audited.entry(reason.name()).or_default() += count;
         }
         let Traffic {
             from_vm_packets,

@@ -2,31 +2,36 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use hyper::Method;
-use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
 use crate::cli::Client;
 use crate::cli::client::call;
+use crate::cli::flags::{LimitFlags, PolicyFlags, PortFlags, object, text};
 use crate::cli::instances::{instance_table, warn_of_error};
 use crate::cli::table::{print, print_json};
 
 #[derive(Args, Debug)]
 pub(super) struct CreateArgs {
     /// File with the instance as JSON; `-` reads standard input
-    #[arg(short, long, value_name = "FILE", conflicts_with = "flags")]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["flags", "policy_flags", "port_flags", "limit_flags"])]
     file: Option<PathBuf>,
     /// Say everything that is wrong with it, and create nothing
     #[arg(long)]
     check: bool,
     #[command(flatten)]
     flags: Flags,
+    #[command(flatten)]
+    policy: PolicyFlags,
+    #[command(flatten)]
+    ports: PortFlags,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// Does nothing: there is no namespace per VM
     #[arg(long, hide = true)]
     no_netns: bool,
@@ -83,41 +88,12 @@ struct Flags {
     /// Queues of the TAP [default: 1]
     #[arg(long, value_name = "N")]
     queues: Option<u16>,
-    /// allow-all, deny-all or custom
-    #[arg(long, value_name = "POLICY")]
-    network_policy: Option<String>,
-    /// Domains that the guest may reach, separated by commas
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    allowed_domain: Vec<String>,
-    /// Networks that the guest may reach, separated by commas
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    allowed_cidr: Vec<String>,
-    /// Networks that the guest may not reach, separated by commas
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    denied_cidr: Vec<String>,
-    /// Ports to publish, separated by commas: 8080, 8080:80/udp, 127.0.0.1:8080:80, '8080:80 from 10.0.0.0/8, fd00::/8'
-    #[arg(long, value_name = "PORT", value_delimiter = ',')]
-    publish_port: Vec<String>,
-    /// Networks that may use the published ports, separated by commas [default: everybody]
-    #[arg(
-        long,
-        value_name = "CIDR",
-        value_delimiter = ',',
-        requires = "publish_port"
-    )]
-    publish_from: Vec<String>,
-    /// Ports of the guest's own address that the host may reach, separated by commas: 80/tcp
-    #[arg(long, value_name = "PORT", value_delimiter = ',')]
-    exposed_port: Vec<String>,
-    /// What the guest may send, Mbit/s
-    #[arg(long, value_name = "RATE")]
-    bandwidth: Option<String>,
 }
 
 pub(super) fn create(args: &CreateArgs) -> Result<ExitCode> {
     let body = match &args.file {
         Some(path) => read(path)?,
-        None => args.flags.spec().to_string().into_bytes(),
+        None => args.spec().to_string().into_bytes(),
     };
     let client = &args.client;
     if args.check {
@@ -164,14 +140,23 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-impl Flags {
+impl CreateArgs {
+    /// The instance as the flags say it.
     fn spec(&self) -> Value {
+        let mut spec = self.flags.members();
+        spec.extend(self.policy.members());
+        spec.extend(self.ports.members());
+        spec.extend(self.limits.members());
+        Value::Object(spec)
+    }
+}
+
+impl Flags {
+    fn members(&self) -> Map<String, Value> {
         let principal = |text: &String| {
             text.parse::<u32>()
                 .map_or_else(|_| json!(text), |id| json!(id))
         };
-        let list = |items: &Vec<String>| (!items.is_empty()).then(|| json!(items));
-        let text = |value: &Option<String>| value.as_ref().map(|value| json!(value));
         let interface = object([
             ("name", text(&self.interface_name)),
             ("ip", text(&self.ip)),
@@ -183,7 +168,7 @@ impl Flags {
             ("tap_group", self.tap_group.as_ref().map(principal)),
             ("queues", self.queues.map(Value::from)),
         ]);
-        let spec = object([
+        object([
             ("name", text(&self.name)),
             ("autostart", self.autostart.map(Value::from)),
             ("gateway", text(&self.gateway)),
@@ -191,53 +176,8 @@ impl Flags {
             ("snat_address", text(&self.snat_address)),
             ("mtu", self.mtu.map(Value::from)),
             ("network_interfaces", Some(json!([interface]))),
-            ("network_policy", text(&self.network_policy)),
-            ("allowed_domains", list(&self.allowed_domain)),
-            ("allowed_cidrs", list(&self.allowed_cidr)),
-            ("denied_cidrs", list(&self.denied_cidr)),
-            (
-                "publish",
-                list(&published(&self.publish_port, &self.publish_from)),
-            ),
-            ("exposed_ports", list(&self.exposed_port)),
-            ("bandwidth", self.bandwidth.as_ref().map(principal)),
-        ]);
-        Value::Object(spec)
+        ])
     }
-}
-
-/// Entries of `publish`, each for these networks. A network behind a comma belongs to the entry before it, which says
-/// `from`.
-pub(super) fn published(ports: &[String], networks: &[String]) -> Vec<String> {
-    let from = if networks.is_empty() {
-        String::new()
-    } else {
-        format!(" from {}", networks.join(","))
-    };
-    let mut entries: Vec<String> = Vec::new();
-    for port in ports {
-        let is_network = port.contains('/') && port.trim().parse::<IpNet>().is_ok()
-            || port.trim().parse::<IpAddr>().is_ok();
-        match entries.last_mut() {
-            Some(entry) if is_network && entry.contains(" from ") => {
-                entry.push(',');
-                entry.push_str(port);
-            }
-            _ => entries.push(port.clone()),
-        }
-    }
-    entries
-        .into_iter()
-        .map(|entry| format!("{entry}{from}"))
-        .collect()
-}
-
-/// The members that have a value.
-fn object<const N: usize>(members: [(&str, Option<Value>); N]) -> Map<String, Value> {
-    let present = members.into_iter();
-    present
-        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-        .collect()
 }
 
 #[cfg(test)]
@@ -254,7 +194,7 @@ mod tests {
 
     fn check(line: &[&str], expected: &Value) {
         let line = Line::try_parse_from([&["create"], line].concat()).unwrap();
-        assert_eq!(line.args.flags.spec(), *expected);
+        assert_eq!(line.args.spec(), *expected);
     }
 
     #[test]
@@ -284,14 +224,22 @@ mod tests {
                 "7",
                 "--bandwidth",
                 "50",
+                "--bandwidth-in",
+                "1gbit",
+                "--limit-flows",
+                "7",
+                "--denied-cidr",
+                "",
+                "--audit",
                 "--mtu",
                 "1400",
                 "--snat-address",
                 "198.51.100.7",
                 "--no-netns",
             ],
-            &json!({"network_interfaces": [{"tap_owner": 7}], "bandwidth": 50, "mtu": 1400,
-                "snat_address": "198.51.100.7",
+            &json!({"network_interfaces": [{"tap_owner": 7}], "bandwidth": "50", "mtu": 1400,
+                "snat_address": "198.51.100.7", "bandwidth_in": "1gbit", "limits": {"flows": 7}, "audit": true,
+                "denied_cidrs": [],
                 "allowed_cidrs": ["10.0.0.0/8", "192.0.2.0/24", "::/0"]}),
         );
         check(

@@ -82,7 +82,7 @@ fn examine(config: &Config) -> Vec<Check> {
     checks.push(bpffs(&config.bpf_dir));
     checks.push(ip_forward());
     checks.extend(uplinks::checks(config));
-    checks.extend(firewalls::checks());
+    checks.extend(firewalls::checks(&config.policy.allow_host_ports));
     checks.push(managers::check(Path::new("/"), &config.pool.tap_prefix));
     checks.push(expedited());
     checks

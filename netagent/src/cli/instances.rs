@@ -11,6 +11,9 @@ use crate::cli::client::{call, instance_path};
 use crate::cli::table::{cell, print, print_json, table};
 use crate::cli::{Client, OneInstance};
 
+/// Networks of a list that are shown to people.
+const SHOWN_MAX: usize = 8;
+
 pub(super) fn ls(client: &Client) -> Result<ExitCode> {
     let list = call(&client.socket, Method::GET, "/v1/instances", Vec::new())?;
     if client.json {
@@ -100,13 +103,16 @@ fn owner(entry: &Value) -> String {
         .to_owned()
 }
 
-pub(super) fn warn_of_error(instance: &Value) {
-    if let Some(reason) = instance.get("reason").and_then(Value::as_str) {
+/// Says why an instance is not as it should be; whether it is not.
+pub(super) fn warn_of_error(instance: &Value) -> bool {
+    let reason = instance.get("reason").and_then(Value::as_str);
+    if let Some(reason) = reason {
         eprintln!(
             "netagent: {}: {reason}: it is tried again",
             cell(instance, "name")
         );
     }
+    reason.is_some()
 }
 
 pub(super) fn instance_table(instances: &[Value]) -> String {
@@ -160,9 +166,10 @@ fn description(instance: &Value) -> String {
         "open_flows",
     ] {
         if instance.get(member).is_some() {
-            text.push_str(&format!("{member:<14}{}\n", cell(instance, member)));
+            text.push_str(&setting(member, &cell(instance, member)));
         }
     }
+    text.push_str(&settings(instance));
     let interfaces = instance
         .get("network_interfaces")
         .and_then(Value::as_array)
@@ -200,12 +207,62 @@ fn description(instance: &Value) -> String {
         ],
         &traffic,
     ));
-    let drops: Vec<Vec<String>> = interfaces.iter().flat_map(drop_rows).collect();
-    if !drops.is_empty() {
-        text.push_str("\n\n");
-        text.push_str(&table(&["INTERFACE", "DROPPED BECAUSE", "PACKETS"], &drops));
+    for (member, title) in [
+        ("drops", "DROPPED BECAUSE"),
+        ("audited", "AUDIT WOULD DROP BECAUSE"),
+    ] {
+        let rows = interfaces.iter().flat_map(|one| count_rows(one, member));
+        let rows: Vec<Vec<String>> = rows.collect();
+        if !rows.is_empty() {
+            text.push_str("\n\n");
+            text.push_str(&table(&["INTERFACE", title, "PACKETS"], &rows));
+        }
     }
     text
+}
+
+fn setting(name: &str, value: &str) -> String {
+    format!("{name:<16}{value}\n")
+}
+
+/// Policy and limits of an instance, member by member; of long lists the first entries.
+pub(super) fn settings(instance: &Value) -> String {
+    let audit = instance.get("audit").and_then(Value::as_bool) == Some(true);
+    let policy = cell(instance, "network_policy");
+    let counted = if audit {
+        ", and what it forbids is only counted"
+    } else {
+        ""
+    };
+    let mut text = setting("network_policy", &format!("{policy}{counted}"));
+    for member in ["allowed_cidrs", "denied_cidrs"] {
+        if let Some(list) = instance.get(member).and_then(Value::as_array) {
+            text.push_str(&setting(member, &shortened(list)));
+        }
+    }
+    let limits = instance.get("limits").unwrap_or(&Value::Null);
+    let rates = ["bandwidth", "bandwidth_in"].map(|member| (instance, member));
+    for (of, member) in rates
+        .into_iter()
+        .chain([(limits, "pps"), (limits, "flows")])
+    {
+        if of.get(member).is_some_and(|value| !value.is_null()) {
+            text.push_str(&setting(member, &cell(of, member)));
+        }
+    }
+    text
+}
+
+fn shortened(list: &[Value]) -> String {
+    let shown = list.iter().take(SHOWN_MAX).filter_map(Value::as_str);
+    let shown: Vec<&str> = shown.collect();
+    match list.len() {
+        0 => "none".to_owned(),
+        count if count > SHOWN_MAX => {
+            format!("{} and {} more", shown.join(", "), count - SHOWN_MAX)
+        }
+        _ => shown.join(", "),
+    }
 }
 
 /// The published and exposed ports of an instance, one by one; empty where it has none.
@@ -274,12 +331,41 @@ fn traffic_row(interface: &Value) -> Vec<String> {
         .collect()
 }
 
-fn drop_rows(interface: &Value) -> Vec<Vec<String>> {
-    let drops = interface.get("drops").and_then(Value::as_object);
+/// What was counted by reason.
+fn count_rows(interface: &Value, member: &str) -> Vec<Vec<String>> {
+    let counts = interface.get(member).and_then(Value::as_object);
     let name = cell(interface, "name");
-    drops
+    counts
         .into_iter()
         .flatten()
         .map(|(reason, count)| vec![name.clone(), reason.clone(), count.to_string()])
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policy_and_limits_are_shown_where_they_are_not_the_default() {
+        let check = |instance: &Value, expected: &str| assert_eq!(settings(instance), expected);
+        let limits = json!({"pps": null, "flows": 7});
+        check(
+            &json!({"network_policy": "allow-all", "audit": false, "bandwidth": null, "limits": {}}),
+            "network_policy  allow-all\n",
+        );
+        check(
+            &json!({"network_policy": "custom", "audit": true, "allowed_cidrs": [], "denied_cidrs": ["::/0"],
+                "bandwidth": "5mbit", "limits": limits}),
+            "network_policy  custom, and what it forbids is only counted\nallowed_cidrs   none\n\
+             denied_cidrs    ::/0\nbandwidth       5mbit\nflows           7\n",
+        );
+    }
+
+    #[test]
+    fn of_a_long_list_the_first_entries_are_shown() {
+        let list = vec![json!("::/0"); SHOWN_MAX + 5];
+        let expected = format!("{} and 5 more", ["::/0"; SHOWN_MAX].join(", "));
+        assert_eq!(shortened(&list), expected);
+    }
 }

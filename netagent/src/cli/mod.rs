@@ -9,6 +9,8 @@ mod client;
 mod create;
 mod doctor;
 mod down;
+mod explain;
+mod flags;
 mod generate;
 mod guest;
 mod instances;
@@ -79,8 +81,8 @@ enum Command {
     Doctor(DoctorArgs),
     #[command(about = network::ABOUT_SHORT, long_about = network::ABOUT)]
     Network(Box<network::NetworkArgs>),
-    #[command(hide = true)]
-    Explain(NotBuilt),
+    #[command(about = explain::ABOUT_SHORT, long_about = explain::ABOUT)]
+    Explain(explain::ExplainArgs),
     #[command(hide = true)]
     Flows(NotBuilt),
     /// Print the completions of a shell
@@ -195,7 +197,7 @@ pub fn main() -> ExitCode {
         Command::Down(args) => down::down(args, cli.log_format),
         Command::Doctor(args) => doctor::doctor(&args.overrides, args.json),
         Command::Network(args) => network::network(args),
-        Command::Explain(_) => return not_built("explain"),
+        Command::Explain(args) => explain::explain(args),
         Command::Flows(_) => return not_built("flows"),
         Command::Token(command) => token::token(command),
         Command::Completions { shell } => generate::completions(*shell),
@@ -244,10 +246,8 @@ mod tests {
 
     #[test]
     fn words_that_are_not_built_take_any_arguments() {
-        for word in ["explain", "flows"] {
-            let cli = Cli::try_parse_from(["netagent", word, "x", "--format", "json"]);
-            assert!(cli.is_ok(), "{word}");
-        }
+        let cli = Cli::try_parse_from(["netagent", "flows", "x", "--format", "json"]);
+        assert!(cli.is_ok());
     }
 
     #[test]
@@ -274,5 +274,9 @@ mod tests {
         assert!(
             Cli::try_parse_from(["netagent", "create", "-f", "x", "--gateway", "1.2.3.4"]).is_err()
         );
+        for flag in ["--network-policy", "--exposed-port", "--bandwidth"] {
+            let line = ["netagent", "create", "-f", "x", flag, "1"];
+            assert!(Cli::try_parse_from(line).is_err(), "{flag}");
+        }
     }
 }

@@ -1,7 +1,9 @@
 mod access;
 mod document;
+mod explain;
 mod guest;
 mod instances;
+mod policy;
 mod ports;
 mod surface;
 

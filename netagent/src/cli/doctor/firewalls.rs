@@ -1,8 +1,10 @@
 //! Firewalls of the host: what they do not see, and the few places where they stand in the way.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use crate::cli::doctor::{Check, read};
+use crate::spec::publish::ExposedPort;
 
 /// A table that nft lists, with its chains.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,7 +30,7 @@ const OWNERS: [(&str, &str); 5] = [
     ("cali", "Calico"),
 ];
 
-pub(super) fn checks() -> Vec<Check> {
+pub(super) fn checks(host_ports: &BTreeSet<ExposedPort>) -> Vec<Check> {
     let output = Command::new("nft").args(["list", "chains"]).output();
     let listed = output.map_or_else(
         |_| String::new(),
@@ -37,6 +39,7 @@ pub(super) fn checks() -> Vec<Check> {
     let tables = parse(&listed);
     let mut checks = vec![unseen(&tables)];
     checks.extend(closed_to_the_host(&tables));
+    checks.extend(closed_to_guests(&tables, host_ports));
     checks
 }
 
@@ -58,13 +61,14 @@ fn unseen(tables: &[Table]) -> Check {
         "firewalls",
         names.join(", "),
         "their INPUT, FORWARD and NAT rules do not see guests' traffic, published ports included: write what guests \
-         may do into netagent",
+         may do into netagent. They do see what goes to ports of `policy.allow_host_ports`",
     )
 }
 
 /// What the agent itself asks and what the host sends to guests leaves by its own output.
 fn closed_to_the_host(tables: &[Table]) -> Option<Check> {
-    let found: Vec<String> = tables.iter().flat_map(Table::closed_outputs).collect();
+    let tables = tables.iter();
+    let found: Vec<String> = tables.flat_map(|table| table.closed("output")).collect();
     if found.is_empty() {
         return None;
     }
@@ -76,12 +80,30 @@ fn closed_to_the_host(tables: &[Table]) -> Option<Check> {
     ))
 }
 
+/// What guests send to listeners of the host comes in by its own input.
+fn closed_to_guests(tables: &[Table], host_ports: &BTreeSet<ExposedPort>) -> Option<Check> {
+    let tables = tables.iter();
+    let found: Vec<String> = tables.flat_map(|table| table.closed("input")).collect();
+    if found.is_empty() || host_ports.is_empty() {
+        return None;
+    }
+    let ports: Vec<String> = host_ports.iter().map(ToString::to_string).collect();
+    let fix = format!(
+        "accept there what comes from the TAPs to {}, or guests do not reach these ports of the host, which \
+         `policy.allow_host_ports` opens to them",
+        ports.join(", ")
+    );
+    Some(Check::note("input chain", found.join(", "), &fix))
+}
+
 impl Table {
-    /// Chains on what the host itself sends that drop what no rule accepts.
-    fn closed_outputs(&self) -> Vec<String> {
-        let chains = self.chains.iter().filter(|chain| {
-            chain.hook.contains(" hook output ") && chain.hook.contains("policy drop")
-        });
+    /// Chains on what the host itself sends (`output`) or gets (`input`) that drop what no rule accepts.
+    fn closed(&self, hook: &str) -> Vec<String> {
+        let hook = format!(" hook {hook} ");
+        let chains = self
+            .chains
+            .iter()
+            .filter(|chain| chain.hook.contains(&hook) && chain.hook.contains("policy drop"));
         let titles = chains.map(|chain| {
             let (table, name) = (&self.name, &chain.name);
             format!("nft {} {table} {name}: {}", self.family, chain.hook)
@@ -182,5 +204,20 @@ table netdev shaping {
         );
         let open = LISTED.replace("policy drop", "policy accept");
         assert!(closed_to_the_host(&parse(&open)).is_none());
+    }
+
+    #[test]
+    fn an_input_chain_counts_where_ports_of_the_host_are_open_to_guests() {
+        let listed = LISTED.replace("hook forward", "hook input");
+        let ports = ExposedPort::parse(&8_080.into()).unwrap();
+        let ports = BTreeSet::from([ports]);
+        let check = closed_to_guests(&parse(&listed), &ports).unwrap();
+        assert_eq!(
+            check.found,
+            "nft ip filter FORWARD: type filter hook input priority filter; policy drop"
+        );
+        assert!(check.fix.contains(" to 8080/tcp, or"), "{}", check.fix);
+        assert!(closed_to_guests(&parse(&listed), &BTreeSet::new()).is_none());
+        assert!(closed_to_guests(&parse(LISTED), &ports).is_none());
     }
 }

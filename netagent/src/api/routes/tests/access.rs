@@ -44,6 +44,9 @@ async fn a3_a_token_reaches_its_own_account_alone() {
     api.call("POST", "/v1/instances", r#"{"name": "a"}"#).await;
     assert_eq!(ask(token, list).await, (200, json!([])));
     assert_eq!(ask(token, ("GET", "/v1/instances/a", "")).await.0, 404);
+    let explain = "/v1/explain?instance=a&address=192.0.2.1";
+    assert_eq!(ask(token, ("GET", explain, "")).await.0, 404);
+    assert_eq!(api.call("GET", explain, "").await.0, 200);
     let create = (
         "POST",
         "/v1/instances",

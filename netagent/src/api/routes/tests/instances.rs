@@ -21,8 +21,9 @@ async fn create_answers_with_everything_a_vmm_needs() {
             "ip6": "fd12:3456:789a::2/64", "tap_ip": "172.16.0.1", "mac": "AA:FC:00:00:00:01", "mtu": 1500,
             "autoconfig": true, "relay": null
         }],
-        "announced_ports": [], "publish": [], "exposed_ports": [], "vcpu_count": 2, "mem_size_mib": 512,
-        "kernel_image_path": ".hyperfleet/vmlinux", "rootfs_path": ".hyperfleet/alpine-rootfs.ext4"
+        "announced_ports": [], "publish": [], "exposed_ports": [], "network_policy": "allow-all", "audit": false,
+        "bandwidth": null, "bandwidth_in": null, "limits": {"pps": null, "flows": null},
+        "vcpu_count": 2, "mem_size_mib": 512, "kernel_image_path": ".hyperfleet/vmlinux", "rootfs_path": ".hyperfleet/alpine-rootfs.ext4"
     });
     assert_eq!(made, expected);
 }
@@ -150,12 +151,7 @@ async fn i18_the_topology_is_fixed() {
             ("limits", r#"{"bandwidth": 5}"#),
         ] {
             let path = path(&format!("a/{route}"));
-            if route == "publish" {
-                assert_eq!(api.call("PUT", &path, own).await.0, 200);
-            } else {
-                let not_built = format!("Not supported yet: {route}");
-                api.check_error(("PUT", &path, own), 501, &not_built).await;
-            }
+            assert_eq!(api.call("PUT", &path, own).await.0, 200);
             for member in ["network_interfaces", "gateway", "ip", "tap_name", "name"] {
                 let body = format!(r#"{{"{member}": null}}"#);
                 api.check_error(("PUT", &path, &body), 409, fixed).await;

@@ -53,7 +53,6 @@ async fn routes_that_are_not_built_say_so() {
     let api = api().await;
     for (method, path) in [
         ("GET", "/v1/flows"),
-        ("GET", "/v1/explain"),
         ("GET", "/metrics"),
         ("POST", "/machines/{instance}/exec"),
     ] {
