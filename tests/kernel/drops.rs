@@ -5,13 +5,17 @@ use std::net::IpAddr;
 
 use netagent_common::drop::{DropReason, NO_SLOT};
 use netagent_common::names::{FROM_UPLINK, FROM_VM};
-use netagent_common::net::protocol;
+use netagent_common::net::{protocol, tcp_flag};
+use netagent_common::policy::Verdict;
 use netagent_tests::coverage;
 use netagent_tests::packet;
 use netagent_tests::prog_run::{Context, Outcome, Sizes, verdict};
 use netagent_tests::scene::{self, REMOTE_V4, REMOTE_V6, SLOT, Scene, to};
 
-use crate::{frames, limits, paths, published, requests, segments, services, snat, spoofs};
+use crate::{
+    bandwidth, drop_all, frames, limits, paths, policy, published, requests, segments, services,
+    snat, spoofs,
+};
 
 /// In which state of the maps a packet is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,8 +38,16 @@ pub(crate) enum Maps {
     Limited,
     /// The instance is to leave under an address that the host does not have.
     NoSnat,
+    /// The record has these flags.
+    Flags(u32),
+    /// A policy says this of the world; `None` where it is not there.
+    Policy(Option<Verdict>),
     /// A port is published, and the guest has a flow with the ports of the sender.
     Taken,
+    /// The instance sent and received more bytes than it may.
+    OverBytes,
+    /// It sent and received more packets than it may.
+    OverPackets,
 }
 
 /// A packet and why it is dropped.
@@ -112,6 +124,9 @@ fn cases() -> Vec<Case> {
         requests::super_frame_cases(),
         published::denied_cases(),
         snat::gone_cases(),
+        bandwidth::limit_cases(),
+        drop_all::dropped_cases(),
+        policy::refused_cases(),
     ];
     tables.into_iter().flatten().collect()
 }
@@ -125,16 +140,23 @@ fn scene(maps: Maps) -> Scene {
         | Maps::NoServers
         | Maps::NothingLeft
         | Maps::Limited
+        | Maps::Policy(_)
         | Maps::Taken => {}
         Maps::NoV6 => record.has_v6 = 0,
         Maps::Several => record = services::record(),
         Maps::NoSnat => record = snat::record(),
+        Maps::Flags(flags) => record.policy_flags = flags,
         Maps::OldRecord => record.abi += 1,
         Maps::OnePort => sizes.nat_port_count = 1,
         Maps::OneFlowInTable => sizes.flows_max = 1,
         Maps::OneFlowPerInstance => record.flow_limit = 2,
+        Maps::OverBytes => record = bandwidth::over_limit(true),
+        Maps::OverPackets => record = bandwidth::over_limit(false),
     }
     let mut scene = Scene::new(sizes, &record);
+    if let Maps::Policy(verdict) = maps {
+        policy::prepare(&mut scene, verdict);
+    }
     if maps == Maps::NoRecord {
         scene.datapath.set_active(SLOT, 0);
     }
@@ -143,6 +165,9 @@ fn scene(maps: Maps) -> Scene {
     }
     if matches!(maps, Maps::Limited | Maps::Taken) {
         published::prepare(&mut scene, maps == Maps::Limited);
+    }
+    if matches!(maps, Maps::OverBytes | Maps::OverPackets) {
+        bandwidth::leave_nothing(&mut scene);
     }
     if maps == Maps::NothingLeft {
         limits::leave_nothing(&mut scene);
@@ -163,16 +188,15 @@ fn scene(maps: Maps) -> Scene {
     scene
 }
 
-/// Whether the guest got an error instead (see `errors.rs`).
+/// Whether the guest got an error instead (see `errors.rs`), or a reset (see `policy`).
 pub(crate) fn is_told(outcome: &Outcome) -> bool {
     let told = |packet: packet::Packet| {
-        let kinds = if packet.protocol == protocol::ICMP {
-            [3, 11]
-        } else {
-            [1, 3]
+        let is_error = match packet.protocol {
+            protocol::TCP => packet.kind & tcp_flag::RST != 0,
+            protocol::ICMP => [2, 3, 11].contains(&packet.kind),
+            _ => [1, 2, 3].contains(&packet.kind),
         };
-        packet.ends.dst_mac == scene::GUEST_MAC
-            && (kinds.contains(&packet.kind) || packet.kind == 2)
+        packet.ends.dst_mac == scene::GUEST_MAC && is_error
     };
     outcome.verdict == verdict::REDIRECT && packet::Packet::parse(&outcome.bytes).is_some_and(told)
 }

@@ -7,6 +7,8 @@
 
 mod addresses;
 mod answers;
+mod bandwidth;
+mod drop_all;
 mod drops;
 mod errors;
 mod exhaustion;
@@ -16,12 +18,14 @@ mod frames;
 mod garbage;
 mod lent;
 mod limits;
+mod listeners;
 mod local;
 mod mappings;
 mod mss;
 mod nat;
 mod paths;
 mod pieces;
+mod policy;
 mod ports;
 mod published;
 mod quotes;
@@ -34,9 +38,11 @@ mod snat;
 mod spoofs;
 mod states;
 mod strays;
+mod vm_to_vm;
 
 mod collect;
 mod loads;
+mod policies;
 mod records;
 
 mod rfc_checklist;

@@ -7,12 +7,12 @@ use netagent_common::net::{protocol, tcp_flag};
 use netagent_common::vm::Interface;
 use netagent_tests::packet::Ends;
 use netagent_tests::prog_run::verdict;
-use netagent_tests::published::{Publication, publish};
+use netagent_tests::published::{Publication, publish, unpublish};
 use netagent_tests::scene::{self, GUEST_MAC, OTHER_SLOT, Scene, back, to};
 
 use crate::published::{
     CLIENT, PORTS, PROTOCOLS, REMOTES, SYN_ACK, assert_refused, drops_of, guest, host, knock,
-    message, publication, published, seen, unspecified,
+    message, publication, published, raise_policy_generation, seen, unspecified,
 };
 
 /// The other guest.
@@ -153,5 +153,52 @@ fn a_guest_behind_a_published_port_does_not_reach_what_else_the_host_has() {
             assert_refused(&scene.from_vm(&stray), "a stray");
         }
         assert_eq!(drops_of(&mut scene, DropReason::HostAddress), 2);
+    }
+}
+
+#[test]
+fn a_connection_ends_for_both_guests_when_its_port_is_published_no_more() {
+    for remote in REMOTES {
+        for client_speaks_first in [false, true] {
+            let mut scene = two_guests();
+            let host = host(remote);
+            let asked = seen(&scene.from_other(&knock(protocol::TCP, &other_to(host))));
+            let port = asked.ports.0;
+            let answer = message(protocol::TCP, &to(host), (PORTS.1, port), SYN_ACK);
+            seen(&scene.from_vm(&answer));
+            let next = message(
+                protocol::TCP,
+                &other_to(host),
+                (CLIENT, PORTS.0),
+                tcp_flag::ACK,
+            );
+            seen(&scene.from_other(&next));
+            scene.datapath.up(0);
+            scene.datapath.up(3);
+            unpublish(
+                &mut scene.datapath,
+                &publication(protocol::TCP, unspecified(remote)),
+            );
+            raise_policy_generation(&mut scene);
+            let outcome = if client_speaks_first {
+                scene.from_other(&next)
+            } else {
+                scene.from_vm(&answer)
+            };
+            // The frame that the program answers goes to the client in both cases: it is the other end of the flow that ends.
+            let client = seen(&outcome);
+            assert_eq!(client.ends.dst_mac, OTHER_MAC);
+            assert_eq!(
+                (client.ends.src, client.ends.dst),
+                (host, other_to(host).src)
+            );
+            assert_eq!(client.ports, (PORTS.0, CLIENT));
+            assert_ne!(client.kind & tcp_flag::RST, 0);
+            let server = scene.told(0);
+            assert_eq!((server.ends.src, server.ends.dst), (host, guest(remote)));
+            assert_eq!(server.ports, (port, PORTS.1));
+            assert_ne!(server.kind & tcp_flag::RST, 0);
+            assert_eq!(drops_of(&mut scene, DropReason::Unsolicited), 1);
+        }
     }
 }

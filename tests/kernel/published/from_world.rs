@@ -314,14 +314,20 @@ fn a_connection_lives_while_its_port_is_published_and_ends_with_that() {
                 ..scene::record()
             });
             let (world, guest) = both(&mut scene);
-            assert_ne!(
-                world.verdict,
-                verdict::REDIRECT,
-                "nothing reaches the guest"
-            );
-            // What the guest sends is a flow of its own now, not one from the published port.
-            let own = seen(&guest);
-            assert_ne!(own.ports.0, PORTS.0);
+            // Whoever sends first ends it for both; what the guest sends then is a flow of its own.
+            let (first, second) = if guest_speaks_first {
+                (guest, world)
+            } else {
+                (world, guest)
+            };
+            let told = seen(&first);
+            assert_eq!((told.ends.dst, told.ports), (remote, (PORTS.0, CLIENT)));
+            assert_ne!(told.kind & tcp_flag::RST, 0);
+            if guest_speaks_first {
+                assert_eq!(second.verdict, verdict::NEXT, "the host's to answer");
+            } else {
+                assert_ne!(seen(&second).ports.0, PORTS.0);
+            }
         }
     }
 }
