@@ -47,9 +47,7 @@ impl Agent {
     #[must_use]
     pub fn prepare(netns: &NetNs, uplink: Option<&str>, configuration: &str) -> Self {
         let directory = TempDir::with_prefix("netagent-test-").expect("a temporary directory");
-        fs::write(directory.path().join("netagent.toml"), configuration)
-            .expect("a file of our own");
-        Self {
+        let agent = Self {
             netns: netns.clone(),
             uplink: uplink.map(str::to_owned),
             state_dir: directory.path().join("state"),
@@ -58,7 +56,18 @@ impl Agent {
             kill_at: None,
             environment: BTreeMap::new(),
             process: None,
-        }
+        };
+        agent.configure(configuration);
+        agent
+    }
+
+    /// Gives it another configuration (TOML), for the next start.
+    ///
+    /// # Panics
+    /// When it cannot write it.
+    pub fn configure(&self, configuration: &str) {
+        fs::write(self.directory.path().join("netagent.toml"), configuration)
+            .expect("a file of our own");
     }
 
     /// Uses the state directory of another agent.

@@ -36,8 +36,11 @@ pub mod cloud_init;
 pub mod database;
 pub mod guest;
 pub mod http;
+pub mod limits;
 pub mod stack;
 pub mod talk;
+
+pub mod demand;
 
 pub mod dhcp_client;
 pub mod name_server;
@@ -50,5 +53,6 @@ pub mod bench;
 pub mod coverage;
 pub mod prog_run;
 pub mod published;
+pub mod replacing;
 pub mod route;
 pub mod scene;

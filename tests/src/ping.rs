@@ -20,19 +20,11 @@ pub fn ping(
     (count, length): (u16, usize),
 ) -> Result<(), String> {
     let address = address.into();
-    // Zero means: this group alone; a new namespace lets no group use ping sockets.
-    netns.sysctl("net/ipv4/ping_group_range", "0 0");
-    let (family, protocol, kind) = match address {
-        IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, 8),
-        IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128),
-    };
-    let made = netns.run(|| socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol));
-    let socket = UdpSocket::from(made.expect("root may use ping sockets"));
+    let socket = ping_socket(netns, address.is_ipv4());
     socket.set_read_timeout(Some(SOON)).expect("an open socket");
     for sequence in 1..=count {
-        let mut request = vec![kind, 0, 0, 0, 0, 0];
-        request.extend(sequence.to_be_bytes());
-        request.extend((0..length).map(|index| index as u8));
+        let payload: Vec<u8> = (0..length).map(|index| index as u8).collect();
+        let request = echo_request(address.is_ipv4(), sequence, &payload);
         let failed = |error| format!("echo request {sequence} to {address}: {error}");
         socket
             .send_to(&request, SocketAddr::new(address, 0))
@@ -42,4 +34,30 @@ pub fn ping(
         assert_eq!(&reply[6..received], &request[6..], "the reply of {address}");
     }
     Ok(())
+}
+
+/// A socket of a namespace that sends echo requests and receives the replies to them.
+///
+/// # Panics
+/// Without the rights to.
+#[must_use]
+pub fn ping_socket(netns: &NetNs, is_v4: bool) -> UdpSocket {
+    // Zero means: this group alone; a new namespace lets no group use ping sockets.
+    netns.sysctl("net/ipv4/ping_group_range", "0 0");
+    let (family, protocol) = if is_v4 {
+        (AddressFamily::Inet, SockProtocol::Icmp)
+    } else {
+        (AddressFamily::Inet6, SockProtocol::IcmpV6)
+    };
+    let made = netns.run(|| socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol));
+    UdpSocket::from(made.expect("root may use ping sockets"))
+}
+
+/// What is written to such a socket: the kernel adds identifier and checksum.
+#[must_use]
+pub fn echo_request(is_v4: bool, sequence: u16, payload: &[u8]) -> Vec<u8> {
+    let mut request = vec![if is_v4 { 8 } else { 128 }, 0, 0, 0, 0, 0];
+    request.extend(sequence.to_be_bytes());
+    request.extend(payload);
+    request
 }

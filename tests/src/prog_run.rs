@@ -11,15 +11,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray};
-use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
+use aya::maps::{Array, HashMap, HashOfMaps, LpmTrie, MapData, PerCpuArray};
+use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
-use netagent_common::drop::{DropKey, DropReason};
+use netagent_common::drop::{AUDITED, DropKey, DropReason};
 use netagent_common::flow::Collected;
 use netagent_common::limit::FLOWS_PER_MAPPING;
 use netagent_common::names::{self, ABI_VERSION, global, map};
 use netagent_common::nat::EIM_PORTS;
-use netagent_common::policy::Route;
+use netagent_common::policy::{PolicyId, Route, Verdict};
 use netagent_common::publish::SenderKey;
 use netagent_common::vm::{Active, Interface, State, active_place, record_index};
 
@@ -28,6 +28,9 @@ use crate::packet::hex;
 use crate::route::{RouteTo, v4_octets, v6_octets};
 use crate::tap::Tap;
 use crate::world::link_layer;
+
+/// Flag of tries.
+const BPF_F_NO_PREALLOC: u32 = 1;
 
 /// The mark of redirected frames.
 pub const MARK: u32 = 0x6e65_7461;
@@ -151,6 +154,8 @@ impl Datapath {
             let loaded = classifier(&mut ebpf, name).load();
             loaded.unwrap_or_else(|error| panic!("the kernel refuses {name}: {error:?}"));
         }
+        let loaded = drop_all(&mut ebpf).load();
+        loaded.unwrap_or_else(|error| panic!("the kernel refuses drop_all: {error:?}"));
         let mut datapath = Self {
             netns: NetNs::new(),
             ebpf,
@@ -175,6 +180,15 @@ impl Datapath {
         self.taps.push(Tap::create(&self.netns, &name, ifindex));
         self.netns
             .ip(&format!("link set {name} address {}", link_layer(mac)));
+    }
+
+    /// Sets the device that was made as the first, the second, ... up, and gives it.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub fn up(&mut self, device: usize) -> &Tap {
+        self.netns.ip(&format!("link set t{device} up"));
+        &self.taps[device]
     }
 
     /// Writes the first copy of a record and puts it in force.
@@ -227,6 +241,28 @@ impl Datapath {
         }
     }
 
+    /// Leads to a slot by the address of its guest.
+    ///
+    /// # Panics
+    /// Where the map is full.
+    pub fn add_guest(&mut self, slot: u32, (address, length): (IpAddr, u8)) {
+        let prefix = u32::from(length);
+        match address {
+            IpAddr::V4(address) => {
+                let mut guests: LpmTrie<_, [u8; 4], u32> = self.map(map::GUESTS_V4);
+                guests
+                    .insert(&Key::new(prefix, address.octets()), slot, 0)
+                    .expect("room for a guest");
+            }
+            IpAddr::V6(address) => {
+                let mut guests: LpmTrie<_, [u8; 16], u32> = self.map(map::GUESTS_V6);
+                guests
+                    .insert(&Key::new(prefix, address.octets()), slot, 0)
+                    .expect("room for a guest");
+            }
+        }
+    }
+
     /// Lets an address use a published port of limited use.
     ///
     /// # Panics
@@ -263,6 +299,9 @@ impl Datapath {
     /// # Panics
     /// When the kernel cannot run the program.
     pub fn try_run(&mut self, program: &str, bytes: &[u8], context: Context) -> Option<Outcome> {
+        if program == names::DROP_ALL {
+            return Some(self.run_drop_all(bytes, context));
+        }
         let (ctx_in, mut ctx_out) = (context.to_bytes(), [0; SK_BUFF_LEN]);
         let mut data_out = vec![0; bytes.len() + 256];
         let options = TestRunOptions {
@@ -290,6 +329,36 @@ impl Datapath {
             bytes: data_out,
             mark,
         })
+    }
+
+    /// What passes an XDP program goes on to the next one, by our names.
+    fn run_drop_all(&mut self, bytes: &[u8], context: Context) -> Outcome {
+        // `struct xdp_md`: the second field is the end of the frame, the fourth the device.
+        let fields = [0, bytes.len() as u32, 0, context.ifindex, 0, 0];
+        let ctx_in: Vec<u8> = fields.into_iter().flat_map(u32::to_ne_bytes).collect();
+        let mut data_out = vec![0; bytes.len() + 256];
+        let options = TestRunOptions {
+            data_in: Some(bytes),
+            data_out: Some(&mut data_out),
+            ctx_in: Some(&ctx_in),
+            ..TestRunOptions::new()
+        };
+        let netns = self.netns.clone();
+        let program = &*drop_all(&mut self.ebpf);
+        let result = netns.run(|| program.test_run(options));
+        let result = result.unwrap_or_else(|error| panic!("{} bytes: {error:?}", bytes.len()));
+        data_out.truncate(result.data_size_out as usize);
+        let verdict = match result.return_value {
+            1 => verdict::DROP,
+            2 => verdict::NEXT,
+            other => panic!("XDP action {other}"),
+        };
+        let bytes = data_out;
+        Outcome {
+            verdict,
+            bytes,
+            mark: 0,
+        }
     }
 
     /// Runs one collection pass, and says what it did and how long it took.
@@ -320,11 +389,45 @@ impl Datapath {
     /// Where a reason has no name.
     #[must_use]
     pub fn drops(&mut self) -> BTreeMap<(u32, DropReason), u64> {
+        self.counted(0)
+    }
+
+    /// Packets that a policy in audit mode would have dropped, by slot and reason.
+    #[must_use]
+    pub fn audited(&mut self) -> BTreeMap<(u32, DropReason), u64> {
+        self.counted(AUDITED)
+    }
+
+    fn counted(&mut self, bit: u32) -> BTreeMap<(u32, DropReason), u64> {
         let drops = self.entries::<DropKey, u64>(map::DROPS).into_iter();
         let known = |number| DropReason::from_number(number).expect("programs count known reasons");
         drops
-            .map(|(key, count)| ((key.slot, known(key.reason)), count))
+            .filter(|(key, _)| key.reason & AUDITED == bit)
+            .map(|(key, count)| ((key.slot, known(key.reason & !AUDITED)), count))
             .collect()
+    }
+
+    /// Writes a compiled policy.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn set_policy(&mut self, id: PolicyId, entries: &[((IpAddr, u8), Verdict)]) {
+        let mut v4: LpmTrie<MapData, [u8; 4], u32> =
+            LpmTrie::create(entries.len() as u32 + 1, BPF_F_NO_PREALLOC).expect("a trie");
+        let mut v6: LpmTrie<MapData, [u8; 16], u32> =
+            LpmTrie::create(entries.len() as u32 + 1, BPF_F_NO_PREALLOC).expect("a trie");
+        for ((address, length), verdict) in entries {
+            let (length, verdict) = (u32::from(*length), *verdict as u32);
+            let inserted = match address {
+                IpAddr::V4(address) => v4.insert(&Key::new(length, address.octets()), verdict, 0),
+                IpAddr::V6(address) => v6.insert(&Key::new(length, address.octets()), verdict, 0),
+            };
+            inserted.expect("room for an entry");
+        }
+        let mut policies: HashOfMaps<_, PolicyId, _> = self.map(map::POLICIES_V4);
+        policies.insert(id, &v4, 0).expect("room for a policy");
+        let mut policies: HashOfMaps<_, PolicyId, _> = self.map(map::POLICIES_V6);
+        policies.insert(id, &v6, 0).expect("room for a policy");
     }
 
     /// Everything in a hash map.
@@ -415,6 +518,12 @@ impl Context {
         }
         bytes
     }
+}
+
+fn drop_all(ebpf: &mut Ebpf) -> &mut Xdp {
+    let program = ebpf.program_mut(names::DROP_ALL);
+    let program = program.expect("the object has drop_all");
+    program.try_into().expect("drop_all is an XDP program")
 }
 
 fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use netagent_common::names::map;
-use netagent_common::publish::{ExposedKey, PublishKey, Published};
+use netagent_common::publish::{ExposedKey, HostPortKey, PublishKey, Published};
 use netagent_common::vm::Interface;
 
 use crate::prog_run::Datapath;
@@ -81,6 +81,30 @@ pub fn expose(datapath: &mut Datapath, record: &Interface, (port, protocol): (u1
         reserved: 0,
     };
     datapath.insert::<ExposedKey, u32>(map::EXPOSED, key, record.generation);
+}
+
+/// Opens a port of the host to guests.
+///
+/// # Panics
+/// When the map is full.
+pub fn open_host_port(datapath: &mut Datapath, port: (u16, u8)) {
+    datapath.insert::<HostPortKey, u32>(map::HOST_PORTS, host_port_key(port), 1);
+}
+
+/// Closes it again.
+///
+/// # Panics
+/// Where it is not open.
+pub fn close_host_port(datapath: &mut Datapath, port: (u16, u8)) {
+    datapath.remove::<HostPortKey, u32>(map::HOST_PORTS, &host_port_key(port));
+}
+
+const fn host_port_key((port, protocol): (u16, u8)) -> HostPortKey {
+    HostPortKey {
+        port: port.to_be_bytes(),
+        protocol,
+        reserved: 0,
+    }
 }
 
 fn key<A>(publication: &Publication, address: A) -> PublishKey<A> {

@@ -13,7 +13,8 @@ use netagent_common::policy::RouteKind;
 use netagent_common::services::{SERVICES_HOST_MAC, Services};
 use netagent_common::vm::{self, Interface, State};
 
-use crate::packet::Ends;
+use crate::deadline::{Deadline, SOON};
+use crate::packet::{self, Ends, Packet};
 use crate::prog_run::{Context, Datapath, Outcome, Sizes};
 use crate::route::RouteTo;
 
@@ -116,6 +117,22 @@ impl Scene {
     /// The other guest sends a packet.
     pub fn from_other(&mut self, bytes: &[u8]) -> Outcome {
         self.datapath.run(names::FROM_VM, bytes, FROM_OTHER)
+    }
+
+    /// The segment that a guest got beside what the program answers: the first one's device is 0, the other's 3. The
+    /// device must be up by then.
+    ///
+    /// # Panics
+    /// Where none comes.
+    pub fn told(&mut self, device: usize) -> Packet {
+        let tap = self.datapath.up(device);
+        tap.receive_where(Deadline::after(SOON), |frame| {
+            let packet = Packet::parse(&frame.bytes)?;
+            (packet.protocol == protocol::TCP).then(|| {
+                packet::assert_checksums(&frame.bytes);
+                packet
+            })
+        })
     }
 
     /// A packet arrives on the uplink.

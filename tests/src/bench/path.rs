@@ -66,6 +66,12 @@ impl Flows {
         self.patches.len()
     }
 
+    /// A frame with its virtio header.
+    pub fn frame(&mut self, index: usize) -> &[u8] {
+        self.apply(index);
+        &self.buffer
+    }
+
     fn apply(&mut self, index: usize) {
         let patch = self.patches[index];
         let frame = &mut self.buffer[VNET_HEADER_LEN..];

@@ -1,11 +1,12 @@
-//! `bench [datapath | reverse | gso | flows | full | neighbour | collect | create | start | dhcp | storm | all] [--rounds <n>]`: see `cargo xtask bench`.
+//! `bench [datapath | reverse | gso | flows | full | limit | limit-cost | policy | neighbour | collect | create | start | dhcp | storm | drop-all | all] [--rounds <n>]`: see `cargo xtask bench`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use std::process::ExitCode;
 
 use netagent_tests::bench::figures::print_machine;
 use netagent_tests::bench::{
-    collect, create, datapath, dhcp, flows, full, gso, neighbour, reverse, start, storm,
+    collect, create, datapath, dhcp, drop_all, flows, full, gso, limit, neighbour, policy, reverse,
+    start, storm,
 };
 
 /// Rounds where the command line names none.
@@ -14,20 +15,24 @@ const ROUNDS: u32 = 7;
 /// A round of a thousand starts takes its time.
 const START_ROUNDS_MAX: u32 = 3;
 
-const USAGE: &str = "usage: bench [datapath | reverse | gso | flows | full | neighbour | collect | create | start | dhcp | storm | all]... [--rounds <n>]";
+const USAGE: &str = "usage: bench [datapath | reverse | gso | flows | full | limit | limit-cost | policy | neighbour | collect | create | start | dhcp | storm | drop-all | all]... [--rounds <n>]";
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 16] = [
     "datapath",
     "reverse",
     "gso",
     "flows",
     "full",
+    "limit",
+    "limit-cost",
+    "policy",
     "neighbour",
     "collect",
     "create",
     "start",
     "dhcp",
     "storm",
+    "drop-all",
     "all",
 ];
 
@@ -82,8 +87,20 @@ fn main() -> ExitCode {
     if is_wanted("full") {
         full::run(rounds);
     }
+    if is_wanted("limit") {
+        limit::run();
+    }
+    if is_wanted("limit-cost") {
+        limit::cost(rounds);
+    }
+    if is_wanted("policy") {
+        policy::run(rounds);
+    }
     if is_wanted("neighbour") {
         neighbour::run(rounds);
+    }
+    if is_wanted("drop-all") {
+        drop_all::run(rounds);
     }
     print_machine("after");
     ExitCode::SUCCESS
