@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 /// What the agent's upstream, and what the instance's name server answers with.
 const BY_UPSTREAM: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const BY_NAME_SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// The code of REFUSED (RFC 1035, 4.1.1).
+const REFUSED: u8 = 5;
 
 /// A world with a name server, an agent that asks it, and a guest with a stack.
 struct Scene {
@@ -118,6 +120,29 @@ fn the_name_server_of_the_instance_goes_before_the_agents_upstream() {
             (own.queries().len(), scene.upstream.queries().len()),
             (4, 0)
         );
+    }
+}
+
+#[test]
+fn d2_a_guest_that_may_reach_networks_alone_is_refused_every_name_until_it_may_again() {
+    let spec = json!({ "name": "asks", "allowed_cidrs": ["192.0.2.0/24"] });
+    let scene = Scene::new(&spec);
+    let netns = &scene.stack.netns;
+    let codes = |is_v4: bool| {
+        let gateway = scene.gateway(is_v4);
+        let by_udp = ask_udp(netns, gateway, "www.example.net").unwrap();
+        let by_tcp = ask_tcp(netns, gateway, &["a.example.net", "b.example.net"]).unwrap();
+        let replies = by_tcp.iter().chain([&by_udp]);
+        replies.map(|reply| reply.code).collect::<Vec<u8>>()
+    };
+    for is_v4 in [true, false] {
+        assert_eq!(codes(is_v4), [REFUSED; 3]);
+    }
+    assert!(scene.upstream.queries().is_empty(), "nothing went on");
+    let policy = "/v1/instances/asks/policy";
+    assert_eq!(scene.agent.api("PUT", policy, "{}").status, 200);
+    for is_v4 in [true, false] {
+        assert_eq!(codes(is_v4), [0; 3]);
     }
 }
 

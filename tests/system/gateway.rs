@@ -13,7 +13,7 @@ use netagent_tests::stack::Stack;
 use netagent_tests::tap::Header;
 use netagent_tests::world::World;
 
-fn check_resolution(nic: &Nic) {
+pub(crate) fn check_resolution(nic: &Nic) {
     let own = Claim {
         mac: nic.mac,
         ip: nic.v4,
@@ -45,7 +45,7 @@ fn check_resolution(nic: &Nic) {
     assert_eq!(answer, (gateway, GATEWAY_MAC));
 }
 
-fn check_echo(nic: &Nic) {
+pub(crate) fn check_echo(nic: &Nic) {
     for is_v4 in [true, false] {
         let ends = nic.to(nic.gateway(is_v4));
         for length in [0, 1, 56, 1_400] {

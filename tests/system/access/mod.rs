@@ -17,13 +17,13 @@ use serde_json::{Value, json};
 const LISTEN: &str = "127.0.0.1:8080";
 
 /// A token as the command line shows it once.
-struct Token {
+pub(crate) struct Token {
     id: String,
     secret: String,
 }
 
 impl Token {
-    fn create(agent: &Agent, account: &str, permissions: &[&str]) -> Self {
+    pub(crate) fn create(agent: &Agent, account: &str, permissions: &[&str]) -> Self {
         let mut words = vec!["token", "create", "--account", account, "--json"];
         for permission in permissions {
             words.extend(["--permission", *permission]);
@@ -42,13 +42,13 @@ impl Token {
 }
 
 /// Somebody who asks over TCP.
-struct Client<'a> {
+pub(crate) struct Client<'a> {
     host: &'a NetNs,
     authorization: Option<String>,
 }
 
 impl<'a> Client<'a> {
-    fn new(world: &'a World, token: &Token) -> Self {
+    pub(crate) fn new(world: &'a World, token: &Token) -> Self {
         Self {
             host: &world.host,
             authorization: Some(format!("Bearer {}", token.secret)),
@@ -70,7 +70,7 @@ impl<'a> Client<'a> {
         request_tcp(self.host, LISTEN.parse().unwrap(), &ask).unwrap()
     }
 
-    fn create(&self, spec: &Value) -> Value {
+    pub(crate) fn create(&self, spec: &Value) -> Value {
         let answer = self.ask("POST", "/v1/instances", spec);
         assert_eq!(
             (answer.status, &answer.body["status"]),
@@ -96,6 +96,6 @@ impl<'a> Client<'a> {
     }
 }
 
-fn listening(more: &str) -> String {
+pub(crate) fn listening(more: &str) -> String {
     format!("[api]\nlisten = \"{LISTEN}\"\n{more}")
 }

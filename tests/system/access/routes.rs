@@ -173,6 +173,9 @@ fn the_openapi_document_lists_every_route_and_every_listed_route_answers() {
             "{method} {path}: {answer:?}"
         );
     }
+    let policy = &document["components"]["schemas"]["PolicyRequest"]["properties"];
+    let words = json!(["allow-all", "deny-all", "custom"]);
+    assert_eq!(policy["network_policy"]["enum"], words, "{policy}");
     // Descriptions refer to nothing that is not there.
     let text = document.to_string();
     for reference in text.split("\"#/components/schemas/").skip(1) {

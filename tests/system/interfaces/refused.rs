@@ -110,9 +110,9 @@ const REFUSED: [(&str, u16, &str); 27] = [
         "Not supported yet: guest_ip",
     ),
     (
-        r#"{"network_policy": "deny-all"}"#,
+        r#"{"allowed_domains": []}"#,
         501,
-        "Not supported yet: network_policy",
+        "Not supported yet: allowed_domains",
     ),
     (
         r#"{"mtu": 65522}"#,

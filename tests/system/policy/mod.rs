@@ -1,0 +1,16 @@
+//! What guests may reach, and how much of it (section P).
+
+mod explain;
+mod front;
+mod site;
+
+mod always_denied;
+mod audit;
+mod blocked;
+mod kept;
+mod listeners;
+mod lists;
+mod refused;
+mod replaced;
+mod toward;
+mod vm_to_vm;
