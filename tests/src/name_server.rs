@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::deadline::SOON;
 use crate::netns::NetNs;
+use crate::server::bound;
 use crate::server::is_ready;
 
 /// Port of DNS.
@@ -46,11 +47,8 @@ impl NameServer {
     #[must_use]
     pub fn start(netns: &NetNs, place: impl Into<SocketAddr>, answer: Ipv4Addr) -> Self {
         let place = place.into();
-        let bound = netns.run(|| (UdpSocket::bind(place), TcpListener::bind(place)));
-        let (socket, listener) = (
-            bound.0.expect("the address is the namespace's"),
-            bound.1.expect("the address is the namespace's"),
-        );
+        let socket = bound(|| netns.run(|| UdpSocket::bind(place)));
+        let listener = bound(|| netns.run(|| TcpListener::bind(place)));
         let (reader, writer) = io::pipe().expect("two descriptors");
         let stop = Arc::new(OwnedFd::from(reader));
         let queries = Arc::new(Mutex::new(Vec::new()));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::deadline::wait_for;
 use crate::netns::NetNs;
 
 /// Port of both servers.
@@ -17,12 +18,28 @@ pub const PORT: u16 = 7;
 /// Time after which a connection that says nothing is closed.
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
 
+/// As long as the socket of an earlier server may hold its address: a process that another test is just starting has a
+/// copy of every descriptor until it runs its own program.
+const TAKEN_LIMIT: Duration = Duration::from_secs(5);
+
 /// A server, on a thread of its own.
 #[derive(Debug)]
 pub struct Server {
     peers: Arc<Mutex<Vec<SocketAddr>>>,
     stop: Option<io::PipeWriter>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// A socket with an address that an earlier one may have had until now.
+///
+/// # Panics
+/// When the address is not the namespace's, or stays taken.
+pub fn bound<S>(mut bind: impl FnMut() -> io::Result<S>) -> S {
+    wait_for("the address is free", TAKEN_LIMIT, || match bind() {
+        Ok(socket) => Some(socket),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
+        Err(error) => panic!("the world has this address: {error}"),
+    })
 }
 
 impl Server {
@@ -33,9 +50,7 @@ impl Server {
     #[must_use]
     pub fn tcp(netns: &NetNs, address: impl Into<IpAddr>) -> Self {
         let address = SocketAddr::new(address.into(), PORT);
-        let listener = netns
-            .run(|| TcpListener::bind(address))
-            .expect("the world has this address");
+        let listener = bound(|| netns.run(|| TcpListener::bind(address)));
         Self::serve(move |stop, peers| {
             let mut connections = Vec::new();
             while is_ready(listener.as_fd(), stop) {
@@ -56,8 +71,7 @@ impl Server {
     #[must_use]
     pub fn page(netns: &NetNs, address: impl Into<IpAddr>, page: &'static str) -> Self {
         let address = SocketAddr::new(address.into(), 80);
-        let bound = netns.run(|| TcpListener::bind(address));
-        let listener = bound.expect("the world has this address");
+        let listener = bound(|| netns.run(|| TcpListener::bind(address)));
         Self::serve(move |stop, peers| {
             while is_ready(listener.as_fd(), stop) {
                 let (stream, peer) = listener.accept().expect("poll said that there is one");
@@ -74,9 +88,7 @@ impl Server {
     #[must_use]
     pub fn udp(netns: &NetNs, address: impl Into<IpAddr>) -> Self {
         let address = SocketAddr::new(address.into(), PORT);
-        let socket = netns
-            .run(|| UdpSocket::bind(address))
-            .expect("the world has this address");
+        let socket = bound(|| netns.run(|| UdpSocket::bind(address)));
         Self::serve(move |stop, peers| {
             let mut buffer = vec![0; 65_536];
             while is_ready(socket.as_fd(), stop) {
