@@ -11,6 +11,7 @@ pub mod bucket;
 pub mod drop;
 pub mod flow;
 pub mod fragment;
+pub mod learned;
 pub mod limit;
 pub mod nat;
 pub mod policy;

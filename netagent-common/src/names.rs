@@ -1,8 +1,8 @@
 //! Names of programs, maps and pins, and the version of their layout.
 
-/// Layout of every map and the meaning of every value. It names the pin directory, `<bpf-dir>/v4`, and
+/// Layout of every map and the meaning of every value. It names the pin directory, `<bpf-dir>/v5`, and
 /// stands in every interface record: a program drops what it does not understand.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Program on everything that a guest sends.
 pub const FROM_VM: &str = "from_vm";
@@ -71,6 +71,18 @@ pub mod map {
     pub const POLICIES_V4: &str = "POLICIES_V4";
     /// As [`POLICIES_V4`], for IPv6.
     pub const POLICIES_V6: &str = "POLICIES_V6";
+    /// Hash from [`crate::learned::LearnedKey`] to [`crate::learned::Learned`]: addresses that names led to.
+    pub const LEARNED_V4: &str = "LEARNED_V4";
+    /// As [`LEARNED_V4`], for IPv6.
+    pub const LEARNED_V6: &str = "LEARNED_V6";
+    /// Hash from [`crate::learned::LedToKey`] to [`crate::learned::LedTo`]: which names led there.
+    pub const LED_TO: &str = "LED_TO";
+    /// Hash from a number to a [`crate::learned::LearnedName`].
+    pub const NAMES: &str = "NAMES";
+    /// Hash by slot of [`crate::services::Asked`]: the IPv4 name servers that a guest asked.
+    pub const ASKED_V4: &str = "ASKED_V4";
+    /// As [`ASKED_V4`], for IPv6.
+    pub const ASKED_V6: &str = "ASKED_V6";
     /// Hash from [`crate::flow::FlowKey`] to [`crate::flow::Flow`].
     pub const FLOWS_V4: &str = "FLOWS_V4";
     /// As [`FLOWS_V4`], for IPv6.
@@ -122,7 +134,7 @@ pub mod map {
     pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
 
     /// All of them.
-    pub const ALL: [&str; 36] = [
+    pub const ALL: [&str; 42] = [
         STATE,
         ACTIVE,
         INTERFACES,
@@ -135,6 +147,12 @@ pub mod map {
         GUESTS_V6,
         POLICIES_V4,
         POLICIES_V6,
+        LEARNED_V4,
+        LEARNED_V6,
+        LED_TO,
+        NAMES,
+        ASKED_V4,
+        ASKED_V6,
         FLOWS_V4,
         FLOWS_V6,
         REVERSE_V4,

@@ -139,4 +139,6 @@ pub mod policy_flag {
     pub const AUDIT: u32 = 2;
     /// The guest floods: nothing of it passes until it is quiet again.
     pub const QUARANTINE: u32 = 4;
+    /// There is a list of names: DNS is steered to the resolver, and addresses that it learned are allowed (D-2, D-4).
+    pub const NAMES: u32 = 8;
 }

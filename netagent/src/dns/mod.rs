@@ -4,6 +4,7 @@
 //! that reads such an address. Its own sockets, to the upstream servers, are made where it runs: in the host's
 //! namespace.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ mod udp;
 
 use crate::dns::places::{ALL, Counters, Key, Places};
 use crate::dns::upstream::Upstreams;
+use crate::spec::domain::Domains;
 
 /// Pause where the kernel has no packet or connection to give, for want of memory or descriptors.
 const RETRY: Duration = Duration::from_millis(100);
@@ -36,6 +38,38 @@ const TIMES: Times = Times {
 pub trait Directory: Send + Sync + 'static {
     /// The guest with this address; `None` where it is nobody's, or no longer: nothing is answered then.
     fn client(&self, address: IpAddr) -> Option<Asker>;
+}
+
+/// What an asker may ask for (D-2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// Every name.
+    All,
+    /// No name.
+    None,
+    /// The names of a list; what they lead to is learned.
+    Listed(Arc<Domains>),
+    /// Every name; what those of the list lead to is learned, and the others are counted (P-14).
+    Audited(Arc<Domains>),
+}
+
+/// The start of an instance: its number, and the generation of the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Start {
+    /// Number of the instance.
+    pub instance: u32,
+    /// Generation of its start.
+    pub generation: u32,
+}
+
+/// Opens what answers lead to (D-4).
+pub trait Learner: Send + Sync + 'static {
+    /// Opens the addresses that an allowed name led to, for the instance that asked, before it hears of them. A name is
+    /// lower case and has no dot at its end.
+    ///
+    /// # Errors
+    /// Where not all of them are open: then the answer is not given.
+    fn learn(&self, start: Start, name: &str, addresses: &[(IpAddr, Duration)]) -> io::Result<()>;
 }
 
 /// Who asks.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 mod address;
 mod bounds;
 pub mod cidr;
+pub mod domain;
 pub mod json;
 pub mod limit;
 mod members;

@@ -1,0 +1,68 @@
+//! Addresses that a guest may reach because an allowed name led there (D-4, D-5). The resolver writes them before its
+//! answer leaves, and they outlive the agent: beside each address stands which names led to it, so that the next agent
+//! knows what a shorter list no longer allows.
+
+use crate::wire;
+
+wire! {
+    /// Key of an address that is open to one instance.
+    pub struct LearnedKey<A> = 8 or 20 bytes {
+        /// Number of the instance.
+        pub instance: u32,
+        /// The address.
+        pub address: A,
+    }
+}
+
+wire! {
+    /// That an address is open. It is as long as this stands, whatever its time to live says: the agent removes what ran
+    /// out and is not used.
+    pub struct Learned = 16 bytes {
+        /// When a collection pass last found a flow with it, ns of the monotonic clock; 0 where none did.
+        pub used_ns: u64,
+        /// Generation of the instance's start: for no other is it open.
+        pub generation: u32,
+        /// Unused.
+        pub reserved: u32,
+    }
+}
+
+wire! {
+    /// Key of the note that a name led to an address.
+    pub struct LedToKey = 24 bytes {
+        /// Number of the instance.
+        pub instance: u32,
+        /// Number of the name in [`crate::names::map::NAMES`].
+        pub name: u32,
+        /// The address; an IPv4 one as IPv6 writes it, ::ffff:0:0/96.
+        pub address: [u8; 16],
+    }
+}
+
+wire! {
+    /// That a name led to an address.
+    pub struct LedTo = 16 bytes {
+        /// Up to when, ns of the monotonic clock.
+        pub expires_ns: u64,
+        /// Generation of the instance's start.
+        pub generation: u32,
+        /// Unused.
+        pub reserved: u32,
+    }
+}
+
+/// Longest name, bytes, as it is written (RFC 1035 section 2.3.4).
+pub const NAME_LEN_MAX: usize = 253;
+
+wire! {
+    /// A name that was asked for and allowed.
+    pub struct LearnedName = 256 bytes {
+        /// Bytes of it that are in use.
+        pub length: u8,
+        /// The name, lower case, without a dot at its end.
+        pub bytes: [u8; 255],
+    }
+}
+
+/// Addresses that are open to one instance at most: the one that was heard of longest ago makes room.
+pub const LEARNED_PER_INSTANCE: usize = 1_024;
