@@ -111,7 +111,7 @@ drop_reasons! {
     MulticastReport = 36, "multicast_report";
     /// A super-frame of more segments than any guest needs: cutting it up would keep the host busy.
     TooManySegments = 37, "too_many_segments";
-    /// More requests to DHCP, router or DNS than one interface may send in a second.
+    /// More requests to DHCP or router than one interface may send in a second, or to DNS than one instance may.
     ServiceLimit = 38, "service_limit";
     /// A request to DHCP, router or DNS while the agent, which answers them, is not there.
     ServicesDown = 39, "services_down";
@@ -131,7 +131,7 @@ drop_reasons! {
     DenyAll = 46, "deny_all";
     /// In one of the instance's denied_cidrs.
     DeniedCidr = 47, "denied_cidr";
-    /// In none of the networks that the instance may reach.
+    /// In none of the networks that the instance may reach, and no allowed name led there.
     NotAllowed = 48, "not_allowed";
     /// The compiled policy of the instance is not there: nothing is allowed.
     PolicyMissing = 49, "policy_missing";
@@ -143,13 +143,18 @@ drop_reasons! {
     BandwidthIn = 52, "bandwidth_in";
     /// More packets in a second than the instance's limits.pps.
     PacketRate = 53, "packet_rate";
+    /// DNS past the resolver where a list of names holds: over TLS or QUIC, mDNS, LLMNR, or in fragments.
+    DnsBypass = 54, "dns_bypass";
 }
 
 impl DropReason {
     /// Whether it is the instance's own policy that says so: in audit mode these alone are only counted (P-14).
     #[must_use]
     pub const fn is_of_policy(self) -> bool {
-        matches!(self, Self::DenyAll | Self::DeniedCidr | Self::NotAllowed)
+        matches!(
+            self,
+            Self::DenyAll | Self::DeniedCidr | Self::NotAllowed | Self::DnsBypass
+        )
     }
 }
 

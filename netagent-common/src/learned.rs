@@ -66,3 +66,7 @@ wire! {
 
 /// Addresses that are open to one instance at most: the one that was heard of longest ago makes room.
 pub const LEARNED_PER_INSTANCE: usize = 1_024;
+/// Addresses that are open at once in each family, on the whole host.
+pub const LEARNED_MAX: u32 = 262_144;
+/// Names that led to them.
+pub const NAMES_MAX: u32 = 131_072;

@@ -105,7 +105,7 @@ pub mod map {
     pub const TRAFFIC: &str = "TRAFFIC";
     /// Array, one [`crate::services::Services`]: the way to the agent's own servers.
     pub const SERVICES: &str = "SERVICES";
-    /// Array by slot of [`crate::services::Allowance`].
+    /// Array by slot and by number of the instance of [`crate::services::Allowance`].
     pub const ALLOWANCES: &str = "ALLOWANCES";
     /// Hash from [`crate::publish::PublishKey`] to [`crate::publish::Published`].
     pub const PUBLISHED_V4: &str = "PUBLISHED_V4";

@@ -11,7 +11,7 @@ use netagent_common::timeouts::CROWDED_S;
 use netagent_common::vm::Interface;
 
 use crate::family::Family;
-use crate::{conntrack, kernel, mapping, maps, nat};
+use crate::{conntrack, kernel, mapping, maps, nat, policy};
 
 /// What a pass carries from element to element.
 #[repr(C)]
@@ -110,7 +110,10 @@ unsafe extern "C" fn expire<A: Family>(
         .filter(|interface| interface.generation == flow.generation);
     // The clock of another CPU may be a tick ahead.
     let idle_ns = pass.now_ns.saturating_sub(flow.last_seen_ns);
-    if interface.is_some_and(|interface| idle_ns < timeout_ns(&key, flow, interface)) {
+    if let Some(interface) = interface
+        && idle_ns < timeout_ns(&key, flow, interface)
+    {
+        policy::note_use(interface, key.remote, pass.now_ns);
         return GO_ON;
     }
     let is_retired = conntrack::retire(flow, interface.map(|_| key.instance));

@@ -272,7 +272,7 @@ fn judge_between_guests<A: Family>(
     }
     let judged = if flow.opener == Opener::GuestToGuest as u8 {
         policy::judge_any(interface)
-            .and_then(|()| vm_to_vm::judge_guest(interface, key.remote).map(|_| ()))
+            .and_then(|()| vm_to_vm::judge_guest(interface, key).map(|_| ()))
     } else {
         vm_to_vm::judge_peer_again(interface, key)
     };
@@ -316,7 +316,7 @@ fn judge_again<A: Family>(
             let Some(route) = way_again(key.remote)? else {
                 return Ok(false);
             };
-            policy::judge(interface, key.remote)?;
+            policy::judge(interface, key)?;
             Ok(follow_route(flow, interface, route))
         }
     }
@@ -347,7 +347,7 @@ fn judge_guest_to_host<A: Family>(
 ) -> Result<(), DropReason> {
     policy::judge_any(interface)?;
     publish::judge_guest(key)?;
-    policy::judge(interface, key.remote)
+    policy::judge(interface, key)
 }
 
 /// Sends a flow by the way of today's routes, where its address stays the same: the one of this way, or one that

@@ -11,7 +11,7 @@ use crate::packet::Origin;
 use crate::parse::{self, Header, ICMP_CHECKSUM_OFFSET, Transport, transport_offset};
 use crate::services::{self, Steered};
 use crate::verdict::{Action, Dropped, Packed};
-use crate::{limit, maps};
+use crate::{asked, limit, maps};
 
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const HOP_LIMIT: u8 = 255;
@@ -96,13 +96,13 @@ impl Answered for [u8; 4] {
         if address >= interface.addresses {
             return None;
         }
-        let other = place.0 & Place::INSTANCE_GATEWAY != 0;
+        let source = match place.0 >> Place::SERVER_SHIFT_V4 & Place::SERVER {
+            0 => source,
+            Place::INSTANCE_GATEWAY => interface.instance_gateway_v4,
+            number => asked::server(interface, number)?,
+        };
         Some(Ends {
-            source: if other {
-                interface.instance_gateway_v4
-            } else {
-                source
-            },
+            source,
             destination,
             mac,
         })
@@ -126,10 +126,14 @@ impl Answered for [u8; 16] {
         if interface.has_v6 == 0 {
             return None;
         }
-        let to_all = place.0 == Place::ALL_NODES;
+        let (kind, number) = (
+            place.0 & Place::KIND_V6,
+            place.0 >> Place::SERVER_SHIFT_V6 & Place::SERVER,
+        );
+        let to_all = kind == Place::ALL_NODES;
         let [_, low]: [u64; 2] = bytemuck::cast(answered);
         let [first, second, third, fourth] = &interface.addresses_v6;
-        let [high, low] = match place.0 {
+        let [high, low] = match kind {
             0 => [network(first), low],
             1 => [network(second), low],
             2 => [network(third), low],
@@ -138,13 +142,21 @@ impl Answered for [u8; 16] {
             _ => bytemuck::cast(ALL_NODES),
         };
         let destination = bytemuck::cast([high, low]);
-        let may_ask = match place.0 {
+        let may_ask = match kind {
             0..=3 => Self::is_own(interface, destination),
             Place::LINK_LOCAL => destination != interface.gateway_v6,
             _ => to_all && service == Service::Router,
         };
-        may_ask.then_some(Ends {
-            source: interface.gateway_v6,
+        if !may_ask {
+            return None;
+        }
+        let source = if number == 0 || service != Service::Dns {
+            interface.gateway_v6
+        } else {
+            asked::server(interface, number)?
+        };
+        Some(Ends {
+            source,
             destination,
             mac: if to_all {
                 ALL_NODES_MAC

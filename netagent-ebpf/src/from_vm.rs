@@ -268,6 +268,8 @@ fn packet<A: Steered>(
         {
             return gateway(skb, interface, (header, transport));
         }
+        // Whomever it asks. A flow that somebody opened towards the guest from that port goes on.
+        _ if services::is_steered(interface, transport) => return Ok(Judged::Dns),
         _ => return Ok(Judged::NoFlow),
     };
     if flow.uplink == 0 {

@@ -40,9 +40,9 @@ pub struct Report<A> {
 #[inline(always)]
 pub const fn is_told(reason: DropReason) -> bool {
     use DropReason::{
-        AlwaysDenied, DeniedCidr, DenyAll, FlowLimit, FlowTableFull, GatewayClosed, HostAddress,
-        NoRoute, NotAllowed, NotUplink, OtherInstance, PolicyMissing, SnatAddress, SnatExhausted,
-        TooBig, TtlExpired,
+        AlwaysDenied, DeniedCidr, DenyAll, DnsBypass, FlowLimit, FlowTableFull, GatewayClosed,
+        HostAddress, NoRoute, NotAllowed, NotUplink, OtherInstance, PolicyMissing, SnatAddress,
+        SnatExhausted, TooBig, TtlExpired,
     };
     matches!(
         reason,
@@ -61,6 +61,7 @@ pub const fn is_told(reason: DropReason) -> bool {
             | DenyAll
             | DeniedCidr
             | NotAllowed
+            | DnsBypass
             | PolicyMissing
     )
 }
@@ -68,9 +69,9 @@ pub const fn is_told(reason: DropReason) -> bool {
 /// Whether it is the instance's policy that says no: a connection is refused then, not unreachable.
 #[inline(always)]
 const fn is_policy(reason: DropReason) -> bool {
-    use DropReason::{DeniedCidr, DenyAll, NotAllowed};
+    use DropReason::{DeniedCidr, DenyAll, DnsBypass, NotAllowed};
     // Not where the policy is about to be written: what is open stays open then.
-    matches!(reason, DenyAll | DeniedCidr | NotAllowed)
+    matches!(reason, DenyAll | DeniedCidr | NotAllowed | DnsBypass)
 }
 
 #[inline(always)]

@@ -15,6 +15,7 @@ pub mod to_vm;
 
 pub mod apart;
 pub mod arp;
+pub mod asked;
 pub mod collect;
 pub mod conntrack;
 pub mod echo;

@@ -49,7 +49,7 @@ pub fn judge<A: Family>(interface: &Interface, key: &FlowKey<A>) -> Result<(), D
     if !maps::is_host_port(&host_port) || publish::find(asked, key.protocol as u8).is_some() {
         return Err(closed(interface, key));
     }
-    policy::judge(interface, key.remote)
+    policy::judge(interface, key)
 }
 
 /// What the guest is told where no listener is open to it.

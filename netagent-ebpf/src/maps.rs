@@ -18,6 +18,9 @@ use netagent_common::bucket::Buckets;
 use netagent_common::drop::{AUDITED, DropKey, DropReason};
 use netagent_common::flow::{Collected, Flow, FlowKey, Place};
 use netagent_common::fragment::{First, FragmentKey};
+use netagent_common::learned::{
+    LEARNED_MAX, Learned, LearnedKey, LearnedName, LedTo, LedToKey, NAMES_MAX,
+};
 use netagent_common::limit::{
     DROPS_MAX, FLOWS_MAX, FLOWS_PER_MAPPING, FRAGMENTS_MAX, POLICIES_MAX, ROUTES_MAX, Used,
 };
@@ -28,7 +31,7 @@ use netagent_common::publish::{
     EXPOSED_MAX, ExposedKey, HOST_PORTS_MAX, HostPortKey, LED_SOCKETS_MAX, Led, LedKey,
     PUBLISHED_MAX, PublishKey, Published, SENDERS_MAX, SenderKey,
 };
-use netagent_common::services::{Allowance, Services};
+use netagent_common::services::{Allowance, Asked, Services};
 use netagent_common::vm::{self, ACTIVE_CHUNKS, Active, Interface, SLOTS_MAX, State, Traffic};
 
 use crate::kernel::{Skb, atomic_add, compare_exchange};
@@ -47,6 +50,9 @@ pub(crate) type Routes<A> = LpmTrie<A, Route<A>, { ROUTES_MAX as usize }>;
 /// The kernel takes inner maps of other sizes than this one's.
 pub(crate) type Policies<A> =
     HashOfMaps<PolicyId, LpmTrie<A, u32, 1>, { POLICIES_MAX as usize }, NO_PREALLOC>;
+pub(crate) type LearnedAddresses<A> =
+    HashMap<LearnedKey<A>, Learned, { LEARNED_MAX as usize }, NO_PREALLOC>;
+pub(crate) type AskedServers<A> = HashMap<u32, Asked<A>, { SLOTS_MAX as usize }, NO_PREALLOC>;
 pub(crate) type Fragments<A> = LruHashMap<FragmentKey<A>, First, { FRAGMENTS_MAX as usize }>;
 
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
@@ -75,6 +81,18 @@ static GUESTS_V6: Guests<[u8; 16]> = Guests::new();
 static POLICIES_V4: Policies<[u8; 4]> = Policies::new();
 #[btf_map]
 static POLICIES_V6: Policies<[u8; 16]> = Policies::new();
+#[btf_map]
+static LEARNED_V4: LearnedAddresses<[u8; 4]> = LearnedAddresses::new();
+#[btf_map]
+static LEARNED_V6: LearnedAddresses<[u8; 16]> = LearnedAddresses::new();
+#[btf_map]
+static LED_TO: HashMap<LedToKey, LedTo, { 2 * LEARNED_MAX as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static NAMES: HashMap<u32, LearnedName, { NAMES_MAX as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static ASKED_V4: AskedServers<[u8; 4]> = AskedServers::new();
+#[btf_map]
+static ASKED_V6: AskedServers<[u8; 16]> = AskedServers::new();
 #[btf_map]
 static FLOWS_V4: Flows<[u8; 4]> = Flows::new();
 #[btf_map]

@@ -212,7 +212,7 @@ fn prepare_for_guest<A: Family>(
     interface: &Interface,
     opening: &mut Opening<A>,
 ) -> Result<(), DropReason> {
-    let peer = vm_to_vm::judge_guest(interface, opening.key.remote)?;
+    let peer = vm_to_vm::judge_guest(interface, &opening.key)?;
     opening.way = Way::to_guest(interface, peer, opening.key.guest);
     opening.opener = Opener::GuestToGuest as u32;
     check_limit(interface)
@@ -282,17 +282,17 @@ fn way_for_guest<A: Family>(
     }
     match uplink_route(key.remote) {
         Ok(route) => {
-            policy::judge(interface, key.remote)?;
+            policy::judge(interface, key)?;
             let nat_address = nat_address(interface, route)?;
             Ok((Way::by(route, nat_address), Opener::Guest))
         }
         Err(DropReason::HostAddress) => {
             publish::judge_guest(key)?;
-            policy::judge(interface, key.remote)?;
+            policy::judge(interface, key)?;
             Ok((Way::round(interface, key.remote), Opener::GuestToHost))
         }
         Err(DropReason::NoRoute) => {
-            policy::judge(interface, key.remote)?;
+            policy::judge(interface, key)?;
             Err(DropReason::NoRoute)
         }
         Err(reason) => Err(reason),
@@ -372,7 +372,7 @@ pub fn write_admitted<A: Family>(
     let Ok(route) = uplink_route(key.remote) else {
         return false;
     };
-    let judged = policy::judge_any(interface).and_then(|()| policy::judge(interface, key.remote));
+    let judged = policy::judge_any(interface).and_then(|()| policy::judge(interface, key));
     if judged.is_err() {
         return false;
     }

@@ -1,24 +1,70 @@
 //! What the policy of an instance says of its guest's flows (P-2, P-3). What is always denied is none of its business.
 
 use netagent_common::drop::DropReason;
-use netagent_common::policy::{NO_POLICY, policy_flag};
+use netagent_common::flow::FlowKey;
+use netagent_common::learned::LearnedKey;
+use netagent_common::net::protocol;
+use netagent_common::policy::{NO_POLICY, Verdict, policy_flag};
+use netagent_common::services::port;
 use netagent_common::vm::Interface;
 
 use crate::family::Family;
 use crate::maps;
 
-/// Whether the guest may open a flow to an address, as far as the instance's lists say.
+/// Whether the guest may open a flow, as far as the instance's lists say.
 ///
 /// # Errors
 /// Why not.
 #[inline(always)]
-pub fn judge<A: Family>(interface: &Interface, remote: A) -> Result<(), DropReason> {
+pub fn judge<A: Family>(interface: &Interface, key: &FlowKey<A>) -> Result<(), DropReason> {
     if interface.policy == NO_POLICY {
         return Ok(());
     }
-    match maps::verdict(&interface.policy, remote) {
+    let has_names = interface.policy_flags & policy_flag::NAMES != 0;
+    if has_names && is_dns_bypass(key) {
+        audited(interface, DropReason::DnsBypass)?;
+    }
+    match maps::verdict(&interface.policy, key.remote) {
+        Some(Verdict::NotAllowed) if has_names && is_learned(interface, key.remote) => Ok(()),
         Some(verdict) => verdict.judge().or_else(|reason| audited(interface, reason)),
         None => Err(DropReason::PolicyMissing),
+    }
+}
+
+/// Whether a flow asks for names past the resolver (D-2): plain DNS that was not steered, since it comes in fragments or
+/// its flow is older than the list; over TLS and QUIC (RFC 7858, RFC 9250); mDNS; LLMNR.
+#[inline(always)]
+fn is_dns_bypass<A>(key: &FlowKey<A>) -> bool {
+    let has_ports = key.protocol == protocol::TCP.into() || key.protocol == protocol::UDP.into();
+    has_ports
+        && matches!(
+            u16::from_be_bytes(key.remote_port),
+            port::DNS | port::DNS_OVER_TLS | port::DNS_OVER_QUIC_EARLY | port::MDNS | port::LLMNR
+        )
+}
+
+/// Whether an allowed name led to an address since the instance started (D-4).
+#[inline(always)]
+fn is_learned<A: Family>(interface: &Interface, address: A) -> bool {
+    let key = LearnedKey {
+        instance: interface.instance,
+        address,
+    };
+    maps::learned(&key).is_some_and(|learned| learned.generation == interface.generation)
+}
+
+/// Notes that a flow uses an address that was learned, so that it stays open (D-5).
+#[inline(always)]
+pub fn note_use<A: Family>(interface: &Interface, address: A, now_ns: u64) {
+    if interface.policy_flags & policy_flag::NAMES == 0 {
+        return;
+    }
+    let key = LearnedKey {
+        instance: interface.instance,
+        address,
+    };
+    if let Some(learned) = maps::learned(&key) {
+        learned.used_ns = now_ns;
     }
 }
 

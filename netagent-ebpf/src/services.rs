@@ -4,6 +4,7 @@
 use netagent_common::checksum;
 use netagent_common::drop::DropReason;
 use netagent_common::net::{ETHERNET_LEN, GATEWAY_MAC, protocol};
+use netagent_common::policy::policy_flag;
 use netagent_common::services::{
     CONFIGURATION_PER_SECOND, Client, DNS_PER_SECOND, Place, SERVER_V4, SERVER_V6,
     SERVICES_HOST_MAC, SERVICES_MAC, port,
@@ -15,7 +16,7 @@ use crate::kernel::{self, ChecksumField, Skb};
 use crate::parse::{self, Header, ICMP_CHECKSUM_OFFSET, Kind, Transport, transport_offset};
 use crate::spoof;
 use crate::verdict::{Action, Packed};
-use crate::{limit, maps};
+use crate::{asked, limit, maps};
 
 const DNS: [u8; 2] = port::DNS.to_be_bytes();
 const DHCP_SERVER: [u8; 2] = port::DHCP_SERVER.to_be_bytes();
@@ -28,11 +29,15 @@ pub trait Steered: Family {
     /// Address of the servers.
     const SERVER: Self;
 
-    /// The source address of a packet on its way to the servers: it came from `source` and asked `asked`.
+    /// The source address of a packet on its way to the servers: it came from `source` and asked the server of this
+    /// number.
     ///
     /// # Errors
     /// [`DropReason::SpoofedAddress`] for a source that is none of the guest's.
-    fn client(interface: &Interface, source: Self, asked: Self) -> Result<Self, DropReason>;
+    fn client(interface: &Interface, source: Self, server: u8) -> Result<Self, DropReason>;
+
+    /// The number of a gateway of the interface, in a [`Place`].
+    fn gateway_number(interface: &Interface, asked: Self) -> Option<u8>;
 
     /// Whether a DHCP server is asked there (RFC 2131): any by broadcast, ours at its own address.
     fn asks_dhcp(interface: &Interface, destination: Self) -> bool;
@@ -42,7 +47,7 @@ impl Steered for [u8; 4] {
     const SERVER: Self = SERVER_V4;
 
     #[inline(always)]
-    fn client(interface: &Interface, source: Self, asked: Self) -> Result<Self, DropReason> {
+    fn client(interface: &Interface, source: Self, server: u8) -> Result<Self, DropReason> {
         let [first, second, third, _] = interface.addresses_v4;
         // A guest without an address is answered as by its first.
         let address = if source == first || source == [0; 4] {
@@ -54,9 +59,19 @@ impl Steered for [u8; 4] {
         } else {
             3
         };
-        let other = asked != interface.gateway_v4 && asked == interface.instance_gateway_v4;
-        let gateway = if other { Place::INSTANCE_GATEWAY } else { 0 };
-        Ok(client(interface, address | gateway).to_v4())
+        let place = address | server << Place::SERVER_SHIFT_V4;
+        Ok(client(interface, place).to_v4())
+    }
+
+    #[inline(always)]
+    fn gateway_number(interface: &Interface, asked: Self) -> Option<u8> {
+        if asked == interface.gateway_v4 {
+            Some(0)
+        } else if asked == interface.instance_gateway_v4 {
+            Some(Place::INSTANCE_GATEWAY)
+        } else {
+            None
+        }
     }
 
     #[inline(always)]
@@ -69,7 +84,7 @@ impl Steered for [u8; 16] {
     const SERVER: Self = SERVER_V6;
 
     #[inline(always)]
-    fn client(interface: &Interface, source: Self, _asked: Self) -> Result<Self, DropReason> {
+    fn client(interface: &Interface, source: Self, server: u8) -> Result<Self, DropReason> {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = source;
         let place = if let Some(address) = ipv6::place_of(interface, &source) {
             address
@@ -81,7 +96,13 @@ impl Steered for [u8; 16] {
         } else {
             return Err(DropReason::SpoofedAddress);
         };
+        let place = place | server << Place::SERVER_SHIFT_V6;
         Ok(client(interface, place).to_v6([i, j, k, l, m, n, o, p]))
+    }
+
+    #[inline(always)]
+    fn gateway_number(interface: &Interface, asked: Self) -> Option<u8> {
+        (asked == interface.gateway_v6).then_some(0)
     }
 
     #[inline(always)]
@@ -114,6 +135,12 @@ pub fn is_dhcp<A: Steered>(
 #[inline(always)]
 pub fn is_dns(transport: &Transport) -> bool {
     transport.destination == DNS && matches!(transport.kind, Kind::Segment(_) | Kind::Datagram)
+}
+
+/// Whether a packet asks for names, and such are the resolver's whomever they ask (D-2).
+#[inline(always)]
+pub fn is_steered(interface: &Interface, transport: &Transport) -> bool {
+    interface.policy_flags & policy_flag::NAMES != 0 && is_dns(transport)
 }
 
 /// Whether a packet from a link-local address asks the resolver of the gateway.
@@ -150,7 +177,7 @@ fn judge_dhcp(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
     )
 }
 
-/// Sends a packet of DNS to the servers; it is known to ask the gateway.
+/// Sends a packet of DNS to the servers.
 #[inline(always)]
 pub fn dns<A: Steered>(skb: Skb) -> Packed {
     let judged = maps::interface_of(skb).and_then(|interface| judge_dns::<A>(skb, interface));
@@ -165,8 +192,13 @@ fn judge_dns<A: Steered>(skb: Skb, interface: &Interface) -> Result<Action, Drop
     }
     let transport = parse::transport(skb, &header)?;
     parse::check_segments(skb, &transport)?;
+    let server = match A::gateway_number(interface, header.destination) {
+        Some(number) => number,
+        None => asked::remember(interface, header.destination)?,
+    };
     let request = Request {
         of: Purpose::Dns,
+        server,
         checksum_offset: transport.kind.checksum_offset(),
         on_the_wire: parse::on_the_wire::<A>(skb, &transport),
     };
@@ -193,6 +225,8 @@ enum Purpose {
 
 struct Request {
     of: Purpose,
+    /// Number of the server that is asked, in a [`Place`].
+    server: u8,
     checksum_offset: u32,
     /// Packets and bytes.
     on_the_wire: (u32, u32),
@@ -206,6 +240,7 @@ fn configuration(skb: Skb, checksum_offset: u32) -> Result<Request, DropReason> 
     }
     Ok(Request {
         of: Purpose::Configuration,
+        server: 0,
         checksum_offset,
         on_the_wire: (1, skb.len()),
     })
@@ -213,15 +248,16 @@ fn configuration(skb: Skb, checksum_offset: u32) -> Result<Request, DropReason> 
 
 #[inline(always)]
 fn pay_for(interface: &Interface, request: &Request) -> Result<(), DropReason> {
-    let allowance = maps::allowance(interface.slot).ok_or(DropReason::ServiceLimit)?;
     // A super-frame is as many packets to the servers as it has segments.
     let packets = request.on_the_wire.0.into();
     match request.of {
         Purpose::Configuration => {
+            let allowance = maps::allowance(interface.slot).ok_or(DropReason::ServiceLimit)?;
             let rate = CONFIGURATION_PER_SECOND;
             pay(&mut allowance.configuration_ns, packets, (rate, 2 * rate))
         }
         Purpose::Dns => {
+            let allowance = maps::allowance(interface.instance).ok_or(DropReason::ServiceLimit)?;
             let rate = DNS_PER_SECOND;
             pay(&mut allowance.dns_ns, packets, (rate, rate))
         }
@@ -258,7 +294,7 @@ fn steer<A: Steered>(
     request: &Request,
 ) -> Result<Action, DropReason> {
     spoof::check_partial_checksum::<A>(skb, request.checksum_offset)?;
-    let client = A::client(interface, header.source, header.destination)?;
+    let client = A::client(interface, header.source, request.server)?;
     // Before it is paid: while nobody is there to ask, that is the reason, however often it is asked.
     let way = maps::way_to_servers()?;
     pay_for(interface, request)?;

@@ -48,10 +48,10 @@ pub fn peer<A: Family>(
 #[inline(always)]
 pub fn judge_guest<A: Family>(
     interface: &Interface,
-    remote: A,
+    key: &FlowKey<A>,
 ) -> Result<&'static Interface, DropReason> {
-    let peer = peer(interface, remote)?;
-    policy::judge(interface, remote)?;
+    let peer = peer(interface, key.remote)?;
+    policy::judge(interface, key)?;
     Ok(peer)
 }
 

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::instance::Before;
+use crate::learned::table::Table;
 use crate::plan::{Observed, Step};
 use crate::publish::{Leads, ReserveError, Reserved};
 use crate::spec::publish::HostPort;
@@ -78,8 +79,14 @@ pub trait Host: Send + 'static {
     /// Tells the programs which sockets of the agent lead to guests.
     fn leads(&self) -> Arc<dyn Leads>;
 
-    /// Runs one round of the flow collection pass; without a datapath, does nothing.
-    fn collect(&mut self) -> impl Future<Output = Result<(), HostError>> + Send;
+    /// Runs one round of the flow collection pass; without a datapath, does nothing. True where it saw every flow.
+    fn collect(&mut self) -> impl Future<Output = Result<bool, HostError>> + Send;
+
+    /// The tables of what names led to; `None` where the datapath is not loaded.
+    ///
+    /// # Errors
+    /// Where they cannot be opened.
+    fn learned(&mut self) -> Result<Option<Box<dyn Table>>, HostError>;
 }
 
 /// Sockets in the servers' namespace: bound, and not blocking.

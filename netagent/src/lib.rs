@@ -23,6 +23,7 @@ pub mod netlink;
 pub mod observe;
 
 pub mod dns;
+pub mod learned;
 
 pub mod agent;
 

@@ -13,8 +13,8 @@ use netagent_tests::prog_run::{Context, Outcome, Sizes, verdict};
 use netagent_tests::scene::{self, REMOTE_V4, REMOTE_V6, SLOT, Scene, to};
 
 use crate::{
-    bandwidth, drop_all, frames, limits, paths, policy, published, requests, segments, services,
-    snat, spoofs,
+    bandwidth, drop_all, frames, limits, names, paths, policy, published, requests, segments,
+    services, snat, spoofs,
 };
 
 /// In which state of the maps a packet is seen.
@@ -40,6 +40,8 @@ pub(crate) enum Maps {
     NoSnat,
     /// The record has these flags.
     Flags(u32),
+    /// A list of names is in force, beside one that allows every network.
+    Names,
     /// A policy says this of the world; `None` where it is not there.
     Policy(Option<Verdict>),
     /// A port is published, and the guest has a flow with the ports of the sender.
@@ -127,6 +129,7 @@ fn cases() -> Vec<Case> {
         bandwidth::limit_cases(),
         drop_all::dropped_cases(),
         policy::refused_cases(),
+        names::bypass_cases(),
     ];
     tables.into_iter().flatten().collect()
 }
@@ -141,6 +144,7 @@ fn scene(maps: Maps) -> Scene {
         | Maps::NothingLeft
         | Maps::Limited
         | Maps::Policy(_)
+        | Maps::Names
         | Maps::Taken => {}
         Maps::NoV6 => record.has_v6 = 0,
         Maps::Several => record = services::record(),
@@ -156,6 +160,9 @@ fn scene(maps: Maps) -> Scene {
     let mut scene = Scene::new(sizes, &record);
     if let Maps::Policy(verdict) = maps {
         policy::prepare(&mut scene, verdict);
+    }
+    if maps == Maps::Names {
+        names::prepare(&mut scene);
     }
     if maps == Maps::NoRecord {
         scene.datapath.set_active(SLOT, 0);

@@ -22,6 +22,7 @@ mod listeners;
 mod local;
 mod mappings;
 mod mss;
+mod names;
 mod nat;
 mod paths;
 mod pieces;

@@ -10,15 +10,18 @@ use core::mem::offset_of;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use netagent_common::flow::{Flow, FlowKey, FlowState, Opener};
 use netagent_common::fragment::{First, FragmentKey};
+use netagent_common::learned::{Learned, LearnedKey};
 use netagent_common::nat::{Mapping, MappingKey, Reverse, ReverseKey, fill};
 use netagent_common::policy::{PolicyId, Route, Verdict};
+use netagent_common::services::{Asked, SERVERS};
 
 use crate::kernel::compare_exchange;
 use crate::maps::{
-    FLOWS_V4, FLOWS_V6, FRAGMENTS_V4, FRAGMENTS_V6, Flows, Fragments, GUESTS_V4, GUESTS_V6, Guests,
-    MAPPINGS_V4, MAPPINGS_V6, Mappings, POLICIES_V4, POLICIES_V6, PUBLISHED_V4, PUBLISHED_V6,
-    Policies, PublishedPorts, REVERSE_V4, REVERSE_V6, ROUTES_V4, ROUTES_V6, Reverses, Routes,
-    SENDERS_V4, SENDERS_V6, Senders,
+    ASKED_V4, ASKED_V6, AskedServers, FLOWS_V4, FLOWS_V6, FRAGMENTS_V4, FRAGMENTS_V6, Flows,
+    Fragments, GUESTS_V4, GUESTS_V6, Guests, LEARNED_V4, LEARNED_V6, LearnedAddresses, MAPPINGS_V4,
+    MAPPINGS_V6, Mappings, POLICIES_V4, POLICIES_V6, PUBLISHED_V4, PUBLISHED_V6, Policies,
+    PublishedPorts, REVERSE_V4, REVERSE_V6, ROUTES_V4, ROUTES_V6, Reverses, Routes, SENDERS_V4,
+    SENDERS_V6, Senders,
 };
 
 /// The maps of one address family.
@@ -35,6 +38,12 @@ pub trait FamilyMaps: Copy + Eq + 'static {
     fn guests_map() -> &'static Guests<Self>;
     #[doc(hidden)]
     fn policy_map() -> &'static Policies<Self>;
+    #[doc(hidden)]
+    fn learned_map() -> &'static LearnedAddresses<Self>;
+    #[doc(hidden)]
+    fn asked_map() -> &'static AskedServers<Self>;
+    #[doc(hidden)]
+    fn nobody_asked() -> &'static Asked<Self>;
     #[doc(hidden)]
     fn published_map() -> &'static PublishedPorts<Self>;
     #[doc(hidden)]
@@ -77,6 +86,18 @@ impl FamilyMaps for [u8; 4] {
     #[inline(always)]
     fn policy_map() -> &'static Policies<Self> {
         &POLICIES_V4
+    }
+    #[inline(always)]
+    fn learned_map() -> &'static LearnedAddresses<Self> {
+        &LEARNED_V4
+    }
+    #[inline(always)]
+    fn asked_map() -> &'static AskedServers<Self> {
+        &ASKED_V4
+    }
+    #[inline(always)]
+    fn nobody_asked() -> &'static Asked<Self> {
+        &NOBODY_ASKED_V4
     }
     #[inline(always)]
     fn published_map() -> &'static PublishedPorts<Self> {
@@ -125,6 +146,18 @@ impl FamilyMaps for [u8; 16] {
         &POLICIES_V6
     }
     #[inline(always)]
+    fn learned_map() -> &'static LearnedAddresses<Self> {
+        &LEARNED_V6
+    }
+    #[inline(always)]
+    fn asked_map() -> &'static AskedServers<Self> {
+        &ASKED_V6
+    }
+    #[inline(always)]
+    fn nobody_asked() -> &'static Asked<Self> {
+        &NOBODY_ASKED_V6
+    }
+    #[inline(always)]
     fn published_map() -> &'static PublishedPorts<Self> {
         &PUBLISHED_V6
     }
@@ -141,6 +174,18 @@ impl FamilyMaps for [u8; 16] {
         let words = read_words(reverse, offset_of!(Reverse<Self>, guest));
         let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = words;
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+}
+
+/// Beside the map: a value of this size does not fit the stack.
+static NOBODY_ASKED_V4: Asked<[u8; 4]> = nobody([0; 4]);
+static NOBODY_ASKED_V6: Asked<[u8; 16]> = nobody([0; 16]);
+
+const fn nobody<A: Copy>(nobody: A) -> Asked<A> {
+    Asked {
+        last: 0,
+        reserved: 0,
+        servers: [nobody; SERVERS],
     }
 }
 
@@ -342,6 +387,35 @@ pub fn verdict<A: FamilyMaps>(policy: &PolicyId, address: A) -> Option<Verdict> 
     // waits for another one when it does: no program that looks it up finds another's.
     let verdict = unsafe { A::policy_map().get_value(policy, &Key::new(A::BITS, address)) };
     verdict.map(|number| Verdict::from_number(*number))
+}
+
+/// That an address is open to an instance since a name led there.
+#[inline(always)]
+pub fn learned<A: FamilyMaps>(key: &LearnedKey<A>) -> Option<&'static mut Learned> {
+    let learned = A::learned_map().get_ptr_mut(key)?;
+    // SAFETY: the element stays readable and writable until the program ends (RCU); its time alone is changed, whole.
+    Some(unsafe { &mut *learned })
+}
+
+/// The name servers that a slot's guest asked, to be read and changed; `None` where there is no room for them.
+#[inline(always)]
+pub fn asked<A: FamilyMaps>(slot: u32) -> Option<&'static mut Asked<A>> {
+    if A::asked_map().get_ptr(slot).is_none() {
+        // Another CPU may do so at the same time: then its entry stands.
+        let flags = aya_ebpf::bindings::BPF_NOEXIST.into();
+        A::asked_map().insert(slot, A::nobody_asked(), flags).ok();
+    }
+    let asked = A::asked_map().get_ptr_mut(slot)?;
+    // SAFETY: nobody removes an element. Two CPUs may change it at once, and what they mix is the guest's own servers.
+    Some(unsafe { &mut *asked })
+}
+
+/// The name servers that a slot's guest asked.
+#[inline(always)]
+pub fn asked_before<A: FamilyMaps>(slot: u32) -> Option<&'static Asked<A>> {
+    let asked = A::asked_map().get_ptr(slot)?;
+    // SAFETY: as in `asked`.
+    Some(unsafe { &*asked })
 }
 
 /// What the first fragment of a packet said.

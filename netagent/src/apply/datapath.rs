@@ -79,16 +79,16 @@ impl Datapath {
     ///
     /// # Errors
     /// Where the kernel refuses.
-    pub async fn collect(&self, with_orphans: bool) -> Result<(), CollectError> {
-        self.run_pass(&self.programs.collect_flows).await?;
+    pub async fn collect(&self, with_orphans: bool) -> Result<bool, CollectError> {
+        let saw_all = self.run_pass(&self.programs.collect_flows).await?;
         if with_orphans {
             self.run_pass(&self.programs.collect_orphans).await?;
         }
-        Ok(())
+        Ok(saw_all)
     }
 
-    /// Runs a pass until it has seen its whole table; between runs, others get their turn.
-    async fn run_pass(&self, program: &SchedClassifier) -> Result<(), CollectError> {
+    /// Runs a pass until it has seen its whole table, and says whether it did; between runs, others get their turn.
+    async fn run_pass(&self, program: &SchedClassifier) -> Result<bool, CollectError> {
         // The program looks at no packet, but the kernel runs it on one.
         let frame = [0; 64];
         for _ in 0..PASSES_MAX {
@@ -105,10 +105,10 @@ impl Datapath {
                 );
             }
             if collected.more == 0 {
-                return Ok(());
+                return Ok(true);
             }
             tokio::task::yield_now().await;
         }
-        Ok(())
+        Ok(false)
     }
 }

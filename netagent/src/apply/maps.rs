@@ -2,6 +2,7 @@
 
 mod batch;
 mod guests;
+pub mod learned;
 mod policies;
 mod publish;
 mod routes;

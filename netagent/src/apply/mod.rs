@@ -407,20 +407,30 @@ impl Host for KernelHost {
         Arc::new(LedSockets::new(&self.pins))
     }
 
-    async fn collect(&mut self) -> Result<(), HostError> {
+    async fn collect(&mut self) -> Result<bool, HostError> {
         self.rounds = self.rounds.wrapping_add(1);
         let with_orphans = self.rounds.is_multiple_of(ORPHANS_EVERY);
         let Some(datapath) = &self.datapath else {
-            return Ok(());
+            return Ok(false);
         };
         let collected = datapath.collect(with_orphans).await;
-        collected.map_err(|cause| HostError::failed("collect flows", cause))?;
+        let saw_all = collected.map_err(|cause| HostError::failed("collect flows", cause))?;
         let fills = datapath.maps.fills();
         let fills = fills.map_err(|cause| HostError::failed("read how full tables are", cause))?;
         for (table, count, most) in fills {
             self.alerts.say(table, count, most);
         }
-        Ok(())
+        Ok(saw_all)
+    }
+
+    fn learned(&mut self) -> Result<Option<Box<dyn Table>>, HostError> {
+        if self.datapath.is_none() {
+            return Ok(None);
+        }
+        match LearnedMaps::open(&self.pins) {
+            Ok(maps) => Ok(Some(Box::new(maps))),
+            Err(cause) => Err(HostError::failed("open what names led to", cause)),
+        }
     }
 }
 

@@ -27,7 +27,7 @@ const ALL: PolicyId = [1; 16];
 
 /// Puts a policy in force whose lists say this of the world, and of everything else what `rest` says; a generation
 /// later than the last.
-fn put(scene: &mut Scene, generation: u32, (world, rest): (Verdict, Verdict)) {
+pub(crate) fn put(scene: &mut Scene, generation: u32, (world, rest): (Verdict, Verdict)) {
     let id = id_of(generation);
     let everything = [("0.0.0.0", 0), ("::", 0)].map(|(address, length)| {
         let address: IpAddr = address.parse().unwrap();
@@ -40,14 +40,14 @@ fn put(scene: &mut Scene, generation: u32, (world, rest): (Verdict, Verdict)) {
 }
 
 /// Names the policy that [`put`] writes for a generation.
-fn id_of(generation: u32) -> PolicyId {
+pub(crate) fn id_of(generation: u32) -> PolicyId {
     let mut id = ALL;
     id[..4].copy_from_slice(&generation.to_ne_bytes());
     id
 }
 
 /// Puts a record in force, a generation later than the last.
-fn set(scene: &mut Scene, generation: u32, change: impl FnOnce(&mut Interface)) {
+pub(crate) fn set(scene: &mut Scene, generation: u32, change: impl FnOnce(&mut Interface)) {
     let mut record = scene::record();
     record.policy_generation += generation;
     change(&mut record);
@@ -59,7 +59,7 @@ fn deny_all(record: &mut Interface) {
 }
 
 /// A packet of a flow of the guest: of TCP a segment with these flags.
-fn sent(number: u8, ends: &Ends, flags: u8) -> Vec<u8> {
+pub(crate) fn sent(number: u8, ends: &Ends, flags: u8) -> Vec<u8> {
     match number {
         protocol::TCP => segment(ends, PORTS, flags),
         protocol::UDP => packet::udp(ends, PORTS, b"datagram"),
@@ -68,7 +68,7 @@ fn sent(number: u8, ends: &Ends, flags: u8) -> Vec<u8> {
 }
 
 /// The packet that answers what left as this one.
-fn answer(number: u8, ends: &Ends, left: &[u8]) -> Vec<u8> {
+pub(crate) fn answer(number: u8, ends: &Ends, left: &[u8]) -> Vec<u8> {
     let (nat_port, _) = Packet::parse(left).unwrap().ports;
     match number {
         protocol::TCP => segment(ends, (PORTS.1, nat_port), SYN_ACK),
@@ -77,7 +77,7 @@ fn answer(number: u8, ends: &Ends, left: &[u8]) -> Vec<u8> {
     }
 }
 
-fn segment(ends: &Ends, (src_port, dst_port): (u16, u16), flags: u8) -> Vec<u8> {
+pub(crate) fn segment(ends: &Ends, (src_port, dst_port): (u16, u16), flags: u8) -> Vec<u8> {
     let numbers = Segment {
         src_port,
         dst_port,
@@ -108,7 +108,7 @@ fn numbers(bytes: &[u8]) -> (u32, u32) {
 
 /// It was refused for the reason, and the guest told: by a reset where it was a segment, else by an ICMP error. A policy that
 /// is not written yet resets nothing.
-fn assert_refused(scene: &mut Scene, reason: DropReason, bytes: &[u8]) {
+pub(crate) fn assert_refused(scene: &mut Scene, reason: DropReason, bytes: &[u8]) {
     let before = counted(scene, reason);
     let outcome = scene.from_vm(bytes);
     let told = parsed(&outcome);
@@ -134,7 +134,7 @@ fn assert_refused(scene: &mut Scene, reason: DropReason, bytes: &[u8]) {
     }
 }
 
-fn counted(scene: &mut Scene, reason: DropReason) -> u64 {
+pub(crate) fn counted(scene: &mut Scene, reason: DropReason) -> u64 {
     let drops = scene.datapath.drops();
     drops.get(&(SLOT, reason)).copied().unwrap_or(0)
 }

@@ -1,0 +1,354 @@
+//! The book: what is written to the tables, in which order.
+//!
+//! A name is numbered before a note names it, and a note stands before its address is open; closing goes the other way.
+//! So an agent that is killed in between leaves notes of what is not open at most, and never an open address of which
+//! nobody knows why.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use netagent_common::learned::{LEARNED_PER_INSTANCE, LedTo};
+
+use crate::dns::Start;
+use crate::learned::LedThere;
+use crate::learned::numbers::Numbers;
+use crate::learned::table::{Place, Table, note_key, place_of, text_of};
+use crate::spec::domain::Domains;
+
+/// A note is written anew where it gains more than this, ns: a name that is asked for all the time costs one write a
+/// second.
+const GAIN_MIN_NS: u64 = 1_000_000_000;
+/// The programs' clock may be a tick behind.
+const CLOCK_STEP_NS: u64 = 1_000_000_000;
+
+#[derive(Debug)]
+pub(super) struct Book {
+    table: Box<dyn Table>,
+    numbers: Numbers,
+    instances: BTreeMap<u32, Instance>,
+    /// Counts answers, so that the address heard of longest ago is known.
+    answers: u64,
+}
+
+/// What one instance learned.
+#[derive(Debug)]
+struct Instance {
+    generation: u32,
+    /// The names that it may learn from; `None` until it is told which.
+    names: Option<Arc<Domains>>,
+    /// Something could not be closed that no allowed name leads to.
+    is_owed: bool,
+    addresses: BTreeMap<IpAddr, Address>,
+}
+
+#[derive(Debug, Default)]
+struct Address {
+    is_open: bool,
+    /// Number of the answer that it was last heard of in.
+    heard: u64,
+    /// Names that led there, by number, and up to when, ns.
+    names: Vec<(u32, u64)>,
+}
+
+impl Address {
+    fn expires_ns(&self) -> u64 {
+        let until = self.names.iter().map(|(_, expires_ns)| *expires_ns);
+        until.max().unwrap_or(0)
+    }
+}
+
+impl Book {
+    /// Reads the tables. What belongs to none of these starts is closed, and so is what no note tells the reason of.
+    pub(super) fn read(table: Box<dyn Table>, running: &[Start]) -> io::Result<Self> {
+        let contents = table.read()?;
+        let mut book = Self {
+            table,
+            numbers: Numbers::default(),
+            instances: BTreeMap::new(),
+            answers: 0,
+        };
+        for start in running {
+            book.instances.insert(start.instance, Instance::new(start.generation));
+        }
+        for (number, name) in &contents.names {
+            let is_taken = text_of(name).is_some_and(|text| book.numbers.resume(*number, text));
+            if !is_taken {
+                book.table.unname(*number)?;
+            }
+        }
+        let open: BTreeMap<Place, u32> = contents
+            .open
+            .iter()
+            .map(|(place, open)| (*place, open.generation))
+            .collect();
+        let mut stray = Vec::new();
+        for (key, led_to) in contents.led_to {
+            let place = place_of(&key);
+            let is_open = open.get(&place) == Some(&led_to.generation);
+            let instance = book.instances.get_mut(&key.instance);
+            let instance = instance.filter(|instance| instance.generation == led_to.generation);
+            match instance {
+                Some(instance) if is_open && book.numbers.text(key.name).is_some() => {
+                    let address = instance.addresses.entry(place.1).or_default();
+                    address.is_open = true;
+                    address.names.push((key.name, led_to.expires_ns));
+                    book.numbers.count(key.name);
+                }
+                _ => stray.push(key),
+            }
+        }
+        for place in open.keys() {
+            let instance = book.instances.get(&place.0);
+            let known = instance.is_some_and(|instance| instance.addresses.contains_key(&place.1));
+            if !known {
+                book.table.close(*place)?;
+            }
+        }
+        for key in stray {
+            book.table.forget(key)?;
+        }
+        for number in book.numbers.all() {
+            book.numbers.sweep(number, &mut *book.table)?;
+        }
+        Ok(book)
+    }
+
+    /// Opens addresses, each up to its time.
+    pub(super) fn learn(
+        &mut self,
+        start: Start,
+        name: &str,
+        addresses: &BTreeMap<IpAddr, u64>,
+    ) -> io::Result<()> {
+        let instance = self.instances.get(&start.instance);
+        let instance = instance.filter(|instance| instance.generation == start.generation);
+        let names = instance.and_then(|instance| instance.names.as_ref());
+        if !names.is_some_and(|names| names.allows(name)) {
+            return Err(io::Error::other("the name is not allowed, or no longer"));
+        }
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        self.answers += 1;
+        let number = self.numbers.number(name, &mut *self.table)?;
+        let opened = addresses.iter().try_for_each(|(address, expires_ns)| {
+            self.open((start, *address), (number, *expires_ns))
+        });
+        // Where the first note failed, nothing names it.
+        let swept = self.numbers.sweep(number, &mut *self.table);
+        opened.and(swept)
+    }
+
+    fn open(&mut self, (start, address): (Start, IpAddr), led: (u32, u64)) -> io::Result<()> {
+        let (number, expires_ns) = led;
+        let Some(instance) = self.instances.get_mut(&start.instance) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        if !instance.addresses.contains_key(&address)
+            && instance.addresses.len() >= LEARNED_PER_INSTANCE
+        {
+            self.make_room(start.instance)?;
+        }
+        let Some(instance) = self.instances.get_mut(&start.instance) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let place = (start.instance, address);
+        let entry = instance.addresses.entry(address).or_default();
+        entry.heard = self.answers;
+        let known = entry.names.iter_mut().find(|(name, _)| *name == number);
+        let before_ns = known.as_ref().map(|(_, before_ns)| *before_ns);
+        if before_ns.is_none_or(|before_ns| expires_ns > before_ns.saturating_add(GAIN_MIN_NS)) {
+            let note = LedTo {
+                expires_ns,
+                generation: start.generation,
+                reserved: 0,
+            };
+            if let Err(error) = self.table.note(note_key(place, number), note) {
+                if entry.names.is_empty() {
+                    instance.addresses.remove(&address);
+                }
+                return Err(error);
+            }
+            match known {
+                Some(known) => known.1 = expires_ns,
+                None => {
+                    entry.names.push((number, expires_ns));
+                    self.numbers.count(number);
+                }
+            }
+        }
+        if !entry.is_open {
+            self.table.open(place, start.generation)?;
+            entry.is_open = true;
+        }
+        Ok(())
+    }
+
+    /// Closes the address that was heard of longest ago, of those that no flow uses where there is one.
+    fn make_room(&mut self, number: u32) -> io::Result<()> {
+        let Some(instance) = self.instances.get(&number) else {
+            return Ok(());
+        };
+        let mut oldest: Vec<(u64, u64, IpAddr)> = instance
+            .addresses
+            .iter()
+            .map(|(address, entry)| (entry.heard, entry.expires_ns(), *address))
+            .collect();
+        oldest.sort_unstable();
+        let mut victim = oldest.first().map(|(_, _, address)| *address);
+        for (_, _, address) in &oldest {
+            if self.table.used_ns((number, *address))? == 0 {
+                victim = Some(*address);
+                break;
+            }
+        }
+        match victim {
+            Some(address) => self.close((number, address)),
+            None => Ok(()),
+        }
+    }
+
+    /// Closes an address and takes its notes away.
+    fn close(&mut self, place: Place) -> io::Result<()> {
+        let (number, address) = place;
+        let Some(instance) = self.instances.get_mut(&number) else {
+            return Ok(());
+        };
+        let Some(entry) = instance.addresses.get_mut(&address) else {
+            return Ok(());
+        };
+        self.table.close(place)?;
+        entry.is_open = false;
+        while let Some((name, _)) = entry.names.last().copied() {
+            self.table.forget(note_key(place, name))?;
+            entry.names.pop();
+            self.numbers.release(name, &mut *self.table)?;
+        }
+        instance.addresses.remove(&address);
+        Ok(())
+    }
+
+    /// As [`super::Addresses::retain`].
+    pub(super) fn retain(&mut self, start: Start, names: &Arc<Domains>) -> io::Result<()> {
+        let same_start = self
+            .instances
+            .get(&start.instance)
+            .is_some_and(|instance| instance.generation == start.generation);
+        if !same_start {
+            self.forget(start.instance)?;
+        }
+        let instance = self
+            .instances
+            .entry(start.instance)
+            .or_insert_with(|| Instance::new(start.generation));
+        let is_same = instance.names.as_ref().is_some_and(|known| known == names);
+        if is_same && !instance.is_owed {
+            return Ok(());
+        }
+        // In force before anything is closed: nothing is learned by what the list had before.
+        instance.names = Some(Arc::clone(names));
+        instance.is_owed = true;
+        let mut closed = Vec::new();
+        let mut renamed = Vec::new();
+        for (address, entry) in &instance.addresses {
+            let allowed = |name: u32| self.numbers.text(name).is_some_and(|text| names.allows(text));
+            let (kept, gone): (Vec<u32>, Vec<u32>) = entry
+                .names
+                .iter()
+                .map(|(name, _)| *name)
+                .partition(|name| allowed(*name));
+            if kept.is_empty() {
+                closed.push(*address);
+            } else {
+                renamed.extend(gone.into_iter().map(|name| (*address, name)));
+            }
+        }
+        for address in closed {
+            self.close((start.instance, address))?;
+        }
+        for (address, name) in renamed {
+            self.unlead((start.instance, address), name)?;
+        }
+        if let Some(instance) = self.instances.get_mut(&start.instance) {
+            instance.is_owed = false;
+        }
+        Ok(())
+    }
+
+    /// A name leads to an address no longer, and others do still.
+    fn unlead(&mut self, place: Place, name: u32) -> io::Result<()> {
+        self.table.forget(note_key(place, name))?;
+        let instance = self.instances.get_mut(&place.0);
+        if let Some(entry) = instance.and_then(|instance| instance.addresses.get_mut(&place.1)) {
+            entry.names.retain(|(known, _)| *known != name);
+        }
+        self.numbers.release(name, &mut *self.table)
+    }
+
+    /// As [`super::Addresses::forget`].
+    pub(super) fn forget(&mut self, number: u32) -> io::Result<()> {
+        let Some(instance) = self.instances.get_mut(&number) else {
+            return Ok(());
+        };
+        instance.names = None;
+        let addresses: Vec<IpAddr> = instance.addresses.keys().copied().collect();
+        for address in addresses {
+            self.close((number, address))?;
+        }
+        self.instances.remove(&number);
+        Ok(())
+    }
+
+    /// Closes what ran out before a pass began, at `since_ns`, and had no flow in it.
+    pub(super) fn expire(&mut self, since_ns: u64) -> io::Result<()> {
+        let ran_out: Vec<Place> = self
+            .instances
+            .iter()
+            .flat_map(|(number, instance)| {
+                let addresses = instance.addresses.iter();
+                let ran_out = addresses.filter(|(_, entry)| entry.expires_ns() <= since_ns);
+                ran_out.map(|(address, _)| (*number, *address))
+            })
+            .collect();
+        for place in ran_out {
+            let used_ns = self.table.used_ns(place)?;
+            if used_ns.saturating_add(CLOCK_STEP_NS) < since_ns {
+                self.close(place)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn led(&self, number: u32, now_ns: u64) -> Vec<LedThere> {
+        let instance = self.instances.get(&number);
+        let addresses = instance.into_iter().flat_map(|one| &one.addresses);
+        let led: BTreeSet<LedThere> = addresses
+            .filter(|(_, entry)| entry.is_open)
+            .flat_map(|(address, entry)| {
+                let names = entry.names.iter();
+                names.filter_map(|(name, expires_ns)| {
+                    Some(LedThere {
+                        name: self.numbers.text(*name)?.to_owned(),
+                        address: *address,
+                        left: Duration::from_nanos(expires_ns.saturating_sub(now_ns)),
+                    })
+                })
+            })
+            .collect();
+        led.into_iter().collect()
+    }
+}
+
+impl Instance {
+    fn new(generation: u32) -> Self {
+        Self {
+            generation,
+            names: None,
+            is_owed: false,
+            addresses: BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Names by number: each is kept once, as long as it led somewhere.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::Arc;
+
+use crate::learned::table::{Table, record_of};
+
+/// The names that led to what is open.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    by_text: HashMap<Arc<str>, u32>,
+    by_number: BTreeMap<u32, Named>,
+    next: u32,
+}
+
+#[derive(Debug)]
+struct Named {
+    text: Arc<str>,
+    /// Notes that name it.
+    notes: usize,
+}
+
+impl Numbers {
+    /// Takes up a name that the table holds. Of equal ones the first number counts; false for any other.
+    pub(super) fn resume(&mut self, number: u32, text: &str) -> bool {
+        if self.by_text.contains_key(text) {
+            return false;
+        }
+        let text: Arc<str> = text.into();
+        self.by_text.insert(Arc::clone(&text), number);
+        self.by_number.insert(number, Named { text, notes: 0 });
+        self.next = self.next.max(number.wrapping_add(1));
+        true
+    }
+
+    /// The number of a name, which gets one where it has none.
+    pub(super) fn number(&mut self, text: &str, table: &mut dyn Table) -> io::Result<u32> {
+        if let Some(number) = self.by_text.get(text) {
+            return Ok(*number);
+        }
+        let record = record_of(text).ok_or(io::ErrorKind::InvalidInput)?;
+        while self.by_number.contains_key(&self.next) {
+            self.next = self.next.wrapping_add(1);
+        }
+        let number = self.next;
+        table.name(number, &record)?;
+        self.next = number.wrapping_add(1);
+        let text: Arc<str> = text.into();
+        self.by_text.insert(Arc::clone(&text), number);
+        self.by_number.insert(number, Named { text, notes: 0 });
+        Ok(number)
+    }
+
+    /// The name with a number.
+    pub(super) fn text(&self, number: u32) -> Option<&str> {
+        self.by_number.get(&number).map(|named| &*named.text)
+    }
+
+    /// Counts a note that names it.
+    pub(super) fn count(&mut self, number: u32) {
+        if let Some(named) = self.by_number.get_mut(&number) {
+            named.notes += 1;
+        }
+    }
+
+    /// A note that named it is gone; the last one takes it along.
+    pub(super) fn release(&mut self, number: u32, table: &mut dyn Table) -> io::Result<()> {
+        if let Some(named) = self.by_number.get_mut(&number) {
+            named.notes = named.notes.saturating_sub(1);
+        }
+        self.sweep(number, table)
+    }
+
+    /// Takes the number from a name that no note names.
+    pub(super) fn sweep(&mut self, number: u32, table: &mut dyn Table) -> io::Result<()> {
+        let unused = self.by_number.get(&number).filter(|named| named.notes == 0);
+        let Some(text) = unused.map(|named| Arc::clone(&named.text)) else {
+            return Ok(());
+        };
+        table.unname(number)?;
+        self.by_text.remove(&text);
+        self.by_number.remove(&number);
+        Ok(())
+    }
+
+    /// Every number.
+    pub(super) fn all(&self) -> Vec<u32> {
+        self.by_number.keys().copied().collect()
+    }
+}
