@@ -1,30 +1,37 @@
 //! Who asks: the guests that run, by slot, as the agent tells it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use netagent_common::drop::DropReason;
 use netagent_common::services::Client;
 use tokio::sync::Notify;
 
-use crate::dns::{self, Asker};
+use crate::dns::{self, Asker, Permission, Start};
 use crate::guest::GuestInterface;
 use crate::guest::router_advert::advertisement;
+use crate::services::forbidden::{Forbidden, Standing};
 
 /// One interface of a guest that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest {
     /// Generation of its start: an answer to an earlier one is dropped on its way.
     pub generation: u32,
+    /// Number of its instance.
+    pub instance: u32,
+    /// Number of the account whose instances reach each other (P-12); 0 where it reaches no other.
+    pub account: u32,
     /// Name of its host.
     pub hostname: String,
     /// What it is told.
     pub interface: GuestInterface,
     /// The name server of its own, where it has one.
     pub nameserver: Option<IpAddr>,
-    /// Whether its policy leaves it no name to ask for (D-2).
-    pub refused: bool,
+    /// The gateway that its instance brought.
+    pub gateway: Option<Ipv4Addr>,
+    /// What its policy lets it ask the resolver for.
+    pub permission: Permission,
     /// Whether a VMM holds the TAP.
     pub attached: bool,
 }
@@ -33,6 +40,8 @@ pub struct Guest {
 #[derive(Debug, Default)]
 pub struct Directory {
     guests: RwLock<BTreeMap<u32, Arc<Guest>>>,
+    /// `None` until the host's part stands: then everything is forbidden.
+    forbidden: RwLock<Option<Arc<Forbidden>>>,
     /// By slot.
     refused: Mutex<BTreeMap<u32, Refused>>,
     /// Slots whose guests are to be told at once what changed.
@@ -108,6 +117,31 @@ impl Directory {
         guests.keys().copied().collect()
     }
 
+    /// Says what no answer may lead to from now on.
+    pub fn forbid(&self, forbidden: Forbidden) {
+        let mut place = self
+            .forbidden
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *place = Some(Arc::new(forbidden));
+    }
+
+    /// What no answer may lead to, where it is known.
+    #[must_use]
+    pub fn forbidden(&self) -> Option<Arc<Forbidden>> {
+        let place = self.forbidden.read();
+        place.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether another instance of the account of `guest` has the address.
+    fn is_of_account(&self, guest: &Guest, address: IpAddr) -> bool {
+        let guests = self.guests.read().unwrap_or_else(PoisonError::into_inner);
+        let mut others = guests
+            .values()
+            .filter(|other| other.account == guest.account && other.instance != guest.instance);
+        guest.account != 0 && others.any(|other| other.has(address))
+    }
+
     /// Counts what a server refused.
     pub fn count(&self, slot: u32, generation: u32, reason: DropReason) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,6 +188,21 @@ impl Guest {
     pub fn wants_advertisements(&self) -> bool {
         self.interface.autoconfig && self.attached && self.interface.v6.is_some()
     }
+
+    fn has(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.interface.address.addr() == address,
+            IpAddr::V6(address) => self.interface.v6.as_ref().is_some_and(|v6| {
+                let within = v6.whole_network && v6.address.contains(&address);
+                within || v6.address.addr() == address
+            }),
+        }
+    }
+
+    fn is_gateway(&self, address: IpAddr) -> bool {
+        let gateways = [Some(self.interface.host), self.gateway];
+        gateways.iter().flatten().any(|gateway| *gateway == address)
+    }
 }
 
 /// The client with this source address.
@@ -172,23 +221,45 @@ impl dns::Directory for Directory {
         let guest = self.of(client)?;
         Some(Asker {
             key: (client.slot, guest.generation),
+            start: Start {
+                instance: guest.instance,
+                generation: guest.generation,
+            },
             upstream: guest.nameserver,
-            refused: guest.refused,
+            permission: guest.permission.clone(),
             mtu: guest.interface.mtu,
         })
+    }
+
+    fn is_forbidden(&self, asker: &Asker, address: IpAddr) -> bool {
+        let (slot, _) = asker.key;
+        let (Some(forbidden), Some(guest)) = (self.forbidden(), self.in_slot(slot)) else {
+            return true;
+        };
+        let standing = forbidden.standing(address);
+        guest.is_gateway(address)
+            || match standing {
+                Standing::Free => false,
+                Standing::Instance => !self.is_of_account(&guest, address),
+                Standing::Forbidden => true,
+            }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use netagent_common::policy::RouteKind;
     use netagent_common::services::Place;
 
     use super::*;
     use crate::guest::GuestV6;
+    use crate::plan::{RouteTarget, routes};
 
     fn guest(generation: u32) -> Guest {
         Guest {
             generation,
+            instance: 7,
+            account: 0,
             hostname: "web".into(),
             interface: GuestInterface {
                 index: 0,
@@ -210,7 +281,8 @@ mod tests {
                 }),
             },
             nameserver: None,
-            refused: false,
+            gateway: None,
+            permission: Permission::All,
             attached: true,
         }
     }
@@ -264,6 +336,59 @@ mod tests {
         let silent = with(&|guest| guest.interface.autoconfig = false);
         check(silent, &[], "not unasked");
         check(with(&|guest| guest.interface.v6 = None), &[], "no IPv6");
+    }
+
+    #[test]
+    fn d6_instances_of_one_account_may_be_named_and_nothing_else_in_the_pools() {
+        let directory = Directory::default();
+        let target = routes::UNREACHABLE;
+        let pool = |text: &str, kind| (text.parse().unwrap(), RouteTarget { kind, ..target });
+        let routes = [
+            pool("172.16.0.0/16", RouteKind::Instance),
+            pool("fd00:1::/48", RouteKind::Instance),
+            pool("fe80::/10", RouteKind::AlwaysDenied),
+        ];
+        let put = |slot: u32, account: u32, v4: &str, v6: &str| {
+            let mut guest = guest(5);
+            (guest.instance, guest.account) = (slot, account);
+            guest.interface.address = v4.parse().unwrap();
+            guest.interface.v6.as_mut().unwrap().address = v6.parse().unwrap();
+            guest.gateway = Some([192, 168, 0, 100].into());
+            directory.put(slot, Some(guest));
+        };
+        put(7, 3, "172.16.0.2/30", "fd00:1:0:7::2/64");
+        put(8, 3, "172.16.0.6/30", "fd00:1:0:8::2/64");
+        put(9, 4, "172.16.0.10/30", "fd00:1:0:9::2/64");
+        put(10, 0, "172.16.0.14/30", "fd00:1:0:a::2/64");
+        let address = Client::to_v4(client(7, 5)).into();
+        let asker = dns::Directory::client(&directory, address).unwrap();
+        let is_forbidden =
+            |text: &str| dns::Directory::is_forbidden(&directory, &asker, text.parse().unwrap());
+        assert!(is_forbidden("203.0.113.1"), "nothing is known of the host");
+        let routes = Arc::new(routes.into_iter().collect());
+        directory.forbid(Forbidden::new(routes, None, BTreeSet::new()));
+        for (text, expected) in [
+            ("203.0.113.1", false),
+            ("172.16.0.6", false),
+            ("fd00:1:0:8::99", false),
+            ("172.16.0.2", true),
+            ("fd00:1:0:7::2", true),
+            ("172.16.0.5", true),
+            ("172.16.0.10", true),
+            ("fd00:1:0:9::2", true),
+            ("172.16.0.14", true),
+            ("172.16.0.1", true),
+            ("192.168.0.100", true),
+            ("192.168.0.101", false),
+            ("fe80::1", true),
+        ] {
+            assert_eq!(is_forbidden(text), expected, "{text}");
+        }
+        put(7, 0, "172.16.0.2/30", "fd00:1:0:7::2/64");
+        assert!(is_forbidden("172.16.0.6"), "vm_to_vm is off");
+        assert!(is_forbidden("172.16.0.14"), "and no account is none");
+        directory.put(7, None);
+        assert!(is_forbidden("203.0.113.1"), "nobody asks");
     }
 
     #[test]
