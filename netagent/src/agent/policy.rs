@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use netagent_common::policy::policy_flag::{AUDIT, DENY_ALL};
+use netagent_common::policy::policy_flag::{AUDIT, DENY_ALL, NAMES};
 use netagent_common::policy::{NO_POLICY, PolicyId};
 use netagent_common::vm;
 
@@ -58,7 +58,10 @@ impl<H: Host> Agent<H> {
         let compiled = self.compiled_of(instance);
         let policy = &instance.policy;
         let flag = |holds, flag| if holds { flag } else { 0 };
-        let flags = flag(policy.mode == PolicyMode::DenyAll, DENY_ALL) | flag(policy.audit, AUDIT);
+        let has_names = policy.mode == PolicyMode::Custom && policy.allowed_domains.is_some();
+        let flags = flag(policy.mode == PolicyMode::DenyAll, DENY_ALL)
+            | flag(policy.audit, AUDIT)
+            | flag(has_names, NAMES);
         (compiled.map_or(NO_POLICY, |compiled| compiled.id), flags)
     }
 
@@ -119,7 +122,7 @@ impl<H: Host> Agent<H> {
             found.is_some_and(|found| {
                 let life = |record: &vm::Interface| (record.generation, record.policy_generation);
                 let policy = |record: &vm::Interface| {
-                    let flags = record.policy_flags & (DENY_ALL | AUDIT);
+                    let flags = record.policy_flags & (DENY_ALL | AUDIT | NAMES);
                     (record.policy, flags, record.account)
                 };
                 life(found) == life(wanted) && policy(found) != policy(wanted)
@@ -167,6 +170,8 @@ fn described(policy: &PolicySpec) -> String {
         Some(format!(", {} {what}", BTreeSet::len(list)))
     };
     let mut text = policy.mode.as_str().to_owned();
+    let names = policy.allowed_domains.as_ref();
+    text.extend(names.map(|names| format!(", {} allowed_domains", names.len())));
     text.extend(count(&policy.allowed_cidrs, "allowed_cidrs"));
     text.extend(count(&policy.denied_cidrs, "denied_cidrs"));
     text.push_str(if policy.audit { ", audit" } else { "" });
@@ -189,6 +194,10 @@ mod tests {
         check(
             r#"{"allowed_cidrs": ["10.0.0.0/8", "::/0"], "denied_cidrs": [], "audit": true}"#,
             "custom, 2 allowed_cidrs, 0 denied_cidrs, audit",
+        );
+        check(
+            r#"{"allowed_domains": ["a.example", "*.a.example", "A.example."], "denied_cidrs": []}"#,
+            "custom, 2 allowed_domains, 0 denied_cidrs",
         );
     }
 }

@@ -37,6 +37,7 @@ impl<H: Host> Agent<H> {
         let outcome = self.apply(plan, &waiting, None).await;
         self.host.settle().await;
         self.note_host(&outcome);
+        self.tell_forbidden(true);
         // What should be gone has its turn in every round.
         let skipped = |held: &Held| {
             held.instance.life == Life::Running && waiting.contains(&held.instance.number())
@@ -198,6 +199,10 @@ impl<H: Host> Agent<H> {
         };
         // Where it is not loaded, nobody saw what is attached: the plan would take down TAPs that may be closed.
         let is_loaded = self.observed.datapath.is_some();
+        let (moves_routes, moves_ports) = (
+            plan.steps().any(Step::moves_routes),
+            plan.steps().any(|step| matches!(step, Step::Port(_))),
+        );
         for problem in &plan.problems {
             let reason = problem.to_string();
             let instance = self.name_of(problem.owner());
@@ -220,6 +225,9 @@ impl<H: Host> Agent<H> {
                 }
                 outcome.failures.insert(group.owner, reason);
             }
+        }
+        if moves_routes || moves_ports {
+            self.tell_forbidden(moves_routes);
         }
         outcome
     }

@@ -1,6 +1,7 @@
 //! What the servers of guests are told: who runs, and with what.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use netagent_common::net::GATEWAY_V6;
 use tokio::time::Instant;
@@ -9,7 +10,8 @@ use crate::agent::Agent;
 use crate::agent::registry::Key;
 use crate::host::Host;
 use crate::instance::{Instance, Life};
-use crate::services::{Guest, Servers};
+use crate::services::{Forbidden, Guest, Servers, published_for_guests};
+use crate::spec::policy::PolicySpec;
 
 impl<H: Host> Agent<H> {
     /// Puts the servers to work on the sockets that were made for them; earlier ones end.
@@ -58,14 +60,34 @@ impl<H: Host> Agent<H> {
             let link = self.observed.links.get(&interface.ifindex);
             let guest = Guest {
                 generation: instance.generation,
+                instance: instance.number(),
+                account: self.account_number(instance),
                 hostname: told.hostname.clone(),
                 interface: device,
                 nameserver: upstream_of(instance),
-                refused: instance.policy.refuses_names(),
+                gateway: instance.gateway,
+                permission: instance.policy.permission(),
                 attached: link.is_some_and(|link| link.carrier),
             };
             self.directory.put(interface.slot, Some(guest));
         }
+    }
+
+    /// Tells the resolver what no answer may lead to (D-6). The route map may be long: without `routes_changed` the one
+    /// of before stays.
+    pub(crate) fn tell_forbidden(&self, routes_changed: bool) {
+        let Some(datapath) = &self.observed.datapath else {
+            return;
+        };
+        let before = self.directory.forbidden().filter(|_| !routes_changed);
+        let routes = before.map_or_else(
+            || Arc::new(datapath.routes.clone()),
+            |before| Arc::clone(before.routes()),
+        );
+        let private = self.compiler.compile(&PolicySpec::default());
+        let published = published_for_guests(&datapath.ports, &self.guest_prefixes());
+        self.directory
+            .forbid(Forbidden::new(routes, private, published));
     }
 
     /// Nobody in its slots is answered any more.

@@ -1,5 +1,6 @@
 mod drop_all;
 mod follow;
+mod forbidden;
 mod life;
 mod policy;
 mod publish;

@@ -83,7 +83,8 @@ impl From<SpecError> for ApiError {
             | SpecError::DenyAllWithLists
             | SpecError::Mtu(_)
             | SpecError::CustomWithoutLists
-            | SpecError::Cidr(_) => StatusCode::BAD_REQUEST,
+            | SpecError::Cidr(_)
+            | SpecError::Domain(_) => StatusCode::BAD_REQUEST,
         };
         Self::new(status, error.to_string())
     }

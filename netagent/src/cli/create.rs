@@ -216,6 +216,10 @@ mod tests {
         );
         check(
             &[
+                "--allowed-domain",
+                "api.example.com,*.github.com",
+                "--allowed-domain",
+                "example.org",
                 "--allowed-cidr",
                 "10.0.0.0/8,192.0.2.0/24",
                 "--allowed-cidr",
@@ -239,7 +243,7 @@ mod tests {
             ],
             &json!({"network_interfaces": [{"tap_owner": 7}], "bandwidth": "50", "mtu": 1400,
                 "snat_address": "198.51.100.7", "bandwidth_in": "1gbit", "limits": {"flows": 7}, "audit": true,
-                "denied_cidrs": [],
+                "denied_cidrs": [], "allowed_domains": ["api.example.com", "*.github.com", "example.org"],
                 "allowed_cidrs": ["10.0.0.0/8", "192.0.2.0/24", "::/0"]}),
         );
         check(

@@ -22,10 +22,11 @@ pub(super) struct PolicyFlags {
     /// allow-all, deny-all or custom [default: allow-all, or custom where a list is named]
     #[arg(long, value_name = "POLICY")]
     network_policy: Option<String>,
-    /// Domains that the guest may reach, separated by commas (not supported yet)
+    /// Names that the guest may reach, and no others, separated by commas: api.example.com, '*.example.com' for all below
+    /// it; '' for none at all
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     allowed_domain: Vec<String>,
-    /// Networks that the guest may reach, and no others, separated by commas; '' for none at all
+    /// Networks that the guest may reach, and no others but allowed domains, separated by commas; '' for none at all
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     allowed_cidr: Vec<String>,
     /// Networks that the guest may not reach, whatever else is allowed, separated by commas

@@ -235,7 +235,7 @@ pub(super) fn settings(instance: &Value) -> String {
         ""
     };
     let mut text = setting("network_policy", &format!("{policy}{counted}"));
-    for member in ["allowed_cidrs", "denied_cidrs"] {
+    for member in ["allowed_domains", "allowed_cidrs", "denied_cidrs"] {
         if let Some(list) = instance.get(member).and_then(Value::as_array) {
             text.push_str(&setting(member, &shortened(list)));
         }
@@ -355,9 +355,11 @@ mod tests {
             "network_policy  allow-all\n",
         );
         check(
-            &json!({"network_policy": "custom", "audit": true, "allowed_cidrs": [], "denied_cidrs": ["::/0"],
+            &json!({"network_policy": "custom", "audit": true, "allowed_domains": ["a.example", "*.b.example"],
+                "allowed_cidrs": [], "denied_cidrs": ["::/0"],
                 "bandwidth": "5mbit", "limits": limits}),
-            "network_policy  custom, and what it forbids is only counted\nallowed_cidrs   none\n\
+            "network_policy  custom, and what it forbids is only counted\n\
+             allowed_domains a.example, *.b.example\nallowed_cidrs   none\n\
              denied_cidrs    ::/0\nbandwidth       5mbit\nflows           7\n",
         );
     }

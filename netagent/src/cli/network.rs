@@ -167,6 +167,18 @@ mod tests {
             ],
         );
         check(
+            &[
+                "--allowed-domain",
+                "api.example.com,*.github.com",
+                "--allowed-domain",
+                "example.org",
+            ],
+            &[(
+                "policy",
+                json!({"allowed_domains": ["api.example.com", "*.github.com", "example.org"]}),
+            )],
+        );
+        check(
             &["--bandwidth-in", "1gbit", "--limit-flows", "9"],
             &[(
                 "limits",
@@ -178,6 +190,8 @@ mod tests {
 
     #[test]
     fn p2_an_empty_list_can_be_named() {
+        let empty = [("policy", json!({"allowed_domains": []}))];
+        check(&["--allowed-domain", ""], &empty);
         let empty = [("policy", json!({"allowed_cidrs": []}))];
         check(&["--allowed-cidr", ""], &empty);
         check(&["--allowed-cidr="], &empty);

@@ -38,6 +38,9 @@ const TIMES: Times = Times {
 pub trait Directory: Send + Sync + 'static {
     /// The guest with this address; `None` where it is nobody's, or no longer: nothing is answered then.
     fn client(&self, address: IpAddr) -> Option<Asker>;
+
+    /// Whether no answer may lead a guest to this address (D-6).
+    fn is_forbidden(&self, asker: &Asker, address: IpAddr) -> bool;
 }
 
 /// What an asker may ask for (D-2).
@@ -51,6 +54,16 @@ pub enum Permission {
     Listed(Arc<Domains>),
     /// Every name; what those of the list lead to is learned, and the others are counted (P-14).
     Audited(Arc<Domains>),
+}
+
+impl Permission {
+    /// Whether nothing that it asks for is forwarded.
+    pub(crate) const fn refuses(&self) -> bool {
+        match self {
+            Self::None | Self::Listed(_) => true,
+            Self::All | Self::Audited(_) => false,
+        }
+    }
 }
 
 /// The start of an instance: its number, and the generation of the start.
@@ -73,14 +86,16 @@ pub trait Learner: Send + Sync + 'static {
 }
 
 /// Who asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asker {
     /// Slot and generation of its interface.
     pub key: Key,
+    /// The start of its instance.
+    pub start: Start,
     /// The name server that the instance brought; it is asked alone.
     pub upstream: Option<IpAddr>,
-    /// Whether its policy leaves it no name to ask for (D-2): nothing of it is forwarded.
-    pub refused: bool,
+    /// What its policy lets it ask for.
+    pub permission: Permission,
     /// MTU of the interface, bytes: longer answers go by TCP.
     pub mtu: u32,
 }

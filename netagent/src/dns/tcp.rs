@@ -191,7 +191,7 @@ impl Conversation {
     /// Asked anew for every query, for the policy may have changed since the connection was opened.
     fn is_refused(&self) -> bool {
         let asker = self.shared.directory.client(self.from);
-        asker.is_none_or(|asker| asker.refused)
+        asker.is_none_or(|asker| asker.permission.refuses())
     }
 
     /// Passes an answer to the guest. Those of a zone transfer are several, of which the first alone is waited for.

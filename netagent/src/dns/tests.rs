@@ -48,9 +48,21 @@ impl Directory for Loopback {
         Some(Asker {
             key: (slot, 1),
             upstream: None,
-            refused: slot == u32::from(CLOSED[3]),
+            start: Start {
+                instance: slot,
+                generation: 1,
+            },
+            permission: if slot == u32::from(CLOSED[3]) {
+                Permission::None
+            } else {
+                Permission::All
+            },
             mtu: 1_500,
         })
+    }
+
+    fn is_forbidden(&self, _: &Asker, _: IpAddr) -> bool {
+        false
     }
 }
 

@@ -68,7 +68,7 @@ fn admit(
         return None;
     };
     match Received::read(message) {
-        Received::Query(query) if asker.refused => {
+        Received::Query(query) if asker.permission.refuses() => {
             account.count(Outcome::Failed);
             let answer = query.failure(Failure::Refused);
             // Where the socket has no room, the guest asks again.

@@ -104,6 +104,15 @@ pub enum Step {
 }
 
 impl Step {
+    /// Whether it changes the route map.
+    #[must_use]
+    pub const fn moves_routes(&self) -> bool {
+        matches!(
+            self,
+            Self::SetRoute { .. } | Self::RemoveRoute { .. } | Self::LoadDatapath
+        )
+    }
+
     /// Whether it makes or mends a way, which stays closed until the host's part stands.
     #[must_use]
     pub const fn needs_host(&self) -> bool {

@@ -47,7 +47,7 @@ pub fn compile_around(
     };
     let denied = outermost(policy.denied_cidrs.iter().flat_map(|list| list.iter()));
     let allowed = policy.allowed_cidrs.iter().flat_map(|list| list.iter());
-    let default = if policy.allowed_cidrs.is_some() {
+    let default = if policy.denies_the_rest() {
         Verdict::NotAllowed
     } else {
         Verdict::Default

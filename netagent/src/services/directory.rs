@@ -1,30 +1,37 @@
 //! Who asks: the guests that run, by slot, as the agent tells it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use netagent_common::drop::DropReason;
 use netagent_common::services::Client;
 use tokio::sync::Notify;
 
-use crate::dns::{self, Asker};
+use crate::dns::{self, Asker, Permission, Start};
 use crate::guest::GuestInterface;
 use crate::guest::router_advert::advertisement;
+use crate::services::forbidden::{Forbidden, Standing};
 
 /// One interface of a guest that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest {
     /// Generation of its start: an answer to an earlier one is dropped on its way.
     pub generation: u32,
+    /// Number of its instance.
+    pub instance: u32,
+    /// Number of the account whose instances reach each other (P-12); 0 where it reaches no other.
+    pub account: u32,
     /// Name of its host.
     pub hostname: String,
     /// What it is told.
     pub interface: GuestInterface,
     /// The name server of its own, where it has one.
     pub nameserver: Option<IpAddr>,
-    /// Whether its policy leaves it no name to ask for (D-2).
-    pub refused: bool,
+    /// The gateway that its instance brought.
+    pub gateway: Option<Ipv4Addr>,
+    /// What its policy lets it ask the resolver for.
+    pub permission: Permission,
     /// Whether a VMM holds the TAP.
     pub attached: bool,
 }
@@ -33,6 +40,8 @@ pub struct Guest {
 #[derive(Debug, Default)]
 pub struct Directory {
     guests: RwLock<BTreeMap<u32, Arc<Guest>>>,
+    /// `None` until the host's part stands: then everything is forbidden.
+    forbidden: RwLock<Option<Arc<Forbidden>>>,
     /// By slot.
     refused: Mutex<BTreeMap<u32, Refused>>,
     /// Slots whose guests are to be told at once what changed.
@@ -108,6 +117,31 @@ impl Directory {
         guests.keys().copied().collect()
     }
 
+    /// Says what no answer may lead to from now on.
+    pub fn forbid(&self, forbidden: Forbidden) {
+        let mut place = self
+            .forbidden
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *place = Some(Arc::new(forbidden));
+    }
+
+    /// What no answer may lead to, where it is known.
+    #[must_use]
+    pub fn forbidden(&self) -> Option<Arc<Forbidden>> {
+        let place = self.forbidden.read();
+        place.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether another instance of the account of `guest` has the address.
+    fn is_of_account(&self, guest: &Guest, address: IpAddr) -> bool {
+        let guests = self.guests.read().unwrap_or_else(PoisonError::into_inner);
+        let mut others = guests
+            .values()
+            .filter(|other| other.account == guest.account && other.instance != guest.instance);
+        guest.account != 0 && others.any(|other| other.has(address))
+    }
+
     /// Counts what a server refused.
     pub fn count(&self, slot: u32, generation: u32, reason: DropReason) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,6 +188,21 @@ impl Guest {
     pub fn wants_advertisements(&self) -> bool {
         self.interface.autoconfig && self.attached && self.interface.v6.is_some()
     }
+
+    fn has(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.interface.address.addr() == address,
+            IpAddr::V6(address) => self.interface.v6.as_ref().is_some_and(|v6| {
+                let within = v6.whole_network && v6.address.contains(&address);
+                within || v6.address.addr() == address
+            }),
+        }
+    }
+
+    fn is_gateway(&self, address: IpAddr) -> bool {
+        let gateways = [Some(self.interface.host), self.gateway];
+        gateways.iter().flatten().any(|gateway| *gateway == address)
+    }
 }
 
 /// The client with this source address.
@@ -172,110 +221,30 @@ impl dns::Directory for Directory {
         let guest = self.of(client)?;
         Some(Asker {
             key: (client.slot, guest.generation),
+            start: Start {
+                instance: guest.instance,
+                generation: guest.generation,
+            },
             upstream: guest.nameserver,
-            refused: guest.refused,
+            permission: guest.permission.clone(),
             mtu: guest.interface.mtu,
         })
+    }
+
+    fn is_forbidden(&self, asker: &Asker, address: IpAddr) -> bool {
+        let (slot, _) = asker.key;
+        let (Some(forbidden), Some(guest)) = (self.forbidden(), self.in_slot(slot)) else {
+            return true;
+        };
+        let standing = forbidden.standing(address);
+        guest.is_gateway(address)
+            || match standing {
+                Standing::Free => false,
+                Standing::Instance => !self.is_of_account(&guest, address),
+                Standing::Forbidden => true,
+            }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use netagent_common::services::Place;
-
-    use super::*;
-    use crate::guest::GuestV6;
-
-    fn guest(generation: u32) -> Guest {
-        Guest {
-            generation,
-            hostname: "web".into(),
-            interface: GuestInterface {
-                index: 0,
-                tap_name: "tap0".into(),
-                mac: [2; 6],
-                model: "virtio-net-pci".into(),
-                queues: 1,
-                mtu: 1500,
-                autoconfig: true,
-                address: "172.16.0.2/30".parse().unwrap(),
-                host: [172, 16, 0, 1].into(),
-                route: None,
-                nameservers: vec![[172, 16, 0, 1].into()],
-                v6: Some(GuestV6 {
-                    address: "fd00:1::2/64".parse().unwrap(),
-                    whole_network: true,
-                    gateway: Some("fe80::1".parse().unwrap()),
-                    nameservers: Vec::new(),
-                }),
-            },
-            nameserver: None,
-            refused: false,
-            attached: true,
-        }
-    }
-
-    fn client(slot: u32, generation: u32) -> Client {
-        Client {
-            slot,
-            generation,
-            place: Place(0),
-        }
-    }
-
-    #[test]
-    fn only_the_start_that_runs_is_known() {
-        let directory = Directory::default();
-        directory.put(7, Some(guest(5)));
-        assert!(directory.of(client(7, 5)).is_some());
-        assert!(directory.of(client(7, 4)).is_none(), "an earlier start");
-        assert!(directory.of(client(8, 5)).is_none(), "another slot");
-        directory.put(7, None);
-        assert!(directory.of(client(7, 5)).is_none(), "stopped");
-    }
-
-    #[test]
-    fn a_guest_is_told_at_once_what_changed_for_it_and_nothing_else() {
-        let directory = Directory::default();
-        let check = |guest: Guest, expected: &[u32], what: &str| {
-            directory.put(7, Some(guest));
-            let news: Vec<u32> = std::mem::take(&mut *directory.news()).into_iter().collect();
-            assert_eq!(news, expected, "{what}");
-        };
-        let with = |change: &dyn Fn(&mut Guest)| {
-            let mut changed = guest(5);
-            change(&mut changed);
-            changed
-        };
-        let detached = with(&|guest| guest.attached = false);
-        check(detached, &[], "nobody holds the TAP");
-        check(guest(5), &[7], "a VMM came");
-        check(guest(5), &[], "nothing changed");
-        directory.greet(7);
-        directory.greet(8);
-        check(guest(5), &[7], "its link changed");
-        let renamed = with(&|guest| guest.hostname = "db".into());
-        check(renamed, &[], "an advertisement has no name");
-        check(
-            with(&|guest| guest.interface.mtu = 1400),
-            &[7],
-            "the MTU changed",
-        );
-        let silent = with(&|guest| guest.interface.autoconfig = false);
-        check(silent, &[], "not unasked");
-        check(with(&|guest| guest.interface.v6 = None), &[], "no IPv6");
-    }
-
-    #[test]
-    fn what_is_refused_is_counted_for_one_start() {
-        let directory = Directory::default();
-        let reason = DropReason::Malformed;
-        directory.count(7, 5, reason);
-        directory.count(7, 5, reason);
-        directory.count(8, 5, reason);
-        assert_eq!(directory.refused(7, 5), BTreeMap::from([(reason, 2)]));
-        assert!(directory.refused(7, 6).is_empty());
-        directory.count(7, 6, reason);
-        assert_eq!(directory.refused(7, 6), BTreeMap::from([(reason, 1)]));
-    }
-}
+mod tests;

@@ -9,9 +9,11 @@ use tokio::task::JoinSet;
 
 mod dhcp;
 mod directory;
+mod forbidden;
 mod router;
 
 pub use directory::{Directory, Guest};
+pub use forbidden::{Forbidden, published_for_guests};
 
 use crate::dns;
 use crate::dns::upstream::Upstreams;

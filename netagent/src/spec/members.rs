@@ -67,7 +67,7 @@ pub(crate) const INSTANCE: &[Member] = &[
     member("exposed_ports", NumbersOrTexts, Now),
     member("publish", TextsOrObjects(PUBLISH), Now),
     member("network_policy", Word(&PolicyMode::WORDS), Now),
-    member("allowed_domains", Texts, NotYet),
+    member("allowed_domains", Texts, Now),
     member("allowed_cidrs", Texts, Now),
     member("denied_cidrs", Texts, Now),
     member("bandwidth", NumberOrText, Now),

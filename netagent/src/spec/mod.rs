@@ -23,6 +23,7 @@ pub use members::{Described, Kind, MACHINE, described_request, member_names};
 pub(crate) use validate::is_model;
 
 use crate::spec::cidr::CidrFault;
+use crate::spec::domain::DomainFault;
 use crate::spec::limit::LimitsSpec;
 use crate::spec::name::Name;
 use crate::spec::policy::{PolicyMode, PolicySpec};
@@ -244,6 +245,9 @@ pub enum SpecError {
     /// P-10.
     #[error(transparent)]
     Cidr(#[from] CidrFault),
+    /// An entry of `allowed_domains` (D-3).
+    #[error(transparent)]
+    Domain(#[from] DomainFault),
     /// An entry of `publish` or `exposed_ports`.
     #[error("Invalid entry '{entry}' of member '{member}': {fault}")]
     Port {

@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use netagent_common::limit::POLICY_ENTRIES_MAX;
 use serde_json::{Map, Value, json};
 
+use crate::dns::Permission;
+use crate::spec::domain::{Domain, Domains};
 use crate::spec::{SpecError, cidr, members};
 
 /// Members that hold a policy (A-1).
@@ -31,6 +33,9 @@ pub type Networks = Arc<BTreeSet<IpNet>>;
 pub struct PolicySpec {
     /// The policy, after a list has made it `custom`.
     pub mode: PolicyMode,
+    /// Names whose addresses the guest may reach, and no others but those of `allowed_cidrs`; `None` where no such list
+    /// was given.
+    pub allowed_domains: Option<Arc<Domains>>,
     /// What the guest may reach, and nothing else; `None` where no such list was given.
     pub allowed_cidrs: Option<Networks>,
     /// What the guest may not reach, whatever else is allowed; `None` where no such list was given.
@@ -93,8 +98,9 @@ impl PolicySpec {
     pub(crate) fn read(object: &Map<String, Value>, faults: &mut Vec<SpecError>) -> Self {
         Self {
             mode: PolicyMode::read(object).unwrap_or_default(),
-            allowed_cidrs: networks(object, "allowed_cidrs", faults),
-            denied_cidrs: networks(object, "denied_cidrs", faults),
+            allowed_domains: entries(object, "allowed_domains", Domain::parse, faults),
+            allowed_cidrs: entries(object, "allowed_cidrs", cidr::network, faults),
+            denied_cidrs: entries(object, "denied_cidrs", cidr::network, faults),
             audit: object
                 .get("audit")
                 .and_then(Value::as_bool)
@@ -113,25 +119,43 @@ impl PolicySpec {
         })
     }
 
-    /// Whether it leaves no name to ask for (D-2): one that allows networks alone, and one that denies everything. The
-    /// guest of one that is only counted is served as ever.
+    /// Whether addresses that no list names are denied: there is an allow list, empty or not (P-2).
     #[must_use]
-    pub const fn refuses_names(&self) -> bool {
-        let closed = match self.mode {
-            PolicyMode::AllowAll => false,
-            PolicyMode::DenyAll => true,
-            PolicyMode::Custom => self.allowed_cidrs.is_some(),
+    pub const fn denies_the_rest(&self) -> bool {
+        self.allowed_domains.is_some() || self.allowed_cidrs.is_some()
+    }
+
+    /// What the guest may ask the resolver for (D-2). Where the policy is only counted, it is answered as ever.
+    #[must_use]
+    pub fn permission(&self) -> Permission {
+        let closed = match (self.mode, &self.allowed_domains) {
+            (PolicyMode::AllowAll, _) => false,
+            (PolicyMode::DenyAll, _) => true,
+            (PolicyMode::Custom, Some(names)) if self.audit => {
+                return Permission::Audited(Arc::clone(names));
+            }
+            (PolicyMode::Custom, Some(names)) => return Permission::Listed(Arc::clone(names)),
+            (PolicyMode::Custom, None) => self.allowed_cidrs.is_some(),
         };
-        closed && !self.audit
+        if closed && !self.audit {
+            Permission::None
+        } else {
+            Permission::All
+        }
     }
 
     /// The members that say the same; those that hold their default are left out.
     #[must_use]
     pub fn members(&self) -> Map<String, Value> {
         let list = |networks: &Option<Networks>| networks.as_ref().map(|list| json!(**list));
+        let names = self.allowed_domains.as_ref().map(|names| {
+            let names = names.iter().map(|name| name.to_string());
+            Value::from_iter(names)
+        });
         let mode = (self.mode != PolicyMode::AllowAll).then(|| json!(self.mode.as_str()));
         let pairs = [
             ("network_policy", mode),
+            ("allowed_domains", names),
             ("allowed_cidrs", list(&self.allowed_cidrs)),
             ("denied_cidrs", list(&self.denied_cidrs)),
             ("audit", self.audit.then_some(Value::Bool(true))),
@@ -140,12 +164,13 @@ impl PolicySpec {
     }
 }
 
-/// The networks of a member; `None` where it is absent, or too long.
-fn networks(
+/// The entries of a member; `None` where it is absent, or too long.
+fn entries<T, F: Into<SpecError>, L: FromIterator<T>>(
     object: &Map<String, Value>,
     member: &'static str,
+    parse: impl Fn(&str) -> Result<T, F>,
     faults: &mut Vec<SpecError>,
-) -> Option<Networks> {
+) -> Option<Arc<L>> {
     let list = object.get(member).and_then(Value::as_array)?;
     if list.len() > POLICY_ENTRIES_MAX {
         faults.push(SpecError::TooMany {
@@ -156,10 +181,10 @@ fn networks(
         return None;
     }
     let texts = list.iter().filter_map(Value::as_str);
-    let (mut networks, mut wrong) = (Vec::with_capacity(list.len()), 0);
-    for parsed in texts.map(cidr::network) {
+    let (mut entries, mut wrong) = (Vec::with_capacity(list.len()), 0);
+    for parsed in texts.map(parse) {
         match parsed {
-            Ok(network) => networks.push(network),
+            Ok(entry) => entries.push(entry),
             Err(_) if wrong == FAULTS_MAX => break,
             Err(fault) => {
                 wrong += 1;
@@ -167,7 +192,7 @@ fn networks(
             }
         }
     }
-    Some(Arc::new(networks.into_iter().collect()))
+    Some(Arc::new(entries.into_iter().collect()))
 }
 
 #[cfg(test)]
@@ -205,6 +230,8 @@ mod tests {
             r#"{"allowed_cidrs": ["10.0.0.0/8"]}"#,
             r#"{"allowed_cidrs": []}"#,
             r#"{"denied_cidrs": []}"#,
+            r#"{"allowed_domains": []}"#,
+            r#"{"allowed_domains": ["example.org"]}"#,
             r#"{"network_policy": "allow-all", "denied_cidrs": ["::/0"]}"#,
             r#"{"network_policy": "custom", "allowed_cidrs": []}"#,
         ] {
@@ -235,21 +262,65 @@ mod tests {
     fn p2_an_empty_list_is_a_list() {
         let policy = parsed(r#"{"allowed_cidrs": []}"#).unwrap();
         assert_eq!(policy.allowed_cidrs, list(&[]));
-        assert_eq!(policy.denied_cidrs, None);
+        assert_eq!(
+            (&policy.allowed_domains, &policy.denied_cidrs),
+            (&None, &None)
+        );
+        assert!(policy.denies_the_rest());
+        let policy = parsed(r#"{"allowed_domains": []}"#).unwrap();
+        assert_eq!(policy.allowed_domains, Some(Arc::default()));
+        assert!(policy.denies_the_rest());
+        let policy = parsed(r#"{"denied_cidrs": []}"#).unwrap();
+        assert!(!policy.denies_the_rest());
     }
 
     #[test]
-    fn d2_only_a_policy_that_allows_networks_alone_leaves_no_names() {
-        let check = |text: &str, expected: bool| {
-            let policy = parsed(text).unwrap();
-            assert_eq!(policy.refuses_names(), expected, "{text}");
+    fn d2_the_lists_say_what_may_be_asked_for() {
+        let check = |text: &str, expected: Permission| {
+            assert_eq!(parsed(text).unwrap().permission(), expected, "{text}");
         };
-        check("{}", false);
-        check(r#"{"denied_cidrs": ["10.0.0.0/8"]}"#, false);
-        check(r#"{"allowed_cidrs": []}"#, true);
-        check(r#"{"allowed_cidrs": ["::/0"], "denied_cidrs": []}"#, true);
-        check(r#"{"network_policy": "deny-all"}"#, true);
-        check(r#"{"allowed_cidrs": [], "audit": true}"#, false);
+        let names = |entries: &[&str]| {
+            let names = entries.iter().map(|entry| Domain::parse(entry).unwrap());
+            Arc::new(names.collect::<Domains>())
+        };
+        let one = || names(&["a.example"]);
+        check("{}", Permission::All);
+        check(r#"{"audit": true}"#, Permission::All);
+        check(r#"{"denied_cidrs": ["10.0.0.0/8"]}"#, Permission::All);
+        check(r#"{"allowed_cidrs": []}"#, Permission::None);
+        check(
+            r#"{"allowed_cidrs": ["::/0"], "denied_cidrs": []}"#,
+            Permission::None,
+        );
+        check(r#"{"network_policy": "deny-all"}"#, Permission::None);
+        check(
+            r#"{"network_policy": "deny-all", "audit": true}"#,
+            Permission::All,
+        );
+        check(r#"{"allowed_cidrs": [], "audit": true}"#, Permission::All);
+        let domains = r#""allowed_domains": ["A.example."]"#;
+        check(&format!("{{{domains}}}"), Permission::Listed(one()));
+        for other in ["allowed_cidrs", "denied_cidrs"] {
+            let text = format!(r#"{{{domains}, "{other}": ["::/0"]}}"#);
+            check(&text, Permission::Listed(one()));
+        }
+        check(
+            &format!(r#"{{{domains}, "audit": true}}"#),
+            Permission::Audited(one()),
+        );
+        check(r#"{"allowed_domains": []}"#, Permission::Listed(names(&[])));
+    }
+
+    #[test]
+    fn d3_a_wrong_name_refuses_the_policy_and_is_named() {
+        check_error(
+            r#"{"allowed_domains": ["example.org", "a..example"]}"#,
+            "Invalid domain: \"a..example\": a label is empty. Expected a name like api.example.com, or *.example.com for all names below it",
+        );
+        check_error(
+            r#"{"allowed_domains": [7]}"#,
+            "Member 'allowed_domains' must be a list of texts",
+        );
     }
 
     #[test]
@@ -289,27 +360,30 @@ mod tests {
         check_error(r#"{"denied_cidrs": [7]}"#, text);
         check_error(r#"{"denied_cidrs": "10.0.0.0/8"}"#, text);
         check_error(r#"{"colour": 1}"#, "Unknown member 'colour'");
-        check_error(
-            r#"{"allowed_domains": ["example.org"]}"#,
-            "Not supported yet: allowed_domains",
-        );
-        let many = |count: usize| {
-            let entries = vec!["10.0.0.0/8"; count];
-            parsed(&json!({ "allowed_cidrs": entries }).to_string())
-        };
-        assert!(many(POLICY_ENTRIES_MAX).is_ok());
-        assert_eq!(
-            many(POLICY_ENTRIES_MAX + 1).unwrap_err().to_string(),
-            "Member 'allowed_cidrs' has 100001 entries, and may have 100000"
-        );
+        for (member, entry) in [
+            ("allowed_cidrs", "10.0.0.0/8"),
+            ("allowed_domains", "example.org"),
+        ] {
+            let many = |count: usize| {
+                let entries = vec![entry; count];
+                parsed(&json!({ member: entries }).to_string())
+            };
+            assert!(many(POLICY_ENTRIES_MAX).is_ok());
+            assert_eq!(
+                many(POLICY_ENTRIES_MAX + 1).unwrap_err().to_string(),
+                format!("Member '{member}' has 100001 entries, and may have 100000")
+            );
+        }
     }
 
     #[test]
     fn of_very_many_wrong_entries_some_are_named() {
-        let object = json!({ "allowed_cidrs": vec!["x"; 1_000] });
-        let mut faults = Vec::new();
-        PolicySpec::read(object.as_object().unwrap(), &mut faults);
-        assert_eq!(faults.len(), FAULTS_MAX);
+        for member in LISTS {
+            let object = json!({ member: vec!["/"; 1_000] });
+            let mut faults = Vec::new();
+            PolicySpec::read(object.as_object().unwrap(), &mut faults);
+            assert_eq!(faults.len(), FAULTS_MAX, "{member}");
+        }
     }
 
     #[test]
@@ -318,6 +392,8 @@ mod tests {
             "{}",
             r#"{"network_policy":"deny-all"}"#,
             r#"{"network_policy":"custom","allowed_cidrs":[]}"#,
+            r#"{"network_policy":"custom","allowed_domains":[]}"#,
+            r#"{"network_policy":"custom","allowed_domains":["a.example","xn--bcher-kva.example","*.a.example"],"allowed_cidrs":["10.0.0.0/8"]}"#,
             r#"{"network_policy":"custom","allowed_cidrs":["10.0.0.0/8","::/0"],"denied_cidrs":[],"audit":true}"#,
         ] {
             let members = parsed(text).unwrap().members();

@@ -77,10 +77,35 @@ async fn p9_records_name_the_policy_and_its_generation_moves_with_every_change()
 }
 
 #[tokio::test]
+async fn d2_records_say_that_there_is_a_list_of_names_and_every_change_of_it_is_judged() {
+    let Running { host, handle, .. } = agent().await;
+    let one = r#"{"name": "a", "allowed_domains": ["a.example"]}"#;
+    handle.create(spec(one)).await.unwrap();
+    let named = r#"{"allowed_domains": ["a.example"]}"#;
+    check(&host, named, (policy_flag::NAMES, 1));
+    // What it compiles to is the same, and what was learned is not.
+    let other = r#"{"allowed_domains": ["b.example"]}"#;
+    assert_eq!(id_of(named), id_of(other));
+    handle.policy("a", other).await.unwrap();
+    check(&host, other, (policy_flag::NAMES, 2));
+    handle.policy("a", other).await.unwrap();
+    check(&host, other, (policy_flag::NAMES, 2));
+    let empty = r#"{"allowed_domains": [], "audit": true}"#;
+    handle.policy("a", empty).await.unwrap();
+    check(&host, empty, (policy_flag::NAMES | policy_flag::AUDIT, 3));
+    handle
+        .policy("a", r#"{"allowed_cidrs": []}"#)
+        .await
+        .unwrap();
+    check(&host, r#"{"allowed_cidrs": []}"#, (0, 4));
+    assert!(handle.plan().await.unwrap().steps.is_empty());
+}
+
+#[tokio::test]
 async fn policy_and_limits_outlive_the_agent_and_are_in_the_audit() {
     let one = agent().await;
     one.handle.create(spec(r#"{"name": "a"}"#)).await.unwrap();
-    let some = r#"{"allowed_cidrs": ["10.0.0.0/8", "::/0"]}"#;
+    let some = r#"{"allowed_domains": ["*.b.example", "a.example"], "allowed_cidrs": ["10.0.0.0/8", "::/0"]}"#;
     one.handle.policy("a", some).await.unwrap();
     let limits = r#"{"bandwidth": "1mbit", "limits": {"flows": 5}}"#;
     one.handle.limits("a", limits).await.unwrap();
@@ -92,7 +117,7 @@ async fn policy_and_limits_outlive_the_agent_and_are_in_the_audit() {
         .map(|entry| (entry.action.as_str(), entry.detail.as_str()));
     let expected = [
         ("limits", r#"{"bandwidth":"1mbit","limits":{"flows":5}}"#),
-        ("policy", "custom, 2 allowed_cidrs"),
+        ("policy", "custom, 2 allowed_domains, 2 allowed_cidrs"),
     ];
     assert_eq!(lines.collect::<Vec<_>>(), expected);
     let two = running_on(host, Config::default(), directory).await;

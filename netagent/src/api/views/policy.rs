@@ -12,7 +12,13 @@ use crate::spec::policy::{Networks, PolicySpec};
 pub(super) struct PolicyView {
     /// `allow-all`, `deny-all` or `custom`.
     network_policy: &'static str,
-    /// Networks that the guest may reach, and no others, where such a list was given.
+    /// Names that the guest may reach, and no others, where such a list was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed_domains: Option<Vec<String>>,
+    /// How many they are, where the list itself is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed_domain_count: Option<usize>,
+    /// Networks that the guest may reach, and no others but those names, where such a list was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<String>>)]
     allowed_cidrs: Option<Vec<IpNet>>,
@@ -51,6 +57,7 @@ pub(super) struct LimitsView {
 impl PolicyView {
     /// Without the lists, which may be very long.
     pub(super) fn brief(mut self) -> Self {
+        self.allowed_domain_count = self.allowed_domains.take().map(|list| list.len());
         self.allowed_cidr_count = self.allowed_cidrs.take().map(|list| list.len());
         self.denied_cidr_count = self.denied_cidrs.take().map(|list| list.len());
         self
@@ -63,8 +70,14 @@ impl From<PolicySpec> for PolicyView {
             let networks = networks?;
             Some(networks.iter().copied().collect())
         };
+        let names = policy.allowed_domains.map(|names| {
+            let names = names.iter();
+            names.map(|name| name.to_string()).collect()
+        });
         Self {
             network_policy: policy.mode.as_str(),
+            allowed_domains: names,
+            allowed_domain_count: None,
             allowed_cidrs: list(policy.allowed_cidrs),
             allowed_cidr_count: None,
             denied_cidrs: list(policy.denied_cidrs),

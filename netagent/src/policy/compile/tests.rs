@@ -14,6 +14,7 @@ fn list(networks: &[&str]) -> Option<Networks> {
 fn custom(allowed: Option<Networks>, denied: Option<Networks>) -> PolicySpec {
     PolicySpec {
         mode: PolicyMode::Custom,
+        allowed_domains: None,
         allowed_cidrs: allowed,
         denied_cidrs: denied,
         audit: false,
@@ -72,6 +73,32 @@ fn p2_with_an_allow_list_the_rest_is_denied_in_both_families() {
         ("::/0", Verdict::NotAllowed),
     ];
     check(&nothing, &denied);
+}
+
+#[test]
+fn p2_a_list_of_names_is_an_allow_list_whatever_is_in_it() {
+    for text in [
+        r#"{"allowed_domains": []}"#,
+        r#"{"allowed_domains": ["example.org"]}"#,
+    ] {
+        let policy = PolicySpec::parse(&serde_json::from_str(text).unwrap()).unwrap();
+        let denied = [
+            ("0.0.0.0/0", Verdict::NotAllowed),
+            ("::/0", Verdict::NotAllowed),
+        ];
+        check(&compiled(&policy), &denied);
+    }
+    let both = r#"{"allowed_domains": [], "allowed_cidrs": ["10.0.0.0/8"], "denied_cidrs": ["10.1.0.0/16"]}"#;
+    let policy = PolicySpec::parse(&serde_json::from_str(both).unwrap()).unwrap();
+    check(
+        &compiled(&policy),
+        &[
+            ("0.0.0.0/0", Verdict::NotAllowed),
+            ("10.0.0.0/8", Verdict::Allowed),
+            ("10.1.0.0/16", Verdict::Denied),
+            ("::/0", Verdict::NotAllowed),
+        ],
+    );
 }
 
 #[test]
@@ -251,7 +278,7 @@ fn direct(policy: &PolicySpec, deny_private: bool, address: IpAddr) -> Verdict {
         Verdict::Denied
     } else if holds(&policy.allowed_cidrs) {
         Verdict::Allowed
-    } else if policy.allowed_cidrs.is_some() {
+    } else if policy.allowed_cidrs.is_some() || policy.allowed_domains.is_some() {
         Verdict::NotAllowed
     } else {
         Verdict::Default
@@ -304,9 +331,13 @@ proptest! {
         allowed in networks(),
         denied in networks(),
         others in prop::collection::vec(network(), 4),
+        has_names: bool,
         deny_private: bool,
     ) {
-        let policy = custom(allowed, denied);
+        let policy = PolicySpec {
+            allowed_domains: has_names.then(Arc::default),
+            ..custom(allowed, denied)
+        };
         let compiled = compile(&policy, deny_private).unwrap();
         let lists = [&policy.allowed_cidrs, &policy.denied_cidrs];
         let listed = lists.into_iter().flatten().flat_map(|list| list.iter().copied());

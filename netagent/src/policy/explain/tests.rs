@@ -499,6 +499,7 @@ proptest! {
         let mut scene = scene("{}");
         scene.policy = PolicySpec {
             mode: if allowed.is_some() || denied.is_some() { PolicyMode::Custom } else { PolicyMode::AllowAll },
+            allowed_domains: None,
             allowed_cidrs: allowed.clone().map(Arc::new),
             denied_cidrs: denied.clone().map(Arc::new),
             audit,

@@ -13,8 +13,10 @@ fn policy_and_limits_come_back_as_they_were() {
     let scratch = scratch();
     let mut store = Store::open(&scratch.path).unwrap();
     let mut made = instance("a", &[0]);
-    made.policy =
-        policy(r#"{"allowed_cidrs": ["10.0.0.0/8", "::/0"], "denied_cidrs": [], "audit": true}"#);
+    made.policy = policy(
+        r#"{"allowed_domains": ["a.example", "*.A.example", "bücher.example"], "allowed_cidrs": ["10.0.0.0/8", "::/0"],
+            "denied_cidrs": [], "audit": true}"#,
+    );
     made.limits = limits(r#"{"bandwidth": "1.5mbit", "limits": {"pps": 7, "flows": 8}}"#);
     let other = instance("b", &[1]);
     store.commit(&[insert(&made), insert(&other)]).unwrap();
@@ -22,7 +24,7 @@ fn policy_and_limits_come_back_as_they_were() {
         store.load().unwrap().instances,
         [made.clone(), other.clone()]
     );
-    made.policy = policy(r#"{"network_policy": "deny-all"}"#);
+    made.policy = policy(r#"{"allowed_domains": []}"#);
     made.policy_generation = 2;
     let replaced = Change::Policy(Box::new(made.clone()));
     made.limits = limits(r#"{"bandwidth_in": 3}"#);
@@ -50,6 +52,7 @@ fn a_policy_that_cannot_be_one_is_damage_and_no_policy() {
         r#"{"allowed_cidrs": ["x"]}"#,
         "Invalid CIDR format",
     );
+    check("policy", r#"{"allowed_domains": ["*"]}"#, "Invalid domain");
     check("policy", r#"{"network_policy": "custom"}"#, "needs");
     check("policy", "[]", "policy is '[]");
     check("limits", r#"{"bandwidth": "x"}"#, "Invalid value 'x'");

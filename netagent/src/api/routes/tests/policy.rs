@@ -6,6 +6,8 @@ const PREFIXES: [&str; 2] = ["/v1/instances", "/machines"];
 fn part(shown: &Value) -> Value {
     let members = [
         "network_policy",
+        "allowed_domains",
+        "allowed_domain_count",
         "allowed_cidrs",
         "allowed_cidr_count",
         "denied_cidrs",
@@ -76,9 +78,21 @@ const REFUSED: &[(&str, &str, u16, &str)] = &[
     ),
     (
         "policy",
-        r#"{"allowed_domains": []}"#,
-        501,
-        "Not supported yet: allowed_domains",
+        r#"{"allowed_domains": ["example.org", "https://example.org"]}"#,
+        400,
+        "Invalid domain: \"https://example.org\": a label has other characters than letters, digits, - and _. Expected a name like api.example.com, or *.example.com for all names below it",
+    ),
+    (
+        "policy",
+        r#"{"allowed_domains": ["192.0.2.1"]}"#,
+        400,
+        "Invalid domain: \"192.0.2.1\": an address belongs into allowed_cidrs. Expected a name like api.example.com, or *.example.com for all names below it",
+    ),
+    (
+        "policy",
+        r#"{"allowed_domains": "example.org"}"#,
+        400,
+        "Member 'allowed_domains' must be a list of texts",
     ),
     ("policy", "[]", 400, "The request must be a JSON object"),
     (
@@ -155,6 +169,28 @@ async fn p9_a_policy_is_replaced_whole_and_shown() {
 }
 
 #[tokio::test]
+async fn d3_allowed_domains_are_shown_as_they_are_understood() {
+    let api = api().await;
+    let made = r#"{"name": "a", "allowed_domains": ["*.GitHub.com.", "bücher.example", "api.example.com", "*.github.com"]}"#;
+    let (status, made) = api.call("POST", "/v1/instances", made).await;
+    assert_eq!(status, 201, "{made}");
+    let mut expected = none();
+    expected["network_policy"] = "custom".into();
+    expected["allowed_domains"] =
+        json!(["api.example.com", "xn--bcher-kva.example", "*.github.com"]);
+    assert_eq!(part(&made), expected);
+    let body = r#"{"allowed_domains": [], "audit": true}"#;
+    for prefix in PREFIXES {
+        let path = format!("{prefix}/a/policy");
+        let (status, shown) = api.call("PUT", &path, body).await;
+        assert_eq!(status, 200, "{shown}");
+        expected["allowed_domains"] = json!([]);
+        expected["audit"] = true.into();
+        assert_eq!(part(&shown), expected);
+    }
+}
+
+#[tokio::test]
 async fn limits_are_replaced_whole_and_shown() {
     let api = api().await;
     api.call("POST", "/v1/instances", r#"{"name": "a"}"#).await;
@@ -176,10 +212,11 @@ async fn limits_are_replaced_whole_and_shown() {
 #[tokio::test]
 async fn lists_are_counted_where_they_are_not_asked_for() {
     let api = api().await;
-    let made = r#"{"name": "a", "allowed_cidrs": ["10.0.0.0/8", "::/0"], "denied_cidrs": []}"#;
+    let made = r#"{"name": "a", "allowed_domains": ["*.a.example"], "allowed_cidrs": ["10.0.0.0/8", "::/0"], "denied_cidrs": []}"#;
     api.call("POST", "/v1/instances", made).await;
     let mut expected = none();
     expected["network_policy"] = "custom".into();
+    expected["allowed_domain_count"] = 1.into();
     expected["allowed_cidr_count"] = 2.into();
     expected["denied_cidr_count"] = 0.into();
     let (_, list) = api.call("GET", "/v1/instances", "").await;
