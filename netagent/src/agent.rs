@@ -18,6 +18,7 @@ pub mod explain;
 mod fault;
 mod guest;
 pub mod handle;
+mod learned;
 mod limits;
 mod mtu;
 mod policy;
@@ -50,6 +51,7 @@ use crate::config::Config;
 use crate::dns::upstream::Upstreams;
 use crate::host::{Changes, Host, one_line};
 use crate::ipam::{Pool, Reservations};
+use crate::learned::Addresses;
 use crate::plan::Observed;
 use crate::publish::Listeners;
 use crate::services::{Directory, Servers};
@@ -106,6 +108,8 @@ pub struct Agent<H> {
     directory: Arc<Directory>,
     upstreams: Arc<Upstreams>,
     servers: Option<Servers>,
+    /// What names led to.
+    learned: Arc<Addresses>,
     /// Whether a default route of IPv6 leads through the uplink.
     leads_out_v6: bool,
     /// What guests were told last: the uplink's MTU, and whether IPv6 leads out.
@@ -180,7 +184,7 @@ impl<H: Host> Agent<H> {
         }
         if timers.collect_at <= now {
             timers.collect_at = now + COLLECT_INTERVAL;
-            said(self.host.collect().await, "cannot collect flows");
+            said(self.collect().await, "cannot collect flows");
             said(self.log_audited().await, "cannot count what is audited");
         }
         if timers.watch_at.take_if(|at| *at <= now).is_some() {

@@ -31,6 +31,7 @@ impl<H: Host> Agent<H> {
         self.follow_uplinks();
         self.follow_lent().await;
         self.follow_denied(self.registry.keys());
+        self.resume_learned();
         let mut plan = plan::plan(&self.wanted_all(), &self.observed);
         self.pay_route_generation(&mut plan);
         let waiting = self.waiting(Instant::now());
@@ -236,8 +237,12 @@ impl<H: Host> Agent<H> {
         for step in &group.steps {
             tracing::debug!(instance = self.name_of(group.owner), %step, "apply");
             fault::boundary();
+            self.close_before(step)?;
             self.host.apply(step).await?;
             self.observed.follow(step);
+            if *step == Step::LoadDatapath {
+                self.read_learned();
+            }
             if *step == Step::ServeGuests {
                 self.start_servers();
             }

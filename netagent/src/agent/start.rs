@@ -147,6 +147,7 @@ pub async fn start<H: Host>(
         directory: Arc::default(),
         upstreams: Arc::new(upstreams),
         servers: None,
+        learned: Arc::default(),
         leads_out_v6: false,
         told: (0, false),
         requests,

@@ -42,6 +42,7 @@ use crate::apply::features::UplinkFeatures;
 use crate::apply::fill::Alerts;
 use crate::apply::led::LedSockets;
 use crate::apply::maps::Maps;
+use crate::apply::maps::learned::LearnedMaps;
 use crate::apply::pins::Pins;
 use crate::apply::reserved::Reservation;
 use crate::apply::services::HostEnd;
@@ -49,6 +50,7 @@ use crate::host::{
     Changes, Cleaned, Counters, Host, HostError, HostOptions, Place, ServiceSockets,
 };
 use crate::instance::Before;
+use crate::learned::table::Table;
 use crate::netlink::Netlink;
 use crate::observe::events::Events;
 use crate::observe::links as observed_links;

@@ -13,6 +13,8 @@ use tokio::sync::Notify;
 
 use crate::host::{Changes, Cleaned, Counters, Host, HostError, Place, ServiceSockets};
 use crate::instance::Before;
+use crate::learned::table::Table;
+use crate::learned::table::fake::FakeTable;
 use crate::plan::{KernelRoute, KernelRouteKind, Observed, ObservedLink, Step};
 use crate::publish::{Leads, ReserveError, Reserved};
 use crate::spec::publish::HostPort;
@@ -45,6 +47,8 @@ pub(crate) struct State {
     pub(crate) sent: BTreeMap<u32, u64>,
     /// Ports that others have, and who.
     pub(crate) taken: Vec<(HostPort, String)>,
+    /// What names led to.
+    pub(crate) learned: FakeTable,
     /// What [`Host::changed`] says next.
     pub(crate) changes: Changes,
 }
@@ -392,8 +396,18 @@ impl Host for FakeHost {
         Arc::new(NoLeads)
     }
 
-    async fn collect(&mut self) -> Result<(), HostError> {
+    async fn collect(&mut self) -> Result<bool, HostError> {
         self.state().collected += 1;
-        Ok(())
+        Ok(true)
+    }
+
+    fn learned(&mut self) -> Result<Option<Box<dyn Table>>, HostError> {
+        let state = self.state();
+        let tables = state
+            .observed
+            .datapath
+            .as_ref()
+            .map(|_| state.learned.clone());
+        Ok(tables.map(|tables| Box::new(tables) as _))
     }
 }

@@ -71,7 +71,8 @@ impl Book {
             answers: 0,
         };
         for start in running {
-            book.instances.insert(start.instance, Instance::new(start.generation));
+            book.instances
+                .insert(start.instance, Instance::new(start.generation));
         }
         for (number, name) in &contents.names {
             let is_taken = text_of(name).is_some_and(|text| book.numbers.resume(*number, text));
@@ -110,9 +111,7 @@ impl Book {
         for key in stray {
             book.table.forget(key)?;
         }
-        for number in book.numbers.all() {
-            book.numbers.sweep(number, &mut *book.table)?;
-        }
+        book.numbers.sweep(&mut *book.table)?;
         Ok(book)
     }
 
@@ -138,7 +137,7 @@ impl Book {
             self.open((start, *address), (number, *expires_ns))
         });
         // Where the first note failed, nothing names it.
-        let swept = self.numbers.sweep(number, &mut *self.table);
+        let swept = self.numbers.sweep(&mut *self.table);
         opened.and(swept)
     }
 
@@ -225,7 +224,7 @@ impl Book {
         while let Some((name, _)) = entry.names.last().copied() {
             self.table.forget(note_key(place, name))?;
             entry.names.pop();
-            self.numbers.release(name, &mut *self.table)?;
+            self.numbers.release(name);
         }
         instance.addresses.remove(&address);
         Ok(())
@@ -254,7 +253,11 @@ impl Book {
         let mut closed = Vec::new();
         let mut renamed = Vec::new();
         for (address, entry) in &instance.addresses {
-            let allowed = |name: u32| self.numbers.text(name).is_some_and(|text| names.allows(text));
+            let allowed = |name: u32| {
+                self.numbers
+                    .text(name)
+                    .is_some_and(|text| names.allows(text))
+            };
             let (kept, gone): (Vec<u32>, Vec<u32>) = entry
                 .names
                 .iter()
@@ -275,7 +278,7 @@ impl Book {
         if let Some(instance) = self.instances.get_mut(&start.instance) {
             instance.is_owed = false;
         }
-        Ok(())
+        self.numbers.sweep(&mut *self.table)
     }
 
     /// A name leads to an address no longer, and others do still.
@@ -285,7 +288,8 @@ impl Book {
         if let Some(entry) = instance.and_then(|instance| instance.addresses.get_mut(&place.1)) {
             entry.names.retain(|(known, _)| *known != name);
         }
-        self.numbers.release(name, &mut *self.table)
+        self.numbers.release(name);
+        Ok(())
     }
 
     /// As [`super::Addresses::forget`].
@@ -299,7 +303,7 @@ impl Book {
             self.close((number, address))?;
         }
         self.instances.remove(&number);
-        Ok(())
+        self.numbers.sweep(&mut *self.table)
     }
 
     /// Closes what ran out before a pass began, at `since_ns`, and had no flow in it.
@@ -319,7 +323,7 @@ impl Book {
                 self.close(place)?;
             }
         }
-        Ok(())
+        self.numbers.sweep(&mut *self.table)
     }
 
     pub(super) fn led(&self, number: u32, now_ns: u64) -> Vec<LedThere> {

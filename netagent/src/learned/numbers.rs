@@ -1,6 +1,6 @@
 //! Names by number: each is kept once, as long as it led somewhere.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 
@@ -11,6 +11,8 @@ use crate::learned::table::{Table, record_of};
 pub(super) struct Numbers {
     by_text: HashMap<Arc<str>, u32>,
     by_number: BTreeMap<u32, Named>,
+    /// Those that no note names.
+    idle: BTreeSet<u32>,
     next: u32,
 }
 
@@ -30,6 +32,7 @@ impl Numbers {
         let text: Arc<str> = text.into();
         self.by_text.insert(Arc::clone(&text), number);
         self.by_number.insert(number, Named { text, notes: 0 });
+        self.idle.insert(number);
         self.next = self.next.max(number.wrapping_add(1));
         true
     }
@@ -49,6 +52,7 @@ impl Numbers {
         let text: Arc<str> = text.into();
         self.by_text.insert(Arc::clone(&text), number);
         self.by_number.insert(number, Named { text, notes: 0 });
+        self.idle.insert(number);
         Ok(number)
     }
 
@@ -61,31 +65,29 @@ impl Numbers {
     pub(super) fn count(&mut self, number: u32) {
         if let Some(named) = self.by_number.get_mut(&number) {
             named.notes += 1;
+            self.idle.remove(&number);
         }
     }
 
-    /// A note that named it is gone; the last one takes it along.
-    pub(super) fn release(&mut self, number: u32, table: &mut dyn Table) -> io::Result<()> {
+    /// A note that named it is gone.
+    pub(super) fn release(&mut self, number: u32) {
         if let Some(named) = self.by_number.get_mut(&number) {
             named.notes = named.notes.saturating_sub(1);
+            if named.notes == 0 {
+                self.idle.insert(number);
+            }
         }
-        self.sweep(number, table)
     }
 
-    /// Takes the number from a name that no note names.
-    pub(super) fn sweep(&mut self, number: u32, table: &mut dyn Table) -> io::Result<()> {
-        let unused = self.by_number.get(&number).filter(|named| named.notes == 0);
-        let Some(text) = unused.map(|named| Arc::clone(&named.text)) else {
-            return Ok(());
-        };
-        table.unname(number)?;
-        self.by_text.remove(&text);
-        self.by_number.remove(&number);
+    /// Takes their numbers from names that no note names.
+    pub(super) fn sweep(&mut self, table: &mut dyn Table) -> io::Result<()> {
+        while let Some(number) = self.idle.first().copied() {
+            table.unname(number)?;
+            self.idle.remove(&number);
+            if let Some(named) = self.by_number.remove(&number) {
+                self.by_text.remove(&named.text);
+            }
+        }
         Ok(())
-    }
-
-    /// Every number.
-    pub(super) fn all(&self) -> Vec<u32> {
-        self.by_number.keys().copied().collect()
     }
 }

@@ -121,3 +121,6 @@ pub fn text_of(name: &LearnedName) -> Option<&str> {
     let bytes = name.bytes.get(..name.length.into())?;
     std::str::from_utf8(bytes).ok()
 }
+
+#[cfg(test)]
+pub(crate) mod fake;

@@ -48,17 +48,11 @@ impl Table for LearnedMaps {
         let mut open = Vec::new();
         for entry in self.v4.iter() {
             let (key, learned) = entry.map_err(io::Error::other)?;
-            open.push((
-                (key.instance, IpAddr::from(key.address)),
-                as_open(learned),
-            ));
+            open.push(((key.instance, IpAddr::from(key.address)), as_open(learned)));
         }
         for entry in self.v6.iter() {
             let (key, learned) = entry.map_err(io::Error::other)?;
-            open.push((
-                (key.instance, IpAddr::from(key.address)),
-                as_open(learned),
-            ));
+            open.push(((key.instance, IpAddr::from(key.address)), as_open(learned)));
         }
         Ok(Contents {
             open,
