@@ -21,6 +21,7 @@ impl<H: Host> Agent<H> {
             return;
         }
         self.follow_denied(keys.iter().copied());
+        self.permit(keys.iter().copied());
         let observed = self.observe_instances(&keys).await;
         if let Some(reason) = observed {
             return keys

@@ -12,7 +12,10 @@ use crate::host::Host;
 use crate::instance::{Instance, Life};
 use crate::plan::publish::Ports;
 use crate::plan::routes;
-use crate::policy::explain::{Behind, Explanation, InForce, Question, explain, publication};
+use crate::policy::explain::{
+    Behind, Explanation, InForce, LearnedFrom, NameExplanation, Question, Subject, explain,
+    explain_name, publication,
+};
 use crate::spec::name::Name;
 
 /// An explanation, with what else is to be known.
@@ -20,14 +23,21 @@ use crate::spec::name::Name;
 pub struct Explained {
     /// Name of the instance.
     pub instance: Name,
-    /// What was asked.
-    pub question: Question,
-    /// The answer.
-    pub explanation: Explanation,
+    /// What was asked, and the answer.
+    pub answer: Answered,
     /// Whether the instance runs.
     pub runs: bool,
     /// What the answer depends on besides.
     pub notes: Vec<String>,
+}
+
+/// A question with its answer.
+#[derive(Clone, Debug)]
+pub enum Answered {
+    /// Of a packet.
+    Packet(Question, Explanation),
+    /// Of a name.
+    Name(String, NameExplanation),
 }
 
 impl<H: Host> Agent<H> {
@@ -36,7 +46,7 @@ impl<H: Host> Agent<H> {
         &self,
         caller: &Caller,
         name: &str,
-        question: Question,
+        subject: &Subject,
     ) -> Result<Explained, RequestError> {
         let key = self.find(caller, name)?;
         let held = self.held(key, name)?;
@@ -49,6 +59,7 @@ impl<H: Host> Agent<H> {
         let none = Ports::default();
         let ports = datapath.map_or(&none, |datapath| &datapath.ports);
         let records = self.records(instance);
+        let learned = self.learned_of(instance);
         let in_force = InForce {
             records: &records,
             policy: &instance.policy,
@@ -59,15 +70,22 @@ impl<H: Host> Agent<H> {
             host_ports: datapath.map_or(&self.config.policy.allow_host_ports, |datapath| {
                 &datapath.host_ports
             }),
-            behind: self.behind(caller, ports, &question),
+            behind: self.behind(caller, ports, subject),
+            learned: &learned,
         };
         Ok(Explained {
             instance: instance.name.clone(),
-            question,
-            explanation: explain(&question, &in_force),
+            answer: answer(subject, &in_force),
             runs: instance.life == Life::Running,
-            notes: self.notes(held, &question, &in_force),
+            notes: self.notes(held, subject, &in_force),
         })
+    }
+
+    /// What allowed names led to for this instance.
+    // The book of learned addresses comes in its place.
+    #[expect(clippy::unused_self, reason = "the book will be the agent's")]
+    fn learned_of(&self, _instance: &Instance) -> Vec<LearnedFrom> {
+        Vec::new()
     }
 
     fn records(&self, instance: &Instance) -> Vec<vm::Interface> {
@@ -82,8 +100,11 @@ impl<H: Host> Agent<H> {
     }
 
     /// The instance behind the port that is asked for. The names of other accounts are nobody's business.
-    fn behind(&self, caller: &Caller, ports: &Ports, question: &Question) -> Option<Behind<'_>> {
-        let to = publication(ports, question)?;
+    fn behind(&self, caller: &Caller, ports: &Ports, subject: &Subject) -> Option<Behind<'_>> {
+        let to = match subject {
+            Subject::Packet(question) => publication(ports, question)?,
+            Subject::Name(_) => return None,
+        };
         let held = self.registry.by_number(to.slot);
         let own = held.filter(|held| held.instance.account == caller.account);
         Some(Behind {
@@ -94,7 +115,7 @@ impl<H: Host> Agent<H> {
         })
     }
 
-    fn notes(&self, held: &Held, question: &Question, in_force: &InForce<'_>) -> Vec<String> {
+    fn notes(&self, held: &Held, subject: &Subject, in_force: &InForce<'_>) -> Vec<String> {
         let instance = &held.instance;
         let mut notes = Vec::new();
         if instance.life != Life::Running {
@@ -112,15 +133,22 @@ impl<H: Host> Agent<H> {
         let bound = self.config.policy.quarantine_pps;
         if let Some(reason) = self.quarantine.reason(instance.number(), bound) {
             notes.push(reason);
-            notes.push(without_quarantine(question, in_force));
+            notes.push(without_quarantine(subject, in_force));
         }
         notes.extend(limits(instance));
         notes
     }
 }
 
+fn answer(subject: &Subject, in_force: &InForce<'_>) -> Answered {
+    match subject {
+        Subject::Packet(question) => Answered::Packet(*question, explain(question, in_force)),
+        Subject::Name(name) => Answered::Name(name.clone(), explain_name(name, in_force)),
+    }
+}
+
 /// What holds again once the guest is quiet.
-fn without_quarantine(question: &Question, in_force: &InForce<'_>) -> String {
+fn without_quarantine(subject: &Subject, in_force: &InForce<'_>) -> String {
     let mut records = in_force.records.to_vec();
     for record in &mut records {
         record.policy_flags &= !QUARANTINE;
@@ -129,7 +157,10 @@ fn without_quarantine(question: &Question, in_force: &InForce<'_>) -> String {
         records: &records,
         ..*in_force
     };
-    let Explanation { verdict, rule, .. } = explain(question, &later);
+    let (verdict, rule) = match answer(subject, &later) {
+        Answered::Packet(_, found) => (found.verdict, found.rule.to_string()),
+        Answered::Name(_, found) => (found.verdict, found.rule.to_string()),
+    };
     format!("after the quarantine: {} ({rule})", verdict.as_str())
 }
 

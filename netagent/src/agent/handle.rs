@@ -18,7 +18,7 @@ use crate::host::HostError;
 use crate::instance::AnnouncedPort;
 use crate::ipam::IpamError;
 use crate::policy::Compiled;
-use crate::policy::explain::Question;
+use crate::policy::explain::Subject;
 use crate::publish::ReserveError;
 use crate::spec::limit::LimitsSpec;
 use crate::spec::policy::PolicySpec;
@@ -165,8 +165,8 @@ pub(crate) enum Request {
     Copyable(String, &'static str, Answer<()>),
     /// What its guest is to be configured with.
     Guest(String, Answer<GuestConfig>),
-    /// What becomes of what its guest sends.
-    Explain(String, Question, Answer<Explained>),
+    /// What becomes of what its guest sends or asks for.
+    Explain(String, Subject, Answer<Explained>),
     CreateToken(AccountName, bool, Answer<NewToken>),
     RevokeToken(Uuid, Answer<()>),
     Plan(Answer<PlanView>),
@@ -398,9 +398,9 @@ impl AgentHandle {
         &self,
         caller: &Caller,
         key: String,
-        question: Question,
+        subject: Subject,
     ) -> Result<Explained, RequestError> {
-        self.ask(caller, |answer| Request::Explain(key, question, answer))
+        self.ask(caller, |answer| Request::Explain(key, subject, answer))
             .await
     }
 

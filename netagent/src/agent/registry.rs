@@ -82,7 +82,8 @@ impl Registry {
         key
     }
 
-    /// Puts `held` in the place of what `key` named. Compiled policies that say the same are one in memory.
+    /// Puts `held` in the place of what `key` named. Compiled policies that say the same, and equal lists of names, are one
+    /// in memory.
     pub(crate) fn put(&mut self, key: Key, mut held: Held) {
         self.remove(key);
         if let Some(compiled) = &mut held.compiled {
@@ -92,6 +93,13 @@ impl Registry {
                 .filter_map(|one| one.compiled.as_ref());
             if let Some(same) = others.find(|other| other.id == compiled.id) {
                 *compiled = same.clone();
+            }
+        }
+        if let Some(names) = &mut held.instance.policy.allowed_domains {
+            let held = self.instances.values();
+            let mut others = held.filter_map(|one| one.instance.policy.allowed_domains.as_ref());
+            if let Some(same) = others.find(|other| *other == names) {
+                *names = Arc::clone(same);
             }
         }
         let instance = &held.instance;

@@ -71,8 +71,8 @@ impl<H: Host> Agent<H> {
                 drop(answer.send(self.check_copyable(caller, &name, what)));
             }
             Request::Guest(name, answer) => drop(answer.send(self.guest(caller, &name))),
-            Request::Explain(name, question, answer) => {
-                drop(answer.send(self.explain(caller, &name, question)));
+            Request::Explain(name, subject, answer) => {
+                drop(answer.send(self.explain(caller, &name, &subject)));
             }
             Request::Plan(answer) => drop(answer.send(self.show_plan().await)),
             Request::Health(answer) => drop(answer.send(Ok(self.host_trouble.clone()))),

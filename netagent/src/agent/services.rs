@@ -37,6 +37,20 @@ impl<H: Host> Agent<H> {
         }
     }
 
+    /// Tells the resolver what the guests of these instances may ask for, before the datapath follows: what a shorter list
+    /// closes is not to be opened anew by an answer meanwhile.
+    pub(crate) fn permit(&self, keys: impl IntoIterator<Item = Key>) {
+        for key in keys {
+            let Some(held) = self.registry.get(key) else {
+                continue;
+            };
+            let permission = held.instance.policy.permission();
+            for interface in &held.instance.interfaces {
+                self.directory.permit(interface.slot, &permission);
+            }
+        }
+    }
+
     /// Tells the servers of every instance.
     pub(crate) fn tell_of_all(&mut self) {
         self.told = (self.mtu, self.leads_out_v6);

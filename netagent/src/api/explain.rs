@@ -10,10 +10,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::access::Caller;
-use crate::agent::explain::Explained;
+use crate::agent::explain::{Answered, Explained};
 use crate::api::auth::Shared;
 use crate::api::error::ApiError;
-use crate::policy::explain::{Path, Question, QuestionError};
+use crate::policy::explain::{
+    Explanation, LearnedFrom, NameExplanation, Path, Question, QuestionError, Subject,
+};
 
 /// Parameters with what they mean, and whether a question needs them.
 pub(crate) const PARAMETERS: [(&str, &str, bool); 4] = [
@@ -24,7 +26,7 @@ pub(crate) const PARAMETERS: [(&str, &str, bool); 4] = [
     ),
     (
         "address",
-        "Address of the other end, with or without a port: 192.0.2.1:443, [2001:db8::1]:443",
+        "Address of the other end, with or without a port: 192.0.2.1:443, [2001:db8::1]:443; or a name",
         true,
     ),
     ("port", "Port, where the address has none behind it", false),
@@ -35,9 +37,17 @@ pub(crate) const PARAMETERS: [(&str, &str, bool); 4] = [
     ),
 ];
 
+/// What becomes of what a guest sends, or asks for.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum ExplainBody {
+    Packet(PacketBody),
+    Name(NameBody),
+}
+
 /// What becomes of a packet.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct ExplainBody {
+pub(crate) struct PacketBody {
     instance: String,
     #[schema(value_type = String)]
     address: IpAddr,
@@ -65,6 +75,35 @@ pub(crate) struct ExplainBody {
     notes: Vec<String>,
 }
 
+/// What becomes of the question for a name.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct NameBody {
+    instance: String,
+    /// Lower case, without a dot at its end.
+    name: String,
+    /// Whether the instance runs; one that does not is answered for as if it did.
+    runs: bool,
+    /// `allowed`, `denied`, or `audited`: it is answered, and the policy would refuse it.
+    verdict: &'static str,
+    /// As which drop the question is counted; null where it is answered, if with REFUSED.
+    reason: Option<&'static str>,
+    /// What decides.
+    rule: String,
+    /// What is open to the instance because the name led there.
+    addresses: Vec<LearnedBody>,
+    /// What the answer depends on besides.
+    notes: Vec<String>,
+}
+
+/// An address that a name led to.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LearnedBody {
+    #[schema(value_type = String)]
+    address: IpAddr,
+    /// How long it stays open without a new answer; 0 where flows alone hold it.
+    seconds_left: u64,
+}
+
 /// `GET /v1/explain`
 pub(crate) async fn explain(
     State(shared): State<Shared>,
@@ -77,8 +116,8 @@ pub(crate) async fn explain(
     };
     let instance: Cow<'_, str> = needed(instance, "instance")?;
     let address = needed(address, "address")?;
-    let question = Question::parse(&address, port.as_deref(), protocol.as_deref())?;
-    let explained = shared.agent.explain(&caller, instance.into(), question);
+    let subject = Subject::parse(&address, port.as_deref(), protocol.as_deref())?;
+    let explained = shared.agent.explain(&caller, instance.into(), subject);
     Ok(Json(explained.await?.into()))
 }
 
@@ -108,38 +147,89 @@ impl From<QuestionError> for ApiError {
 
 impl From<Explained> for ExplainBody {
     fn from(explained: Explained) -> Self {
-        let (question, explanation) = (explained.question, explained.explanation);
-        let path = explanation.path.to_string();
-        let (uplink, next_hop, source) = match explanation.path {
-            Path::Uplink {
-                name,
-                next_hop,
-                source,
-            } => (Some(name), next_hop, source),
-            Path::Gateway
-            | Path::Published { .. }
-            | Path::Listener
-            | Path::Host
-            | Path::OwnAddress
-            | Path::Instance
-            | Path::AlwaysDenied(_)
-            | Path::NotUplink
-            | Path::NoRoute => (None, None, None),
-        };
-        Self {
-            instance: explained.instance.to_string(),
-            address: question.address,
-            port: question.packet.port(),
-            protocol: question.packet.protocol(),
-            runs: explained.runs,
-            verdict: explanation.verdict.as_str(),
-            reason: explanation.reason.map(|reason| reason.name()),
-            rule: explanation.rule.to_string(),
-            path,
-            uplink,
+        let Explained {
+            instance,
+            answer,
+            runs,
+            notes,
+        } = explained;
+        let instance = instance.to_string();
+        match answer {
+            Answered::Packet(question, explanation) => {
+                Self::Packet(packet(instance, (question, explanation), runs, notes))
+            }
+            Answered::Name(name, explanation) => {
+                Self::Name(name_body(instance, (name, explanation), runs, notes))
+            }
+        }
+    }
+}
+
+fn packet(
+    instance: String,
+    (question, explanation): (Question, Explanation),
+    runs: bool,
+    notes: Vec<String>,
+) -> PacketBody {
+    let path = explanation.path.to_string();
+    let (uplink, next_hop, source) = match explanation.path {
+        Path::Uplink {
+            name,
             next_hop,
             source,
-            notes: explained.notes,
+        } => (Some(name), next_hop, source),
+        Path::Resolver
+        | Path::Gateway
+        | Path::Published { .. }
+        | Path::Listener
+        | Path::Host
+        | Path::OwnAddress
+        | Path::Instance
+        | Path::AlwaysDenied(_)
+        | Path::NotUplink
+        | Path::NoRoute => (None, None, None),
+    };
+    PacketBody {
+        instance,
+        address: question.address,
+        port: question.packet.port(),
+        protocol: question.packet.protocol(),
+        runs,
+        verdict: explanation.verdict.as_str(),
+        reason: explanation.reason.map(|reason| reason.name()),
+        rule: explanation.rule.to_string(),
+        path,
+        uplink,
+        next_hop,
+        source,
+        notes,
+    }
+}
+
+fn name_body(
+    instance: String,
+    (name, explanation): (String, NameExplanation),
+    runs: bool,
+    notes: Vec<String>,
+) -> NameBody {
+    let addresses = explanation.addresses.into_iter();
+    NameBody {
+        instance,
+        name,
+        runs,
+        verdict: explanation.verdict.as_str(),
+        reason: explanation.reason.map(|reason| reason.name()),
+        rule: explanation.rule.to_string(),
+        addresses: addresses.map(LearnedBody::from).collect(),
+        notes,
+    }
+}
+
+impl From<LearnedFrom> for LearnedBody {
+    fn from(learned: LearnedFrom) -> Self {
+        Self {
+            address: learned.address,
+            seconds_left: learned.seconds_left,
         }
     }
 }

@@ -43,6 +43,7 @@ pub(crate) fn document() -> OpenApi {
     let mut schemas = Vec::new();
     InstanceView::schemas(&mut schemas);
     PlanBody::schemas(&mut schemas);
+    ExplainBody::schemas(&mut schemas);
     let components = ComponentsBuilder::new()
         .schemas_from_iter(schemas)
         .schema("InstanceView", InstanceView::schema())

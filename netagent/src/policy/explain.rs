@@ -18,10 +18,14 @@ use crate::spec::policy::{PolicyMode, PolicySpec};
 use crate::spec::publish::ExposedPort;
 
 mod host;
+mod names;
+mod path;
 mod question;
 mod words;
 
-pub use question::{Packet, Question, QuestionError};
+pub use names::{LearnedFrom, NameExplanation, NameRule, explain_name};
+pub use path::Path;
+pub use question::{Packet, Question, QuestionError, Subject};
 
 /// What the programs know of an instance, and of where its packets go.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +46,8 @@ pub struct InForce<'a> {
     pub host_ports: &'a BTreeSet<ExposedPort>,
     /// Whom the port belongs to, where the host publishes the one that is asked for.
     pub behind: Option<Behind<'a>>,
+    /// What allowed names led to.
+    pub learned: &'a [LearnedFrom],
 }
 
 /// The instance behind a published port.
@@ -94,7 +100,7 @@ impl Verdict {
 }
 
 /// What decides about a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "they print themselves as sentences")]
 pub enum Rule {
     Quarantine,
@@ -105,7 +111,10 @@ pub enum Rule {
     DeniedCidr(IpNet),
     AllowedCidr(IpNet),
     Private(IpNet),
+    Learned(LearnedFrom),
     NotAllowed,
+    NotLearned,
+    DnsBypass,
     Unnamed,
     Uncompiled,
     Destination(IpNet),
@@ -125,42 +134,9 @@ pub enum Service {
     Dhcp,
     Dns,
     RefusedDns,
+    ListedDns,
+    AuditedDns,
     Nothing,
-}
-
-/// Where a packet goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Path {
-    /// To the world.
-    Uplink {
-        /// Name of the uplink.
-        name: String,
-        /// Neighbour on the way; `None` where the destination itself is it.
-        next_hop: Option<IpAddr>,
-        /// The address under which it leaves.
-        source: Option<IpAddr>,
-    },
-    /// To the instance's own gateway.
-    Gateway,
-    /// To a port of the host that leads to an instance.
-    Published {
-        /// Its name; `None` where it is another account's.
-        instance: Option<String>,
-    },
-    /// To a listener of the host that guests may reach.
-    Listener,
-    /// To the host.
-    Host,
-    /// To the guest itself.
-    OwnAddress,
-    /// To another instance, or its gateway.
-    Instance,
-    /// To an address that is never reached.
-    AlwaysDenied(IpAddr),
-    /// Where the host does not forward guests.
-    NotUplink,
-    /// Nowhere.
-    NoRoute,
 }
 
 /// Why a packet is dropped.
@@ -194,7 +170,7 @@ pub fn explain(question: &Question, in_force: &InForce<'_>) -> Explanation {
         packet: question.packet,
         audited: None,
     };
-    let (verdict, reason, rule) = match (judge.judge(), judge.audited) {
+    let (verdict, reason, rule) = match (judge.judge(), judge.audited.take()) {
         (Err((reason, rule)), _) => (Verdict::Denied, Some(reason), rule),
         (Ok(_), Some((reason, rule))) => (Verdict::Audited, Some(reason), rule),
         (Ok(rule), None) => (Verdict::Allowed, None, rule),
@@ -217,7 +193,7 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn judge(&mut self) -> Result<Rule, Refusal> {
-        if self.has_flag(policy_flag::QUARANTINE) {
+        if self.in_force.has_flag(policy_flag::QUARANTINE) {
             return Err((DropReason::Quarantine, Rule::Quarantine));
         }
         if self.guest().is_none() {
@@ -227,6 +203,9 @@ impl Judge<'_> {
         let asks_dhcp = self.address.is_ipv4() && self.packet.is_udp_to(port::DHCP_SERVER);
         if asks_dhcp && (broadcast || self.is_gateway()) {
             return Ok(Rule::Gateway(Service::Dhcp));
+        }
+        if let Some(rule) = self.judge_names()? {
+            return Ok(rule);
         }
         if self.is_gateway() {
             return self.judge_gateway();
@@ -252,8 +231,8 @@ impl Judge<'_> {
     }
 
     fn judge_any(&mut self) -> Result<(), Refusal> {
-        if self.has_flag(policy_flag::DENY_ALL) {
-            let audit = self.has_flag(policy_flag::AUDIT);
+        if self.in_force.has_flag(policy_flag::DENY_ALL) {
+            let audit = self.in_force.has_flag(policy_flag::AUDIT);
             self.refuse((DropReason::DenyAll, Rule::DenyAll), audit)?;
         }
         Ok(())
@@ -271,12 +250,21 @@ impl Judge<'_> {
             Listed::Default if self.in_force.policy.mode == PolicyMode::Custom => Rule::Unnamed,
             Listed::Default => Rule::AllowAll,
             Listed::Allowed => Rule::AllowedCidr(network),
-            Listed::NotAllowed => Rule::NotAllowed,
+            Listed::NotAllowed => {
+                if let Some(rule) = self.learned() {
+                    return Ok(rule);
+                }
+                match self.in_force.policy.allowed_domains {
+                    Some(_) => Rule::NotLearned,
+                    None => Rule::NotAllowed,
+                }
+            }
             Listed::Denied => Rule::DeniedCidr(network),
             Listed::AlwaysDenied | Listed::DeniedTwice => Rule::Private(network),
         };
         if let Err(reason) = listed.judge() {
-            self.refuse((reason, rule), self.has_flag(policy_flag::AUDIT))?;
+            let audit = self.in_force.has_flag(policy_flag::AUDIT);
+            self.refuse((reason, rule.clone()), audit)?;
         }
         Ok(rule)
     }
@@ -328,48 +316,9 @@ impl Judge<'_> {
         Err(refusal)
     }
 
-    fn path(&self) -> Path {
-        if self.is_gateway() {
-            return match self.host_port() {
-                Some(_) => Path::Listener,
-                None => Path::Gateway,
-            };
-        }
-        if self.is_own() {
-            return Path::OwnAddress;
-        }
-        let (_, target) = self.route();
-        match target.kind {
-            RouteKind::Uplink => {
-                let link = self.in_force.links.get(&target.ifindex);
-                Path::Uplink {
-                    name: link.map_or_else(|| "?".to_owned(), |link| link.name.clone()),
-                    next_hop: target.next_hop,
-                    source: self.snat().or(target.source),
-                }
-            }
-            RouteKind::Host => match self.in_force.behind {
-                Some(behind) => Path::Published {
-                    instance: behind.name.map(str::to_owned),
-                },
-                None if self.host_port().is_some() => Path::Listener,
-                None => Path::Host,
-            },
-            RouteKind::Instance => Path::Instance,
-            RouteKind::AlwaysDenied => Path::AlwaysDenied(self.address),
-            RouteKind::NotUplink => Path::NotUplink,
-            RouteKind::Unreachable => Path::NoRoute,
-        }
-    }
-
     fn route(&self) -> (IpNet, RouteTarget) {
         let found = routes::find(self.in_force.routes, self.address);
         found.unwrap_or((self.address.into(), routes::UNREACHABLE))
-    }
-
-    fn has_flag(&self, flag: u32) -> bool {
-        let mut records = self.in_force.records.iter();
-        records.any(|record| record.policy_flags & flag != 0)
     }
 
     /// The guest's own address of this family, of the first interface that has one.

@@ -83,6 +83,15 @@ impl Directory {
         }
     }
 
+    /// Changes what the guest of a slot may ask for, where there is one, and nothing else.
+    pub fn permit(&self, slot: u32, permission: &Permission) {
+        let mut guests = self.guests.write().unwrap_or_else(PoisonError::into_inner);
+        let guest = guests.get_mut(&slot);
+        if let Some(guest) = guest.filter(|guest| guest.permission != *permission) {
+            Arc::make_mut(guest).permission = permission.clone();
+        }
+    }
+
     /// Tells the guest of a slot unasked, where it is to be: its link changed, so a VMM may have gone and come again
     /// unseen.
     pub fn greet(&self, slot: u32) {

@@ -149,6 +149,25 @@ async fn compiled_policies_that_say_the_same_are_one_in_memory() {
 }
 
 #[tokio::test]
+async fn equal_lists_of_names_are_one_in_memory() {
+    let one = agent().await;
+    for (name, domain) in [("a", "a.example"), ("b", "A.example."), ("c", "c.example")] {
+        let text = format!(r#"{{"name": "{name}", "allowed_domains": ["{domain}"]}}"#);
+        one.handle.create(spec(&text)).await.unwrap();
+    }
+    let (host, directory) = one.ended().await;
+    let (id, store) = (store_id(), store_in(&directory));
+    let started = start(host, Config::default(), &id, store).await;
+    let (agent, _handle) = started.unwrap();
+    let held = agent.registry.all().map(|(_, held)| &held.instance.policy);
+    let lists: Vec<_> = held
+        .map(|one| one.allowed_domains.clone().unwrap())
+        .collect();
+    assert!(Arc::ptr_eq(&lists[0], &lists[1]));
+    assert!(!Arc::ptr_eq(&lists[0], &lists[2]));
+}
+
+#[tokio::test]
 async fn p13_limits_are_in_the_records_and_change_without_a_new_generation() {
     let Running { host, handle, .. } = agent().await;
     handle.create(spec(r#"{"name": "a"}"#)).await.unwrap();

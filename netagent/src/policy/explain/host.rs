@@ -3,7 +3,6 @@
 use netagent_common::drop::DropReason;
 use netagent_common::services::port;
 
-use crate::dns::Permission;
 use crate::policy::explain::{Judge, Packet, Refusal, Rule, Service};
 use crate::spec::publish::ExposedPort;
 
@@ -13,11 +12,7 @@ impl Judge<'_> {
             Packet::Echo => Service::Echo,
             Packet::ToPort(_, port::DNS) => {
                 self.judge_any()?;
-                if self.in_force.policy.permission() == Permission::None {
-                    Service::RefusedDns
-                } else {
-                    Service::Dns
-                }
+                self.dns_service()
             }
             Packet::ToPort(..) => {
                 self.judge_any()?;

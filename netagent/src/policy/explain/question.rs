@@ -1,11 +1,21 @@
-//! What is asked, parsed once: an address, and what is sent there.
+//! What is asked, parsed once: a name, or an address and what is sent there.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use netagent_common::net::protocol;
 
+use crate::spec::domain::Domain;
 use crate::spec::publish::PortProtocol;
+
+/// What is asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A packet.
+    Packet(Question),
+    /// A name that the guest asks for: lower case, without a dot at its end.
+    Name(String),
+}
 
 /// What a guest would send, and to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,11 +38,16 @@ pub enum Packet {
 /// What is wrong with a question.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuestionError {
-    /// A name, or nothing that an address could be.
+    /// Nothing that an address or a name could be.
     #[error(
-        "'{0}' is no IP address: use 192.0.2.1, 192.0.2.1:443, 2001:db8::1 or [2001:db8::1]:443; names come with allowed_domains"
+        "'{0}' is no IP address and no name: use 192.0.2.1, 192.0.2.1:443, 2001:db8::1, [2001:db8::1]:443 or example.org"
     )]
     Address(String),
+    /// A name, and what is sent.
+    #[error(
+        "'{0}' is a name, which has neither port nor protocol: ask for the name alone, and then for an address that it leads to"
+    )]
+    PacketOfName(String),
     /// Port 0, above 65535, or no number.
     #[error("'{0}' is no port: use 1 to 65535")]
     Port(String),
@@ -48,6 +63,38 @@ pub enum QuestionError {
     /// Echo to a port.
     #[error("icmp has no ports: leave the port out")]
     PortOfEcho,
+}
+
+impl Subject {
+    /// Reads the name, or the address with or without its port, and what else was said.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn parse(
+        text: &str,
+        port: Option<&str>,
+        protocol: Option<&str>,
+    ) -> Result<Self, QuestionError> {
+        let unread = match Question::parse(text, port, protocol) {
+            Ok(question) => return Ok(Self::Packet(question)),
+            Err(QuestionError::Address(text)) => QuestionError::Address(text),
+            Err(other) => return Err(other),
+        };
+        match (name(text), text.rsplit_once(':')) {
+            (Some(name), _) if port.or(protocol).is_none() => Ok(Self::Name(name)),
+            (Some(name), _) => Err(QuestionError::PacketOfName(shown(&name))),
+            (None, Some((before, _))) => {
+                Err(name(before).map_or(unread, |name| QuestionError::PacketOfName(shown(&name))))
+            }
+            (None, None) => Err(unread),
+        }
+    }
+}
+
+/// One name as it is asked for, where the text is one.
+fn name(text: &str) -> Option<String> {
+    let domain = Domain::parse(text).ok()?;
+    (!text.starts_with('*')).then(|| domain.to_string())
 }
 
 impl Question {
@@ -183,22 +230,37 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_refused_and_told_where_names_belong() {
-        for name in [
-            "example.org",
-            "example.org:443",
+    fn what_is_no_address_is_a_name_or_refused() {
+        let parse = |text: &str| Subject::parse(text, None, None);
+        for (text, expected) in [
+            ("example.org", "example.org"),
+            ("API.Example.org.", "api.example.org"),
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("localhost", "localhost"),
+        ] {
+            assert_eq!(parse(text), Ok(Subject::Name(expected.to_owned())));
+        }
+        let packet = Question::parse("192.0.2.1:443", None, None).unwrap();
+        assert_eq!(parse("192.0.2.1:443"), Ok(Subject::Packet(packet)));
+        for text in [
             "",
             "[::1",
             "1.2.3",
-            "[192.0.2.1]:1x",
+            "*.example.org",
+            "exa mple.org",
+            "2001:db8:1",
         ] {
-            let error = Question::parse(name, None, None).unwrap_err().to_string();
-            if name == "[192.0.2.1]:1x" {
-                assert!(error.contains("is no"), "{error}");
-            } else {
-                assert!(error.contains("names come with allowed_domains"), "{error}");
-            }
+            let expected = Err(QuestionError::Address(text.to_owned()));
+            assert_eq!(parse(text), expected, "{text}");
         }
+        let of_name = Err(QuestionError::PacketOfName("example.org".to_owned()));
+        assert_eq!(parse("example.org:443"), of_name);
+        let apart = Subject::parse("example.org", Some("443"), None);
+        assert_eq!(apart, of_name);
+        let apart = Subject::parse("example.org", None, Some("udp"));
+        assert_eq!(apart, of_name);
+        let port = Err(QuestionError::Port("0".to_owned()));
+        assert_eq!(parse("192.0.2.1:0"), port);
     }
 
     #[test]

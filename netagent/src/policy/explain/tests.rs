@@ -13,9 +13,9 @@ const GUEST: [u8; 4] = [172, 16, 0, 2];
 const GATEWAY: [u8; 4] = [172, 16, 0, 1];
 
 /// An instance on a host, as the maps have it.
-struct Scene {
-    record: Interface,
-    policy: PolicySpec,
+pub(super) struct Scene {
+    pub(super) record: Interface,
+    pub(super) policy: PolicySpec,
     deny_private: bool,
     routes: RouteMap,
     links: BTreeMap<u32, ObservedLink>,
@@ -23,6 +23,7 @@ struct Scene {
     host_ports: BTreeSet<ExposedPort>,
     /// Policy of the instance behind the published port.
     other: PolicySpec,
+    pub(super) learned: Vec<LearnedFrom>,
 }
 
 fn policy(text: &str) -> PolicySpec {
@@ -59,7 +60,7 @@ fn route_map() -> RouteMap {
     parsed.into_iter().collect()
 }
 
-fn scene(text: &str) -> Scene {
+pub(super) fn scene(text: &str) -> Scene {
     let policy = policy(text);
     let flag = |holds, flag| if holds { flag } else { 0 };
     let record = Interface {
@@ -69,7 +70,8 @@ fn scene(text: &str) -> Scene {
         gateway_v6: [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
         addresses_v4: [GUEST, [0; 4], [0; 4], [0; 4]],
         policy_flags: flag(policy.mode == PolicyMode::DenyAll, policy_flag::DENY_ALL)
-            | flag(policy.audit, policy_flag::AUDIT),
+            | flag(policy.audit, policy_flag::AUDIT)
+            | flag(policy.allowed_domains.is_some(), policy_flag::NAMES),
         ..Interface::zeroed()
     };
     let uplink = ObservedLink {
@@ -85,6 +87,7 @@ fn scene(text: &str) -> Scene {
         ports: Ports::default(),
         host_ports: BTreeSet::new(),
         other: PolicySpec::default(),
+        learned: Vec::new(),
     }
 }
 
@@ -123,7 +126,6 @@ impl Scene {
     }
 
     fn explain(&self, question: &Question) -> Explanation {
-        let compiled = compile(&self.policy, self.deny_private);
         let other = compile(&self.other, false);
         let behind = publication(&self.ports, question).map(|to| Behind {
             to,
@@ -131,24 +133,31 @@ impl Scene {
             compiled: other.as_deref(),
             audit: self.other.audit,
         });
-        explain(
-            question,
-            &InForce {
-                records: &[self.record],
-                policy: &self.policy,
-                compiled: compiled.as_deref(),
-                routes: &self.routes,
-                links: &self.links,
-                ports: &self.ports,
-                host_ports: &self.host_ports,
-                behind,
-            },
-        )
+        self.asked(behind, |in_force| explain(question, in_force))
+    }
+
+    pub(super) fn explain_name(&self, name: &str) -> NameExplanation {
+        self.asked(None, |in_force| explain_name(name, in_force))
+    }
+
+    fn asked<T>(&self, behind: Option<Behind<'_>>, ask: impl FnOnce(&InForce<'_>) -> T) -> T {
+        let compiled = compile(&self.policy, self.deny_private);
+        ask(&InForce {
+            records: &[self.record],
+            policy: &self.policy,
+            compiled: compiled.as_deref(),
+            routes: &self.routes,
+            links: &self.links,
+            ports: &self.ports,
+            host_ports: &self.host_ports,
+            behind,
+            learned: &self.learned,
+        })
     }
 
     /// Address, with `/udp` behind it where that is meant; and verdict, reason, rule and path on one line.
     #[track_caller]
-    fn check(&self, asked: &str, expected: &str) {
+    pub(super) fn check(&self, asked: &str, expected: &str) {
         let (address, protocol) = match asked.split_once('/') {
             Some((address, protocol)) => (address, Some(protocol)),
             None => (asked, None),
@@ -166,7 +175,7 @@ impl Scene {
     }
 }
 
-const OUT: &str = "uplink eth0, next hop 198.51.100.1, leaves as 198.51.100.2";
+pub(super) const OUT: &str = "uplink eth0, next hop 198.51.100.1, leaves as 198.51.100.2";
 
 #[test]
 fn the_way_out_names_uplink_next_hop_and_source() {

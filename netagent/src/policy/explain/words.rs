@@ -16,7 +16,14 @@ impl fmt::Display for Rule {
             Self::DeniedCidr(network) => write!(f, "denied_cidrs: {network}"),
             Self::AllowedCidr(network) => write!(f, "allowed_cidrs: {network}"),
             Self::Private(network) => write!(f, "policy.deny_private: {network}"),
+            Self::Learned(learned) => write!(f, "{learned}"),
             Self::NotAllowed => f.write_str("not in allowed_cidrs"),
+            Self::NotLearned => {
+                f.write_str("not in allowed_cidrs, and no allowed domain led there")
+            }
+            Self::DnsBypass => {
+                f.write_str("a way around allowed_domains: DNS is asked at port 53 alone")
+            }
             Self::Unnamed => f.write_str("no list names it"),
             Self::Uncompiled => f.write_str("its lists are not compiled"),
             Self::Destination(network) => write!(f, "no policy opens {network}"),
@@ -43,6 +50,10 @@ impl fmt::Display for Service {
             Self::RefusedDns => {
                 "the agent's resolver answers REFUSED: there are allowed_cidrs, and no allowed_domains"
             }
+            Self::ListedDns => "the agent's resolver answers for allowed_domains alone",
+            Self::AuditedDns => {
+                "the agent's resolver answers, and counts what is not in allowed_domains"
+            }
             Self::Nothing => "the gateway serves echo, DNS and DHCP alone",
         })
     }
@@ -66,6 +77,7 @@ impl fmt::Display for Path {
                     None => Ok(()),
                 }
             }
+            Self::Resolver => f.write_str("the agent's resolver, whatever address is asked"),
             Self::Gateway => f.write_str("the gateway: echo, DNS and DHCP only"),
             Self::Published {
                 instance: Some(name),

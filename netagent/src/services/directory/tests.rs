@@ -142,6 +142,29 @@ fn d6_instances_of_one_account_may_be_named_and_nothing_else_in_the_pools() {
 }
 
 #[test]
+fn what_may_be_asked_for_changes_alone_and_for_who_is_there() {
+    let directory = Directory::default();
+    directory.put(7, Some(guest(5)));
+    std::mem::take(&mut *directory.news());
+    let before = directory.in_slot(7).unwrap();
+    for slot in [7, 8] {
+        directory.permit(slot, &Permission::None);
+    }
+    let expected = Guest {
+        permission: Permission::None,
+        ..(*before).clone()
+    };
+    assert_eq!(*directory.in_slot(7).unwrap(), expected);
+    assert_eq!(
+        before.permission,
+        Permission::All,
+        "who asks is answered as it was"
+    );
+    assert!(directory.in_slot(8).is_none());
+    assert!(directory.news().is_empty());
+}
+
+#[test]
 fn what_is_refused_is_counted_for_one_start() {
     let directory = Directory::default();
     let reason = DropReason::Malformed;

@@ -23,6 +23,46 @@ async fn a_question_is_answered_with_verdict_rule_and_path() {
 }
 
 #[tokio::test]
+async fn d3_a_name_is_answered_with_the_entry_that_allows_it() {
+    let api = api().await;
+    let spec = r#"{"name": "a", "allowed_domains": ["*.GitHub.com"]}"#;
+    api.call("POST", "/v1/instances", spec).await;
+    let refused = "not in allowed_domains: the agent's resolver answers REFUSED";
+    for (asked, name, verdict, rule) in [
+        (
+            "API.github.com.",
+            "api.github.com",
+            "allowed",
+            "allowed_domains: *.github.com",
+        ),
+        ("github.com", "github.com", "denied", refused),
+    ] {
+        let path = format!("/v1/explain?instance=a&address={asked}");
+        let expected = json!({ "instance": "a", "name": name, "runs": true, "verdict": verdict, "reason": null,
+            "rule": rule, "addresses": [], "notes": [] });
+        assert_eq!(api.call("GET", &path, "").await, (200, expected));
+    }
+    let path = "/v1/explain?instance=a&address=192.0.2.9&port=53&protocol=udp";
+    let (_, answer) = api.call("GET", path, "").await;
+    let found = [&answer["verdict"], &answer["rule"], &answer["path"]];
+    let steered = [
+        "allowed",
+        "the agent's resolver answers for allowed_domains alone",
+        "the agent's resolver, whatever address is asked",
+    ];
+    assert_eq!(found, steered);
+    let (_, document) = api.call("GET", "/openapi.json", "").await;
+    let schemas = &document["components"]["schemas"];
+    let either = schemas["ExplainBody"]["oneOf"].as_array().unwrap();
+    for reference in either {
+        let name = reference["$ref"].as_str().unwrap().rsplit('/').next();
+        let members = &schemas[name.unwrap()]["properties"];
+        assert!(members["verdict"].is_object(), "{reference}");
+    }
+    assert_eq!(either.len(), 2);
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_question_is_said() {
     let api = api().await;
     api.call("POST", "/v1/instances", r#"{"name": "a"}"#).await;
@@ -40,9 +80,19 @@ async fn what_is_wrong_with_a_question_is_said() {
             "Unknown parameter 'colour': use instance, address, port and protocol",
         ),
         (
-            "?instance=a&address=example.org",
+            "?instance=a&address=1.2.3",
             400,
-            "'example.org' is no IP address: use 192.0.2.1, 192.0.2.1:443, 2001:db8::1 or [2001:db8::1]:443; names come with allowed_domains",
+            "'1.2.3' is no IP address and no name: use 192.0.2.1, 192.0.2.1:443, 2001:db8::1, [2001:db8::1]:443 or example.org",
+        ),
+        (
+            "?instance=a&address=Example.org&port=443",
+            400,
+            "'example.org' is a name, which has neither port nor protocol: ask for the name alone, and then for an address that it leads to",
+        ),
+        (
+            "?instance=b&address=example.org",
+            404,
+            "Instance 'b' not found",
         ),
         (
             "?instance=a&address=10.0.0.1&port=0",
