@@ -36,6 +36,9 @@ pub mod port {
     pub const MDNS: u16 = 5353;
     /// LLMNR, RFC 4795.
     pub const LLMNR: u16 = 5355;
+    /// Where names are asked for past a resolver at [`DNS`]: dropped where a list of names holds (D-2).
+    pub const DNS_BYPASSES: [u16; 4] = [DNS_OVER_TLS, DNS_OVER_QUIC_EARLY, MDNS, LLMNR];
+
     /// DHCP server, RFC 2131.
     pub const DHCP_SERVER: u16 = 67;
     /// DHCP client, RFC 2131.

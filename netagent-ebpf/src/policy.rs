@@ -36,11 +36,8 @@ pub fn judge<A: Family>(interface: &Interface, key: &FlowKey<A>) -> Result<(), D
 #[inline(always)]
 fn is_dns_bypass<A>(key: &FlowKey<A>) -> bool {
     let has_ports = key.protocol == protocol::TCP.into() || key.protocol == protocol::UDP.into();
-    has_ports
-        && matches!(
-            u16::from_be_bytes(key.remote_port),
-            port::DNS | port::DNS_OVER_TLS | port::DNS_OVER_QUIC_EARLY | port::MDNS | port::LLMNR
-        )
+    let remote_port = u16::from_be_bytes(key.remote_port);
+    has_ports && (remote_port == port::DNS || port::DNS_BYPASSES.contains(&remote_port))
 }
 
 /// Whether an allowed name led to an address since the instance started (D-4).

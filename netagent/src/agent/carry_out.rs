@@ -34,7 +34,6 @@ impl<H: Host> Agent<H> {
             self.host_round().await;
         }
         self.take_down(&keys).await;
-        self.tell_of_names(keys.iter().copied());
         self.bring_up(&keys).await;
         self.tell_of(keys.iter().copied());
         let deleted = self.settled_deletes(&keys);

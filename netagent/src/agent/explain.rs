@@ -82,10 +82,14 @@ impl<H: Host> Agent<H> {
     }
 
     /// What allowed names led to for this instance.
-    // The book of learned addresses comes in its place.
-    #[expect(clippy::unused_self, reason = "the book will be the agent's")]
-    fn learned_of(&self, _instance: &Instance) -> Vec<LearnedFrom> {
-        Vec::new()
+    fn learned_of(&self, instance: &Instance) -> Vec<LearnedFrom> {
+        let led = self.learned.of_instance(instance.number()).into_iter();
+        led.map(|led| LearnedFrom {
+            name: led.name,
+            address: led.address,
+            seconds_left: led.left.as_secs(),
+        })
+        .collect()
     }
 
     fn records(&self, instance: &Instance) -> Vec<vm::Interface> {

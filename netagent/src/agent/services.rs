@@ -70,22 +70,6 @@ impl<H: Host> Agent<H> {
         if instance.life != Life::Running {
             return self.silence(instance);
         }
-        self.put(instance);
-    }
-
-    /// Tells the resolver of these instances before their records come into force, where they have lists of names: what
-    /// is steered to it by then is judged by the new list.
-    pub(crate) fn tell_of_names(&self, keys: impl IntoIterator<Item = Key>) {
-        for key in keys {
-            let held = self.registry.get(key).map(|held| &held.instance);
-            let running = held.filter(|instance| instance.life == Life::Running);
-            if let Some(instance) = running.filter(|one| one.policy.allowed_domains.is_some()) {
-                self.put(instance);
-            }
-        }
-    }
-
-    fn put(&self, instance: &Instance) {
         let told = self.guest_config(instance);
         for (interface, device) in instance.interfaces.iter().zip(told.interfaces) {
             let link = self.observed.links.get(&interface.ifindex);

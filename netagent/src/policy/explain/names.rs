@@ -11,12 +11,6 @@ use crate::dns::Permission;
 use crate::policy::explain::{InForce, Judge, Packet, Refusal, Rule, Service, Verdict};
 use crate::spec::domain::Domain;
 
-/// Ports of DoT and DoQ (RFC 7858, RFC 9250), of what tried them first, of mDNS (RFC 6762) and LLMNR (RFC 4795).
-const BYPASSES: [u16; 4] = [853, 8_853, 5_353, 5_355];
-/// As which drop what is sent there is counted.
-// DropReason::DnsBypass, once netagent-common has it on this branch.
-pub(super) const DNS_BYPASS: DropReason = DropReason::NotAllowed;
-
 /// An address that is open because an allowed name led there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LearnedFrom {
@@ -109,7 +103,7 @@ impl Judge<'_> {
         let port = self.packet.port();
         if self.has_names() && port.is_some_and(|port| BYPASSES.contains(&port)) {
             self.judge_any()?;
-            let refusal = (DNS_BYPASS, Rule::DnsBypass);
+            let refusal = (DropReason::DnsBypass, Rule::DnsBypass);
             self.refuse(refusal, self.in_force.has_flag(policy_flag::AUDIT))?;
         }
         Ok(None)
@@ -336,7 +330,7 @@ mod tests {
         listed.check("172.16.0.1:53", &format!("allowed -; {answers}; {gateway}"));
         let bypass = format!(
             "{}; a way around allowed_domains: DNS is asked at port 53 alone",
-            DNS_BYPASS.name()
+            DropReason::DnsBypass.name()
         );
         for (address, path) in [
             ("10.0.0.1", OUT),
