@@ -1,15 +1,29 @@
 //! What the servers of guests are told: who runs, and with what.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use netagent_common::net::GATEWAY_V6;
 use tokio::time::Instant;
 
 use crate::agent::Agent;
 use crate::agent::registry::Key;
+use crate::dns::{Learner, Permission, Start};
 use crate::host::Host;
 use crate::instance::{Instance, Life};
 use crate::services::{Guest, Servers};
+
+/// Opens nothing: so no answer to a name of a list is given.
+#[derive(Debug)]
+struct NoBook;
+
+impl Learner for NoBook {
+    fn learn(&self, _: Start, _: &str, _: &[(IpAddr, Duration)]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
 
 impl<H: Host> Agent<H> {
     /// Puts the servers to work on the sockets that were made for them; earlier ones end.
@@ -17,7 +31,7 @@ impl<H: Host> Agent<H> {
         let Some(sockets) = self.host.take_sockets() else {
             return;
         };
-        match Servers::start(sockets, &self.directory, &self.upstreams) {
+        match Servers::start(sockets, &self.directory, Arc::new(NoBook), &self.upstreams) {
             Ok(servers) => self.servers = Some(servers),
             Err(error) => {
                 tracing::error!(%error, "the servers of DHCP and DNS do not run");
@@ -57,11 +71,16 @@ impl<H: Host> Agent<H> {
         for (interface, device) in instance.interfaces.iter().zip(told.interfaces) {
             let link = self.observed.links.get(&interface.ifindex);
             let guest = Guest {
+                instance: instance.number(),
                 generation: instance.generation,
                 hostname: told.hostname.clone(),
                 interface: device,
                 nameserver: upstream_of(instance),
-                refused: instance.policy.refuses_names(),
+                permission: if instance.policy.refuses_names() {
+                    Permission::None
+                } else {
+                    Permission::All
+                },
                 attached: link.is_some_and(|link| link.carrier),
             };
             self.directory.put(interface.slot, Some(guest));

@@ -1,5 +1,7 @@
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -7,6 +9,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::config::dns::Dns;
+use crate::spec::domain::Domain;
 
 mod refused;
 mod tcp;
@@ -16,6 +19,7 @@ mod udp;
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Times that end while a test waits.
 const SHORT: Times = Times {
+    patience: Duration::from_millis(100),
     attempt: Duration::from_millis(500),
     whole: Duration::from_secs(3),
     idle: Duration::from_millis(400),
@@ -23,6 +27,7 @@ const SHORT: Times = Times {
 };
 /// Times that do not, so that what is slow is no failure.
 const LONG: Times = Times {
+    patience: Duration::from_secs(20),
     attempt: Duration::from_secs(20),
     whole: Duration::from_secs(40),
     idle: Duration::from_secs(40),
@@ -35,28 +40,79 @@ const OTHER: [u8; 4] = [127, 0, 0, 8];
 /// A guest that may ask for nothing.
 const CLOSED: [u8; 4] = [127, 0, 0, 9];
 
-/// Knows 127.0.0.N as the guest of slot N, and ::1 as that of slot 1.
-struct Loopback;
+/// Guests that may ask for `*.example`, and one whose list is only counted.
+const LISTED: [u8; 4] = [127, 0, 0, 10];
+const AUDITED: [u8; 4] = [127, 0, 0, 11];
+/// What no guest reaches.
+const FORBIDDEN: [u8; 4] = [169, 254, 169, 254];
+
+/// Knows 127.0.0.N as the guest of instance N, and ::1 as that of instance 1.
+#[derive(Default)]
+struct Loopback {
+    /// What guests may ask for, where it is not what their address says.
+    changed: Mutex<BTreeMap<IpAddr, Permission>>,
+}
 
 impl Directory for Loopback {
     fn client(&self, address: IpAddr) -> Option<Asker> {
-        let slot = match address {
-            IpAddr::V4(v4) if v4.octets() == STRANGER => return None,
-            IpAddr::V4(v4) => u32::from_be_bytes(v4.octets()) & 0xff,
-            IpAddr::V6(_) => 1,
+        let octets = match address {
+            IpAddr::V4(v4) => v4.octets(),
+            IpAddr::V6(_) => [0, 0, 0, 1],
         };
+        let names = || Arc::new([Domain::parse("*.example").unwrap()].into_iter().collect());
+        let permission = match octets {
+            STRANGER => return None,
+            CLOSED => Permission::None,
+            LISTED => Permission::Listed(names()),
+            AUDITED => Permission::Audited(names()),
+            _ => Permission::All,
+        };
+        let changed = self.changed.lock().unwrap().get(&address).cloned();
         Some(Asker {
-            key: (slot, 1),
+            start: start(octets),
             upstream: None,
-            refused: slot == u32::from(CLOSED[3]),
+            permission: changed.unwrap_or(permission),
             mtu: 1_500,
         })
+    }
+
+    fn is_forbidden(&self, _: &Asker, address: IpAddr) -> bool {
+        address == IpAddr::from(FORBIDDEN)
+    }
+}
+
+fn start(guest: [u8; 4]) -> Start {
+    Start {
+        instance: guest[3].into(),
+        generation: 1,
+    }
+}
+
+/// What was learned, and a learner that has no room.
+#[derive(Default)]
+struct Book {
+    learned: Mutex<Vec<(Start, String, IpAddr, u64)>>,
+    is_full: AtomicBool,
+}
+
+impl Learner for Book {
+    fn learn(&self, start: Start, name: &str, addresses: &[(IpAddr, Duration)]) -> io::Result<()> {
+        if self.is_full.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let mut learned = self.learned.lock().unwrap();
+        for (address, ttl) in addresses {
+            learned.push((start, name.to_owned(), *address, ttl.as_secs()));
+        }
+        Ok(())
     }
 }
 
 /// A resolver on loopback.
 struct World {
     server: Server,
+    directory: Arc<Loopback>,
+    book: Arc<Book>,
     udp: SocketAddr,
     udp6: SocketAddr,
     tcp: SocketAddr,
@@ -81,14 +137,20 @@ impl World {
             udp: vec![udp, udp6],
             tcp: vec![tcp],
         };
+        let directory = Arc::new(Loopback::default());
+        let book = Arc::new(Book::default());
         let shared = Shared {
-            directory: Arc::new(Loopback),
+            directory: Arc::clone(&directory) as _,
+            learner: Arc::clone(&book) as _,
             upstreams: Arc::new(upstreams),
             places: Arc::new(Places::new(ALL)),
+            cache: Arc::new(Cache::new(cache::BOUNDS)),
             times,
         };
         Self {
             server: serve_with(sockets, shared),
+            directory,
+            book,
             udp: at,
             udp6: at6,
             tcp: tcp_at,
@@ -114,8 +176,7 @@ impl World {
     }
 
     fn counters(&self, guest: [u8; 4]) -> Counters {
-        let key = (guest[3].into(), 1);
-        self.server.counters(key).unwrap_or_default()
+        self.server.counters(start(guest)).unwrap_or_default()
     }
 
     /// Waits until the counters of a guest fit.

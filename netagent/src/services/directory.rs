@@ -8,13 +8,15 @@ use netagent_common::drop::DropReason;
 use netagent_common::services::Client;
 use tokio::sync::Notify;
 
-use crate::dns::{self, Asker};
+use crate::dns::{self, Asker, Permission, Start};
 use crate::guest::GuestInterface;
 use crate::guest::router_advert::advertisement;
 
 /// One interface of a guest that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest {
+    /// Number of its instance.
+    pub instance: u32,
     /// Generation of its start: an answer to an earlier one is dropped on its way.
     pub generation: u32,
     /// Name of its host.
@@ -23,8 +25,8 @@ pub struct Guest {
     pub interface: GuestInterface,
     /// The name server of its own, where it has one.
     pub nameserver: Option<IpAddr>,
-    /// Whether its policy leaves it no name to ask for (D-2).
-    pub refused: bool,
+    /// What its policy lets it ask for (D-2).
+    pub permission: Permission,
     /// Whether a VMM holds the TAP.
     pub attached: bool,
 }
@@ -171,11 +173,18 @@ impl dns::Directory for Directory {
         let client = client_of(address)?;
         let guest = self.of(client)?;
         Some(Asker {
-            key: (client.slot, guest.generation),
+            start: Start {
+                instance: guest.instance,
+                generation: guest.generation,
+            },
             upstream: guest.nameserver,
-            refused: guest.refused,
+            permission: guest.permission.clone(),
             mtu: guest.interface.mtu,
         })
+    }
+
+    fn is_forbidden(&self, _: &Asker, _: IpAddr) -> bool {
+        false
     }
 }
 
@@ -188,6 +197,7 @@ mod tests {
 
     fn guest(generation: u32) -> Guest {
         Guest {
+            instance: 1,
             generation,
             hostname: "web".into(),
             interface: GuestInterface {
@@ -210,7 +220,7 @@ mod tests {
                 }),
             },
             nameserver: None,
-            refused: false,
+            permission: Permission::All,
             attached: true,
         }
     }
