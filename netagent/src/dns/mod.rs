@@ -183,4 +183,6 @@ impl Server {
 }
 
 #[cfg(test)]
+mod made;
+#[cfg(test)]
 mod tests;

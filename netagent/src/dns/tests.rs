@@ -11,6 +11,9 @@ use super::*;
 use crate::config::dns::Dns;
 use crate::spec::domain::Domain;
 
+mod hostile;
+mod kept;
+mod names;
 mod refused;
 mod tcp;
 mod udp;
@@ -175,6 +178,29 @@ impl World {
         within(socket.connect(self.tcp)).await.unwrap()
     }
 
+    /// What was learned for a guest: names, addresses and how many seconds they are good.
+    fn learned(&self, guest: [u8; 4]) -> Vec<(String, IpAddr, u64)> {
+        let learned = self.book.learned.lock().unwrap();
+        let of_guest = learned.iter().filter(|(of, ..)| *of == start(guest));
+        of_guest
+            .map(|(_, name, address, ttl)| (name.clone(), *address, *ttl))
+            .collect()
+    }
+
+    /// From now on, a guest may ask for this.
+    fn permit(&self, guest: [u8; 4], permission: Permission) {
+        let mut changed = self.directory.changed.lock().unwrap();
+        changed.insert(guest.into(), permission);
+    }
+
+    /// Asks by UDP and by TCP.
+    async fn ask_both(&self, guest: [u8; 4], query: &[u8]) -> [Vec<u8>; 2] {
+        let by_udp = ask(&self.udp(guest).await, query).await;
+        let mut stream = self.tcp(guest).await;
+        send_frame(&mut stream, query).await;
+        [by_udp, receive_frame(&mut stream).await.unwrap()]
+    }
+
     fn counters(&self, guest: [u8; 4]) -> Counters {
         self.server.counters(start(guest)).unwrap_or_default()
     }
@@ -251,6 +277,33 @@ async fn fake_udp(
         }
     });
     (address, asked)
+}
+
+/// A server by UDP and TCP at the same address: every query has one answer. Keeps what it was asked.
+async fn fake_both(
+    handle: impl FnMut(&[u8]) -> Vec<u8> + Send + 'static,
+) -> (SocketAddr, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let handle = Arc::new(Mutex::new(handle));
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (seen, handle_tcp) = (Arc::clone(&asked), Arc::clone(&handle));
+    let server = fake_tcp(move |mut stream| {
+        let (seen, handle) = (Arc::clone(&seen), Arc::clone(&handle_tcp));
+        async move {
+            while let Some(query) = receive_frame(&mut stream).await {
+                seen.lock().unwrap().push(query.clone());
+                let answer = handle.lock().unwrap()(&query);
+                send_frame(&mut stream, &answer).await;
+            }
+        }
+    })
+    .await;
+    let seen = Arc::clone(&asked);
+    fake_udp(&server.to_string(), move |query| {
+        seen.lock().unwrap().push(query.to_vec());
+        vec![handle.lock().unwrap()(query)]
+    })
+    .await;
+    (server, asked)
 }
 
 /// A server that answers every query.
