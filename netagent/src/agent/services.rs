@@ -19,7 +19,8 @@ impl<H: Host> Agent<H> {
         let Some(sockets) = self.host.take_sockets() else {
             return;
         };
-        match Servers::start(sockets, &self.directory, &self.upstreams) {
+        let learner = Arc::clone(&self.learned) as _;
+        match Servers::start(sockets, &self.directory, learner, &self.upstreams) {
             Ok(servers) => self.servers = Some(servers),
             Err(error) => {
                 tracing::error!(%error, "the servers of DHCP and DNS do not run");

@@ -1,4 +1,6 @@
-//! The resolver that guests find at their gateway addresses (D-1): it forwards queries and answers as bytes.
+//! The resolver that guests find at their gateway addresses (D-1), and at every address where a list of names steers
+//! them to it (D-2): it forwards the queries that the list allows, and opens what the answers lead to before the guest
+//! sees them (D-4).
 //!
 //! It is given sockets in the services namespace, where the source address of a query says who asks, and a directory
 //! that reads such an address. Its own sockets, to the upstream servers, are made where it runs: in the host's
@@ -12,15 +14,21 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
+pub mod answer;
 pub mod message;
 pub mod places;
+pub mod strip;
 pub mod upstream;
 
+mod cache;
+mod exchange;
 mod frames;
+mod steer;
 mod tcp;
 mod udp;
 
-use crate::dns::places::{ALL, Counters, Key, Places};
+use crate::dns::cache::Cache;
+use crate::dns::places::{ALL, Counters, Places};
 use crate::dns::upstream::Upstreams;
 use crate::spec::domain::Domains;
 
@@ -28,6 +36,7 @@ use crate::spec::domain::Domains;
 const RETRY: Duration = Duration::from_millis(100);
 /// How long things may take.
 const TIMES: Times = Times {
+    patience: Duration::from_millis(400),
     attempt: Duration::from_secs(2),
     whole: Duration::from_secs(6),
     idle: Duration::from_secs(10),
@@ -39,7 +48,7 @@ pub trait Directory: Send + Sync + 'static {
     /// The guest with this address; `None` where it is nobody's, or no longer: nothing is answered then.
     fn client(&self, address: IpAddr) -> Option<Asker>;
 
-    /// Whether no answer may lead a guest to this address (D-6).
+    /// Whether a guest never reaches an address, whatever its policy says (P-5): no answer tells it of such a one (D-6).
     fn is_forbidden(&self, asker: &Asker, address: IpAddr) -> bool;
 }
 
@@ -54,16 +63,6 @@ pub enum Permission {
     Listed(Arc<Domains>),
     /// Every name; what those of the list lead to is learned, and the others are counted (P-14).
     Audited(Arc<Domains>),
-}
-
-impl Permission {
-    /// Whether nothing that it asks for is forwarded.
-    pub(crate) const fn refuses(&self) -> bool {
-        match self {
-            Self::None | Self::Listed(_) => true,
-            Self::All | Self::Audited(_) => false,
-        }
-    }
 }
 
 /// The start of an instance: its number, and the generation of the start.
@@ -88,13 +87,11 @@ pub trait Learner: Send + Sync + 'static {
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asker {
-    /// Slot and generation of its interface.
-    pub key: Key,
-    /// The start of its instance.
+    /// Its instance: all its interfaces share what it may take of the resolver (D-8).
     pub start: Start,
     /// The name server that the instance brought; it is asked alone.
     pub upstream: Option<IpAddr>,
-    /// What its policy lets it ask for.
+    /// What it may ask for.
     pub permission: Permission,
     /// MTU of the interface, bytes: longer answers go by TCP.
     pub mtu: u32,
@@ -121,14 +118,18 @@ pub struct Server {
 #[derive(Clone)]
 struct Shared {
     directory: Arc<dyn Directory>,
+    learner: Arc<dyn Learner>,
     upstreams: Arc<Upstreams>,
     places: Arc<Places>,
+    cache: Arc<Cache>,
     times: Times,
 }
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
 struct Times {
+    /// One server to answer, before the next is asked beside it.
+    patience: Duration,
     /// One server to answer, or to accept a connection.
     attempt: Duration,
     /// A query to be answered, whatever the number of servers.
@@ -140,13 +141,20 @@ struct Times {
 }
 
 /// Answers guests on these sockets. Needs a runtime.
-pub fn serve(sockets: Sockets, directory: Arc<dyn Directory>, upstreams: Arc<Upstreams>) -> Server {
+pub fn serve(
+    sockets: Sockets,
+    directory: Arc<dyn Directory>,
+    learner: Arc<dyn Learner>,
+    upstreams: Arc<Upstreams>,
+) -> Server {
     serve_with(
         sockets,
         Shared {
             directory,
+            learner,
             upstreams,
             places: Arc::new(Places::new(ALL)),
+            cache: Arc::new(Cache::new(cache::BOUNDS)),
             times: TIMES,
         },
     )
@@ -167,12 +175,14 @@ fn serve_with(sockets: Sockets, shared: Shared) -> Server {
 }
 
 impl Server {
-    /// What became of the queries of an interface; `None` where it never asked since the agent started.
+    /// What became of the queries of an instance; `None` where it never asked since the agent started.
     #[must_use]
-    pub fn counters(&self, key: Key) -> Option<Counters> {
-        self.places.counters(key)
+    pub fn counters(&self, start: Start) -> Option<Counters> {
+        self.places.counters(start)
     }
 }
 
+#[cfg(test)]
+mod made;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::dns::Start;
+
 /// How many of each at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -26,20 +28,20 @@ pub const ALL: Bounds = Bounds {
     connections: 1_024,
 };
 
-/// Who asks: slot and generation of the interface.
-pub type Key = (u32, u32);
-
 /// What became of the queries of one asker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Messages that came in, by UDP and TCP.
     pub queries: u64,
-    /// Answered by an upstream server.
+    /// Answered with what a server said, then or before.
     pub answered: u64,
-    /// Answered by the resolver itself: no server answered, or the query is none that can be forwarded.
+    /// Answered by the resolver itself: the name is not allowed, no server answered, or the query is none that can be
+    /// forwarded.
     pub failed: u64,
     /// Dropped, over a bound or for being no query; connections over a bound too.
     pub refused: u64,
+    /// Forwarded though the list does not allow their names (P-14).
+    pub audited: u64,
 }
 
 /// What can become of a query.
@@ -48,6 +50,8 @@ pub(super) enum Outcome {
     Answered,
     Failed,
     Refused,
+    /// Beside one of the others.
+    Audited,
 }
 
 /// The places of everybody.
@@ -55,7 +59,7 @@ pub(super) enum Outcome {
 pub(super) struct Places {
     queries: Arc<Semaphore>,
     connections: Arc<Semaphore>,
-    /// By slot: the latest generation of each alone, so that there are never more than slots.
+    /// By number of the instance: the latest generation of each alone, so that there are never more than numbers.
     askers: Mutex<BTreeMap<u32, Arc<Account>>>,
 }
 
@@ -65,7 +69,7 @@ pub(super) struct Account {
     generation: u32,
     queries: Arc<Semaphore>,
     connections: Arc<Semaphore>,
-    counts: [AtomicU64; 4],
+    counts: [AtomicU64; 5],
 }
 
 /// A place taken, until it is dropped: one of the asker's and one of all.
@@ -84,11 +88,15 @@ impl Places {
         }
     }
 
-    /// The account of an asker; a new one where the slot has another generation.
-    pub(super) fn account(&self, (slot, generation): Key) -> Arc<Account> {
+    /// The account of an instance; a new one where it was started again.
+    pub(super) fn account(&self, start: Start) -> Arc<Account> {
+        let Start {
+            instance,
+            generation,
+        } = start;
         let mut askers = self.askers.lock().unwrap_or_else(PoisonError::into_inner);
         let account = askers
-            .entry(slot)
+            .entry(instance)
             .or_insert_with(|| Arc::new(Account::new(generation)));
         if account.generation != generation {
             *account = Arc::new(Account::new(generation));
@@ -96,11 +104,11 @@ impl Places {
         Arc::clone(account)
     }
 
-    /// What became of the queries of an asker; `None` where it never asked.
-    pub(super) fn counters(&self, (slot, generation): Key) -> Option<Counters> {
+    /// What became of the queries of an instance; `None` where it never asked.
+    pub(super) fn counters(&self, start: Start) -> Option<Counters> {
         let askers = self.askers.lock().unwrap_or_else(PoisonError::into_inner);
-        let account = askers.get(&slot)?;
-        (account.generation == generation).then(|| account.counters())
+        let account = askers.get(&start.instance)?;
+        (account.generation == start.generation).then(|| account.counters())
     }
 
     /// A place for a query by UDP, where there is one.
@@ -146,17 +154,18 @@ impl Account {
     }
 
     pub(super) fn count(&self, outcome: Outcome) {
-        let [_, answered, failed, refused] = &self.counts;
+        let [_, answered, failed, refused, audited] = &self.counts;
         let count = match outcome {
             Outcome::Answered => answered,
             Outcome::Failed => failed,
             Outcome::Refused => refused,
+            Outcome::Audited => audited,
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
 
     fn counters(&self) -> Counters {
-        let [queries, answered, failed, refused] = self
+        let [queries, answered, failed, refused, audited] = self
             .counts
             .each_ref()
             .map(|count| count.load(Ordering::Relaxed));
@@ -165,6 +174,7 @@ impl Account {
             answered,
             failed,
             refused,
+            audited,
         }
     }
 }
@@ -173,10 +183,17 @@ impl Account {
 mod tests {
     use super::*;
 
+    fn start(instance: u32, generation: u32) -> Start {
+        Start {
+            instance,
+            generation,
+        }
+    }
+
     #[test]
     fn an_asker_at_its_bound_leaves_places_to_others() {
         let places = Places::new(ALL);
-        let (greedy, modest) = (places.account((1, 1)), places.account((2, 1)));
+        let (greedy, modest) = (places.account(start(1, 1)), places.account(start(2, 1)));
         let taken: Vec<Place> = std::iter::from_fn(|| places.for_connection(&greedy)).collect();
         assert_eq!(taken.len(), ASKER.connections);
         assert!(places.for_connection(&modest).is_some());
@@ -191,7 +208,7 @@ mod tests {
             queries: 1,
             connections: 0,
         });
-        let (one, other) = (places.account((1, 1)), places.account((2, 1)));
+        let (one, other) = (places.account(start(1, 1)), places.account(start(2, 1)));
         let place = places.for_query(&one);
         assert!(place.is_some() && places.for_query(&other).is_none());
         assert!(places.for_connection(&one).is_none());
@@ -203,28 +220,28 @@ mod tests {
     fn many_greedy_askers_together_leave_places_to_the_next_one() {
         let places = Places::new(ALL);
         let mut taken = Vec::new();
-        for slot in 0..64 {
-            let greedy = places.account((slot, 1));
+        for number in 0..64 {
+            let greedy = places.account(start(number, 1));
             taken.extend(std::iter::from_fn(|| places.for_query(&greedy)));
         }
-        for slot in 0..128 {
-            let greedy = places.account((slot, 1));
+        for number in 0..128 {
+            let greedy = places.account(start(number, 1));
             taken.extend(std::iter::from_fn(|| places.for_connection(&greedy)));
         }
-        let modest = places.account((128, 1));
+        let modest = places.account(start(128, 1));
         assert!(places.for_query(&modest).is_some());
         assert!(places.for_connection(&modest).is_some());
     }
 
     #[test]
-    fn a_new_generation_of_a_slot_begins_at_nothing() {
+    fn a_new_start_of_an_instance_begins_at_nothing() {
         let places = Places::new(ALL);
-        places.account((1, 1)).count_query();
-        assert_eq!(places.counters((1, 1)).unwrap().queries, 1);
-        assert_eq!(places.counters((1, 2)), None);
-        places.account((1, 2)).count(Outcome::Failed);
-        assert_eq!(places.counters((1, 1)), None);
-        let counters = places.counters((1, 2)).unwrap();
+        places.account(start(1, 1)).count_query();
+        assert_eq!(places.counters(start(1, 1)).unwrap().queries, 1);
+        assert_eq!(places.counters(start(1, 2)), None);
+        places.account(start(1, 2)).count(Outcome::Failed);
+        assert_eq!(places.counters(start(1, 1)), None);
+        let counters = places.counters(start(1, 2)).unwrap();
         assert_eq!((counters.queries, counters.failed), (0, 1));
     }
 }

@@ -1,7 +1,6 @@
 //! Queries by TCP: a connection of a guest has one to a server, over which its queries go as they come.
 
 use std::collections::VecDeque;
-use std::future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,15 +9,26 @@ use std::time::Duration;
 use netagent_common::services::DNS_PER_SECOND;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::dns::answer::Answer;
+use crate::dns::exchange::is_good;
 use crate::dns::frames::Frames;
-use crate::dns::message::{Failure, Query, Received, is_answer};
+use crate::dns::message::{Failure, Query, Received, is_answer, is_truncated};
 use crate::dns::places::{ASKER, Account, Outcome, Place};
+use crate::dns::steer::{Access, Forward, Verdict, access};
 use crate::dns::{Asker, RETRY, Shared};
+
+mod server;
+
+use server::next_of;
 
 /// Queries of one connection that wait for an answer; the rest wait in the guest's own socket.
 const WAITING_MAX: usize = 32;
+/// Zone transfers of one connection that go on; of more, the oldest ends.
+const TRANSFERS_MAX: usize = 4;
+/// Longest message.
+const LEN_MAX: usize = u16::MAX as usize;
 /// Pause that each message of a guest costs its connection, and how many may come at once. Many fit into one packet,
 /// so the limit of packets alone would let a guest keep the agent busy: with all its connections it may send as many
 /// messages as packets.
@@ -46,6 +56,8 @@ struct Conversation {
     retry_at: Instant,
     /// Without an answer, the oldest first.
     waiting: VecDeque<Waiting>,
+    /// Zone transfers that have begun, the oldest first.
+    transfers: VecDeque<Query>,
     /// When a whole message last went either way.
     active_at: Instant,
     /// Up to when the guest's messages are paid.
@@ -55,8 +67,10 @@ struct Conversation {
 }
 
 struct Waiting {
-    query: Query,
+    forward: Forward,
     until: Instant,
+    /// Servers that said they could not answer it.
+    failures: usize,
 }
 
 enum Event {
@@ -89,7 +103,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Shared) {
 
 fn admit(stream: TcpStream, from: SocketAddr, shared: &Shared) -> Option<Conversation> {
     let asker = shared.directory.client(from.ip())?;
-    let account = shared.places.account(asker.key);
+    let account = shared.places.account(asker.start);
     let Some(place) = shared.places.for_connection(&account) else {
         account.count(Outcome::Refused);
         // Nothing of it stays, not even a state of closing.
@@ -110,6 +124,7 @@ fn admit(stream: TcpStream, from: SocketAddr, shared: &Shared) -> Option<Convers
         fruitless: 0,
         retry_at: now,
         waiting: VecDeque::new(),
+        transfers: VecDeque::new(),
         active_at: now,
         paid_until: now,
         _place: place,
@@ -142,7 +157,7 @@ impl Conversation {
             match event {
                 Event::Guest(Some(message)) => self.ask(&message).await?,
                 Event::Guest(None) => self.hung_up = true,
-                Event::Server(Some(message)) => self.pass(&message).await?,
+                Event::Server(Some(message)) => self.pass(message).await?,
                 Event::Server(None) => self.lose_server().await?,
                 Event::Due if self.waiting.is_empty() => return Ok(()),
                 Event::Due => self.give_up().await?,
@@ -172,14 +187,48 @@ impl Conversation {
             }
         };
         self.active_at = Instant::now();
-        if self.is_refused() {
-            self.account.count(Outcome::Failed);
-            return self.guest.send(&query.failure(Failure::Refused)).await;
+        self.refresh().await?;
+        match self
+            .shared
+            .judge(&self.asker, &self.account, query, LEN_MAX)
+        {
+            Verdict::Reply(reply) => self.guest.send(&reply).await,
+            Verdict::Forward(forward) => self.forward(forward).await,
         }
-        let until = self.active_at + self.shared.times.whole;
-        self.waiting.push_back(Waiting { query, until });
+    }
+
+    /// Looks who asks by now, for the policy and the name server may have changed since the connection was opened.
+    async fn refresh(&mut self) -> io::Result<()> {
+        let asker = self.present()?;
+        let is_elsewhere = asker.upstream != self.asker.upstream;
+        self.asker = asker;
+        if !is_elsewhere {
+            return Ok(());
+        }
+        self.forget_server();
+        self.retry_at = Instant::now();
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        self.ask_again().await
+    }
+
+    /// The guest as it is by now; the connection ends with the start that opened it.
+    fn present(&self) -> io::Result<Asker> {
+        let asker = self.shared.directory.client(self.from);
+        asker
+            .filter(|asker| asker.start == self.asker.start)
+            .ok_or_else(|| io::ErrorKind::ConnectionAborted.into())
+    }
+
+    async fn forward(&mut self, forward: Forward) -> io::Result<()> {
+        self.waiting.push_back(Waiting {
+            forward,
+            until: self.active_at + self.shared.times.whole,
+            failures: 0,
+        });
         let sent = match (&mut self.server, self.waiting.back()) {
-            (Some(server), Some(last)) => server.send(last.query.bytes()).await,
+            (Some(server), Some(last)) => server.send(&last.forward.outgoing).await,
             _ => return self.ask_again().await,
         };
         match sent {
@@ -188,114 +237,80 @@ impl Conversation {
         }
     }
 
-    /// Asked anew for every query, for the policy may have changed since the connection was opened.
-    fn is_refused(&self) -> bool {
-        let asker = self.shared.directory.client(self.from);
-        asker.is_none_or(|asker| asker.permission.refuses())
-    }
-
-    /// Passes an answer to the guest. Those of a zone transfer are several, of which the first alone is waited for.
-    async fn pass(&mut self, message: &[u8]) -> io::Result<()> {
-        if !is_answer(message) {
+    /// Passes an answer to the guest, if it waits for it. Those of a zone transfer are several, of which the first
+    /// alone is waited for.
+    async fn pass(&mut self, message: Vec<u8>) -> io::Result<()> {
+        if !is_answer(&message) {
             return Ok(());
         }
-        self.active_at = Instant::now();
-        let answered =
-            |waiting: &Waiting| waiting.query.is_answered_by(message, waiting.query.id());
-        if let Some(index) = self.waiting.iter().position(answered) {
-            self.waiting.remove(index);
-            // Any other answer does not count: a server that gives such ones and hangs up would be asked without end.
-            self.fruitful = true;
-            self.fruitless = 0;
-            self.account.count(Outcome::Answered);
-        }
-        self.guest.send(message).await
-    }
-
-    /// The server closed the connection, which it may at any time (RFC 7766, 6.2.4): what it has not answered is
-    /// asked again, of the next one if this one answered nothing.
-    async fn lose_server(&mut self) -> io::Result<()> {
-        self.server = None;
-        if !self.fruitful {
-            self.turn += 1;
-            self.fruitless += 1;
-        }
-        if self.waiting.is_empty() {
-            return Ok(());
-        }
-        if self.fruitless >= self.servers().len() {
-            return self.give_up().await;
-        }
-        self.ask_again().await
-    }
-
-    /// Connects, and asks all that is not answered.
-    async fn ask_again(&mut self) -> io::Result<()> {
-        let Some(mut server) = self.connect().await else {
-            return self.give_up().await;
+        let answered = |waiting: &Waiting| {
+            let query = &waiting.forward.query;
+            query.is_answered_by(&message, query.id())
         };
-        self.fruitful = false;
-        for waiting in &self.waiting {
-            if server.send(waiting.query.bytes()).await.is_err() {
-                // Reading from it fails as well: then it is lost.
-                break;
-            }
-        }
-        self.server = Some(server);
-        Ok(())
-    }
-
-    /// The first server in turn that accepts a connection.
-    async fn connect(&mut self) -> Option<Frames> {
-        let now = Instant::now();
-        if now < self.retry_at {
-            return None;
-        }
-        let times = self.shared.times;
-        let servers = self.servers();
-        for _ in 0..servers.len() {
-            let server = *servers.get(self.turn % servers.len())?;
-            let attempt = timeout(times.attempt, TcpStream::connect(server));
-            match timeout_at(now + times.whole, attempt).await {
-                Ok(Ok(Ok(stream))) => {
-                    // Closed by a reset: in TIME_WAIT the connections of one guest would use up the host's ports for
-                    // this server, and the other guests and the host itself had none.
-                    let server = Frames::new(stream, times.idle).ok()?;
-                    server.reset_at_end();
-                    return Some(server);
-                }
-                Ok(_) => self.turn += 1,
-                Err(_) => break,
-            }
-        }
-        self.retry_at = Instant::now() + times.attempt;
-        None
-    }
-
-    fn servers(&self) -> Arc<[SocketAddr]> {
-        let own = self.asker.upstream;
-        self.shared.upstreams.servers(own, Instant::now())
-    }
-
-    /// No server answers: the guest is told so for every query that waits.
-    async fn give_up(&mut self) -> io::Result<()> {
-        self.server = None;
-        self.turn += 1;
-        self.fruitless = 0;
+        let index = self.waiting.iter().position(answered);
+        let Some(mut waiting) = index.and_then(|index| self.waiting.remove(index)) else {
+            return self.pass_further(message).await;
+        };
         self.active_at = Instant::now();
-        for waiting in self.waiting.drain(..) {
-            self.account.count(Outcome::Failed);
-            let answer = waiting.query.failure(Failure::NoAnswer);
-            self.guest.send(&answer).await?;
+        if !is_good(&message) && waiting.failures + 1 < self.servers().len() {
+            waiting.failures += 1;
+            self.waiting.push_front(waiting);
+            return self.leave_server().await;
         }
-        Ok(())
+        // Any other answer does not count: a server that gives such ones and hangs up would be asked without end.
+        self.fruitful = true;
+        self.fruitless = 0;
+        let asker = self.present()?;
+        let query = &waiting.forward.query;
+        let reply = match read(&message) {
+            Some(answer) => {
+                let answer = (message, &answer, LEN_MAX);
+                self.shared
+                    .answer(&asker, &self.account, &waiting.forward, answer)
+            }
+            None => {
+                self.account.count(Outcome::Failed);
+                query.failure(Failure::NoAnswer)
+            }
+        };
+        if query.is_transfer() && access(&asker.permission, query) == Access::Free {
+            self.transfers.truncate(TRANSFERS_MAX - 1);
+            self.transfers.push_front(waiting.forward.query);
+        }
+        self.guest.send(&reply).await
+    }
+
+    /// Passes what follows the first answer of a zone transfer; whatever else nobody waits for is dropped.
+    async fn pass_further(&mut self, message: Vec<u8>) -> io::Result<()> {
+        let mut transfers = self.transfers.iter();
+        let Some(query) = transfers.find(|query| query.is_continued_by(&message)) else {
+            tracing::debug!(from = %self.from, "a DNS answer that nobody waits for");
+            return Ok(());
+        };
+        let asker = self.present()?;
+        if access(&asker.permission, query) != Access::Free {
+            return Ok(());
+        }
+        let stripped = match read(&message) {
+            Some(answer) => self.shared.strip(&asker, query, message, &answer),
+            None => Err(Failure::NoAnswer),
+        };
+        let reply = stripped.unwrap_or_else(|failure| query.failure(failure));
+        self.active_at = Instant::now();
+        self.guest.send(&reply).await
     }
 }
 
-/// The next message of the server; none ever where there is no server.
-async fn next_of(server: &mut Option<Frames>) -> io::Result<Option<Vec<u8>>> {
-    match server {
-        Some(server) => server.next().await,
-        None => future::pending().await,
+/// Reads an answer; one that was cut is taken to hold nothing.
+fn read(message: &[u8]) -> Option<Answer> {
+    if is_truncated(message) {
+        return Some(Answer::default());
+    }
+    match Answer::read(message) {
+        Ok(answer) => Some(answer),
+        Err(error) => {
+            tracing::debug!(%error, "cannot read a DNS answer");
+            None
+        }
     }
 }

@@ -1,5 +1,7 @@
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -7,7 +9,11 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::config::dns::Dns;
+use crate::spec::domain::Domain;
 
+mod hostile;
+mod kept;
+mod names;
 mod refused;
 mod tcp;
 mod udp;
@@ -16,6 +22,7 @@ mod udp;
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Times that end while a test waits.
 const SHORT: Times = Times {
+    patience: Duration::from_millis(100),
     attempt: Duration::from_millis(500),
     whole: Duration::from_secs(3),
     idle: Duration::from_millis(400),
@@ -23,6 +30,7 @@ const SHORT: Times = Times {
 };
 /// Times that do not, so that what is slow is no failure.
 const LONG: Times = Times {
+    patience: Duration::from_secs(20),
     attempt: Duration::from_secs(20),
     whole: Duration::from_secs(40),
     idle: Duration::from_secs(40),
@@ -35,40 +43,79 @@ const OTHER: [u8; 4] = [127, 0, 0, 8];
 /// A guest that may ask for nothing.
 const CLOSED: [u8; 4] = [127, 0, 0, 9];
 
-/// Knows 127.0.0.N as the guest of slot N, and ::1 as that of slot 1.
-struct Loopback;
+/// Guests that may ask for `*.example`, and one whose list is only counted.
+const LISTED: [u8; 4] = [127, 0, 0, 10];
+const AUDITED: [u8; 4] = [127, 0, 0, 11];
+/// What no guest reaches.
+const FORBIDDEN: [u8; 4] = [169, 254, 169, 254];
+
+/// Knows 127.0.0.N as the guest of instance N, and ::1 as that of instance 1.
+#[derive(Default)]
+struct Loopback {
+    /// What guests may ask for, where it is not what their address says.
+    changed: Mutex<BTreeMap<IpAddr, Permission>>,
+}
 
 impl Directory for Loopback {
     fn client(&self, address: IpAddr) -> Option<Asker> {
-        let slot = match address {
-            IpAddr::V4(v4) if v4.octets() == STRANGER => return None,
-            IpAddr::V4(v4) => u32::from_be_bytes(v4.octets()) & 0xff,
-            IpAddr::V6(_) => 1,
+        let octets = match address {
+            IpAddr::V4(v4) => v4.octets(),
+            IpAddr::V6(_) => [0, 0, 0, 1],
         };
+        let names = || Arc::new([Domain::parse("*.example").unwrap()].into_iter().collect());
+        let permission = match octets {
+            STRANGER => return None,
+            CLOSED => Permission::None,
+            LISTED => Permission::Listed(names()),
+            AUDITED => Permission::Audited(names()),
+            _ => Permission::All,
+        };
+        let changed = self.changed.lock().unwrap().get(&address).cloned();
         Some(Asker {
-            key: (slot, 1),
+            start: start(octets),
             upstream: None,
-            start: Start {
-                instance: slot,
-                generation: 1,
-            },
-            permission: if slot == u32::from(CLOSED[3]) {
-                Permission::None
-            } else {
-                Permission::All
-            },
+            permission: changed.unwrap_or(permission),
             mtu: 1_500,
         })
     }
 
-    fn is_forbidden(&self, _: &Asker, _: IpAddr) -> bool {
-        false
+    fn is_forbidden(&self, _: &Asker, address: IpAddr) -> bool {
+        address == IpAddr::from(FORBIDDEN)
+    }
+}
+
+fn start(guest: [u8; 4]) -> Start {
+    Start {
+        instance: guest[3].into(),
+        generation: 1,
+    }
+}
+
+/// What was learned, and a learner that has no room.
+#[derive(Default)]
+struct Book {
+    learned: Mutex<Vec<(Start, String, IpAddr, u64)>>,
+    is_full: AtomicBool,
+}
+
+impl Learner for Book {
+    fn learn(&self, start: Start, name: &str, addresses: &[(IpAddr, Duration)]) -> io::Result<()> {
+        if self.is_full.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let mut learned = self.learned.lock().unwrap();
+        for (address, ttl) in addresses {
+            learned.push((start, name.to_owned(), *address, ttl.as_secs()));
+        }
+        Ok(())
     }
 }
 
 /// A resolver on loopback.
 struct World {
     server: Server,
+    directory: Arc<Loopback>,
+    book: Arc<Book>,
     udp: SocketAddr,
     udp6: SocketAddr,
     tcp: SocketAddr,
@@ -93,14 +140,20 @@ impl World {
             udp: vec![udp, udp6],
             tcp: vec![tcp],
         };
+        let directory = Arc::new(Loopback::default());
+        let book = Arc::new(Book::default());
         let shared = Shared {
-            directory: Arc::new(Loopback),
+            directory: Arc::clone(&directory) as _,
+            learner: Arc::clone(&book) as _,
             upstreams: Arc::new(upstreams),
             places: Arc::new(Places::new(ALL)),
+            cache: Arc::new(Cache::new(cache::BOUNDS)),
             times,
         };
         Self {
             server: serve_with(sockets, shared),
+            directory,
+            book,
             udp: at,
             udp6: at6,
             tcp: tcp_at,
@@ -125,9 +178,31 @@ impl World {
         within(socket.connect(self.tcp)).await.unwrap()
     }
 
+    /// What was learned for a guest: names, addresses and how many seconds they are good.
+    fn learned(&self, guest: [u8; 4]) -> Vec<(String, IpAddr, u64)> {
+        let learned = self.book.learned.lock().unwrap();
+        let of_guest = learned.iter().filter(|(of, ..)| *of == start(guest));
+        of_guest
+            .map(|(_, name, address, ttl)| (name.clone(), *address, *ttl))
+            .collect()
+    }
+
+    /// From now on, a guest may ask for this.
+    fn permit(&self, guest: [u8; 4], permission: Permission) {
+        let mut changed = self.directory.changed.lock().unwrap();
+        changed.insert(guest.into(), permission);
+    }
+
+    /// Asks by UDP and by TCP.
+    async fn ask_both(&self, guest: [u8; 4], query: &[u8]) -> [Vec<u8>; 2] {
+        let by_udp = ask(&self.udp(guest).await, query).await;
+        let mut stream = self.tcp(guest).await;
+        send_frame(&mut stream, query).await;
+        [by_udp, receive_frame(&mut stream).await.unwrap()]
+    }
+
     fn counters(&self, guest: [u8; 4]) -> Counters {
-        let key = (guest[3].into(), 1);
-        self.server.counters(key).unwrap_or_default()
+        self.server.counters(start(guest)).unwrap_or_default()
     }
 
     /// Waits until the counters of a guest fit.
@@ -202,6 +277,33 @@ async fn fake_udp(
         }
     });
     (address, asked)
+}
+
+/// A server by UDP and TCP at the same address: every query has one answer. Keeps what it was asked.
+async fn fake_both(
+    handle: impl FnMut(&[u8]) -> Vec<u8> + Send + 'static,
+) -> (SocketAddr, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let handle = Arc::new(Mutex::new(handle));
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (seen, handle_tcp) = (Arc::clone(&asked), Arc::clone(&handle));
+    let server = fake_tcp(move |mut stream| {
+        let (seen, handle) = (Arc::clone(&seen), Arc::clone(&handle_tcp));
+        async move {
+            while let Some(query) = receive_frame(&mut stream).await {
+                seen.lock().unwrap().push(query.clone());
+                let answer = handle.lock().unwrap()(&query);
+                send_frame(&mut stream, &answer).await;
+            }
+        }
+    })
+    .await;
+    let seen = Arc::clone(&asked);
+    fake_udp(&server.to_string(), move |query| {
+        seen.lock().unwrap().push(query.to_vec());
+        vec![handle.lock().unwrap()(query)]
+    })
+    .await;
+    (server, asked)
 }
 
 /// A server that answers every query.

@@ -55,6 +55,8 @@ struct Seen {
     looked_at: Option<Instant>,
     stamp: Option<Stamp>,
     servers: Arc<[SocketAddr]>,
+    /// How many times others were named.
+    epoch: u64,
     /// The lack of servers was logged.
     warned: bool,
 }
@@ -106,6 +108,19 @@ impl Upstreams {
         servers.into()
     }
 
+    /// Changes when other servers are named: what those before said may hold no longer.
+    #[must_use]
+    pub fn epoch(&self, now: Instant) -> u64 {
+        match &self.source {
+            Source::Configured(_) => 0,
+            Source::Host(path, seen) => {
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.look(path, now);
+                seen.epoch
+            }
+        }
+    }
+
     /// A server answered. An instance's own is not remembered, nor when it is silent: it has no other.
     pub fn note_answer(&self, server: SocketAddr, now: Instant) {
         let shared = self.all(now);
@@ -154,7 +169,9 @@ impl Seen {
         self.looked_at = Some(now);
         let stamp = Stamp::of(path);
         if stamp.is_none() || stamp != self.stamp {
-            self.servers = read(path, stamp).into();
+            let servers: Arc<[SocketAddr]> = read(path, stamp).into();
+            self.epoch += u64::from(servers != self.servers);
+            self.servers = servers;
             self.stamp = stamp;
         }
         if !self.servers.is_empty() {
@@ -256,12 +273,14 @@ mod tests {
         assert!(servers(0).is_empty());
         fs::write(&path, "nameserver 192.0.2.1\n").unwrap();
         assert!(servers(999).is_empty());
+        assert_eq!(upstreams.epoch(now), 0);
         assert_eq!(*servers(1_000), ["192.0.2.1:53".parse().unwrap()]);
         // As programs write it: another file takes its place, here with the same length.
         let other = dir.path().join("other");
         fs::write(&other, "nameserver 192.0.2.2\n").unwrap();
         fs::rename(&other, &path).unwrap();
         assert_eq!(*servers(2_000), ["192.0.2.2:53".parse().unwrap()]);
+        assert_eq!(upstreams.epoch(now), 2);
         fs::remove_file(&path).unwrap();
         assert!(servers(3_000).is_empty());
         std::os::unix::fs::symlink("/dev/zero", &path).unwrap();

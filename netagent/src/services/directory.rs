@@ -229,7 +229,6 @@ impl dns::Directory for Directory {
         let client = client_of(address)?;
         let guest = self.of(client)?;
         Some(Asker {
-            key: (client.slot, guest.generation),
             start: Start {
                 instance: guest.instance,
                 generation: guest.generation,
@@ -241,8 +240,8 @@ impl dns::Directory for Directory {
     }
 
     fn is_forbidden(&self, asker: &Asker, address: IpAddr) -> bool {
-        let (slot, _) = asker.key;
-        let (Some(forbidden), Some(guest)) = (self.forbidden(), self.in_slot(slot)) else {
+        let first = asker.start.instance;
+        let (Some(forbidden), Some(guest)) = (self.forbidden(), self.in_slot(first)) else {
             return true;
         };
         let standing = forbidden.standing(address);

@@ -37,6 +37,7 @@ impl Servers {
     pub fn start(
         sockets: ServiceSockets,
         directory: &Arc<Directory>,
+        learner: Arc<dyn dns::Learner>,
         upstreams: &Arc<Upstreams>,
     ) -> io::Result<Self> {
         let mut tasks = JoinSet::new();
@@ -53,7 +54,8 @@ impl Servers {
             udp: udp.collect::<io::Result<_>>()?,
             tcp: tcp.collect::<io::Result<_>>()?,
         };
-        let dns = dns::serve(sockets, Arc::clone(directory) as _, Arc::clone(upstreams));
+        let upstreams = Arc::clone(upstreams);
+        let dns = dns::serve(sockets, Arc::clone(directory) as _, learner, upstreams);
         Ok(Self {
             _tasks: tasks,
             _dns: dns,

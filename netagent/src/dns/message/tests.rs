@@ -47,14 +47,11 @@ fn check_unfit(bytes: &[u8], expected: Failure) {
 }
 
 #[test]
-fn a_query_keeps_its_bytes_but_for_the_id() {
+fn a_query_keeps_its_bytes() {
     let bytes = message([RD, 0x30], [0, 0, 1], OPT);
     let query = query(&bytes);
     assert_eq!(query.bytes(), bytes);
     assert_eq!(query.id(), [0xab, 0xcd]);
-    let sent = query.with_id([1, 2]);
-    assert_eq!(sent[..2], [1, 2]);
-    assert_eq!(sent[2..], bytes[2..]);
 }
 
 #[test]
@@ -66,8 +63,6 @@ fn unknown_types_and_records_behind_the_question_are_taken() {
     // An IXFR tells its serial number in the authority section; a signature comes last.
     let soa = b"\xc0\x0c\x00\x06\x00\x01\x00\x00\x00\x00\x00\x03abc";
     query(&message([0, 0], [0, 1, 1], &[soa, OPT].concat()));
-    // Bytes behind the message are the sender's affair.
-    query(&message([0, 0], [0, 0, 0], b"more"));
 }
 
 #[test]
@@ -90,6 +85,10 @@ fn a_malformed_query_is_answered_so() {
     let mut none = whole.clone();
     none[5] = 0;
     check_unfit(&none, Failure::Malformed);
+    let behind = [whole.as_slice(), b"x"].concat();
+    check_unfit(&behind, Failure::Malformed);
+    let two_of_edns = message([RD, 0], [0, 0, 2], &[OPT, OPT].concat());
+    check_unfit(&two_of_edns, Failure::Malformed);
     let mut two = whole.clone();
     two[5] = 2;
     check_unfit(&two, Failure::Malformed);
@@ -135,7 +134,8 @@ fn other_operations_are_not_implemented() {
 fn an_answer_repeats_id_and_question_in_their_case() {
     let query = plain();
     let id = [7, 8];
-    let mut answer = query.with_id(id);
+    let mut answer = query.bytes().to_vec();
+    set_id(&mut answer, id);
     assert!(!query.is_answered_by(&answer, id), "no answer");
     answer[2] |= QR;
     assert!(query.is_answered_by(&answer, id));
@@ -204,6 +204,67 @@ fn a_failure_repeats_the_question_and_the_edns_of_the_query() {
     }
 }
 
+#[test]
+fn a_query_made_anew_tells_its_question_and_no_more() {
+    // Every flag, a signature behind a cookie.
+    let behind = b"\x00\x00\xfa\x00\xff\x00\x00\x00\x00\x00\x03abc";
+    let told = message([RD | 0x07, 0xff], [0, 0, 2], &[OPT, behind].concat());
+    let edns = b"\x00\x00\x29\x10\x00\x00\x00\x80\x00\x00\x00";
+    let expected = message([RD, AD | CD], [0, 0, 1], edns);
+    assert_eq!(query(&told).rebuilt(), expected);
+    let again = query(&expected);
+    assert!(again.is_plain() && !query(&told).is_plain());
+    assert_eq!(again.rebuilt(), expected);
+    let bare = message([0, 0], [0, 0, 0], b"");
+    assert_eq!(query(&bare).rebuilt(), bare);
+    assert!(plain().is_plain() && !with_edns().is_plain());
+}
+
+#[test]
+fn d3_a_name_is_text_only_where_the_text_is_no_other_name() {
+    let check = |labels: &[&[u8]], expected: Option<&str>| {
+        let mut bytes = message([RD, 0], [0, 0, 0], b"")[..HEADER_LEN].to_vec();
+        for label in labels {
+            bytes.push(u8::try_from(label.len()).unwrap());
+            bytes.extend_from_slice(label);
+        }
+        bytes.extend_from_slice(&[0, 0, 1, 0, 1]);
+        assert_eq!(query(&bytes).name(), expected, "{labels:?}");
+    };
+    check(&[b"wWw", b"Example"], Some("www.example"));
+    check(
+        &[b"_dmarc", b"xn--bcher-kva", b"test"],
+        Some("_dmarc.xn--bcher-kva.test"),
+    );
+    check(&[], Some(""));
+    // A label with a dot is not two labels.
+    check(&[b"www.example"], None);
+    check(&[b"x.www", b"example"], None);
+    check(&[b"www\\", b"example"], None);
+    check(&[b"www\0", b"example"], None);
+    check(&[b"w w", b"example"], None);
+    check(&["wörld".as_bytes(), b"example"], None);
+}
+
+#[test]
+fn kinds_of_queries_are_told_apart() {
+    let of = |kind: u8, class: u8| {
+        let mut bytes = message([RD, 0], [0, 0, 0], b"");
+        let end = bytes.len();
+        bytes[end - 3] = kind;
+        bytes[end - 1] = class;
+        let query = query(&bytes);
+        (query.is_internet(), query.is_any(), query.is_transfer())
+    };
+    assert_eq!(of(1, 1), (true, false, false));
+    for class in [0, 2, 3, 4, 254, 255] {
+        assert!(!of(1, class).0, "{class}");
+    }
+    assert_eq!(of(255, 1), (true, true, false));
+    assert_eq!(of(251, 1), (true, false, true));
+    assert_eq!(of(252, 1), (true, false, true));
+}
+
 proptest! {
     #[test]
     fn no_bytes_crash_the_reader(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
@@ -246,6 +307,12 @@ fn check_any(bytes: &[u8]) {
     match Received::read(bytes) {
         Received::Query(query) => {
             assert_eq!(query.bytes(), bytes);
+            let rebuilt = Received::read(&query.rebuilt());
+            let Received::Query(rebuilt) = rebuilt else {
+                panic!("{rebuilt:?}");
+            };
+            assert!(rebuilt.is_plain());
+            assert_eq!(rebuilt.essence(), query.essence());
             let own = [query.failure(Failure::NoAnswer), query.truncated(bytes)];
             for reply in own {
                 assert!(query.is_answered_by(&reply, query.id()));

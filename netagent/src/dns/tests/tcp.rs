@@ -1,5 +1,8 @@
 use super::*;
 
+/// The type of a zone transfer.
+const AXFR: u8 = 252;
+
 /// Answers every query on a connection at once.
 async fn answer_all(mut stream: TcpStream) {
     while let Some(query) = receive_frame(&mut stream).await {
@@ -75,7 +78,9 @@ async fn a_transfer_of_several_answers_passes() {
     .await;
     let world = World::new(&[server], LONG).await;
     let mut guest = world.tcp(GUEST).await;
-    let sent = query([0, 1], "zone");
+    let mut sent = query([0, 1], "zone");
+    let end = sent.len();
+    sent[end - 3] = AXFR;
     send_frame(&mut guest, &sent).await;
     for part in 0..5_u8 {
         let got = receive_frame(&mut guest).await.unwrap();

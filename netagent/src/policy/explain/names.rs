@@ -101,7 +101,7 @@ impl Judge<'_> {
             return Ok(Some(Rule::Gateway(self.dns_service())));
         }
         let port = self.packet.port();
-        if self.has_names() && port.is_some_and(|port| BYPASSES.contains(&port)) {
+        if self.has_names() && port.is_some_and(|port| port::DNS_BYPASSES.contains(&port)) {
             self.judge_any()?;
             let refusal = (DropReason::DnsBypass, Rule::DnsBypass);
             self.refuse(refusal, self.in_force.has_flag(policy_flag::AUDIT))?;
@@ -337,9 +337,9 @@ mod tests {
             ("172.16.0.1", gateway),
             ("224.0.0.251", OUT),
         ] {
-            for port in BYPASSES {
+            for number in port::DNS_BYPASSES {
                 for protocol in ["tcp", "udp"] {
-                    let asked = format!("{address}:{port}/{protocol}");
+                    let asked = format!("{address}:{number}/{protocol}");
                     listed.check(&asked, &format!("denied {bypass}; {path}"));
                 }
             }
@@ -353,7 +353,7 @@ mod tests {
         );
         // Without a list of names they are ports like any other.
         let open = scene("{}");
-        for number in BYPASSES.into_iter().chain([port::DNS]) {
+        for number in port::DNS_BYPASSES.into_iter().chain([port::DNS]) {
             let asked = format!("203.0.113.1:{number}");
             open.check(&asked, &format!("allowed -; policy allow-all; {OUT}"));
         }
