@@ -1,6 +1,6 @@
 //! Names by number: each is kept once, as long as it led somewhere.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::learned::table::{Table, record_of};
 /// The names that led to what is open.
 #[derive(Debug, Default)]
 pub(super) struct Numbers {
-    by_text: HashMap<Arc<str>, u32>,
+    by_text: BTreeMap<Arc<str>, u32>,
     by_number: BTreeMap<u32, Named>,
     /// Those that no note names.
     idle: BTreeSet<u32>,
