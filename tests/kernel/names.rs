@@ -122,7 +122,7 @@ fn as_many_servers_are_remembered_as_there_are_numbers_and_the_first_makes_room(
         let numbers: BTreeSet<u8> = (0..fitting)
             .map(|index| ask(&mut scene, packet::udp, asked(index)))
             .collect();
-        assert_eq!(numbers.len(), fitting.into());
+        assert_eq!(numbers.len(), usize::from(fitting));
         let first = ask(&mut scene, packet::udp, asked(0));
         let last = ask(&mut scene, packet::udp, asked(fitting - 1));
         assert_ne!(first, last, "both are remembered");
