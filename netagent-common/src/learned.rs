@@ -55,12 +55,25 @@ wire! {
 pub const NAME_LEN_MAX: usize = 253;
 
 wire! {
-    /// A name that was asked for and allowed.
-    pub struct LearnedName = 256 bytes {
+    /// Key of a part of a name: nearly every name has one part.
+    pub struct NameKey = 8 bytes {
+        /// Number of the name.
+        pub name: u32,
+        /// Number of the part, from 0 on.
+        pub part: u32,
+    }
+}
+
+/// Bytes of a name in one part: with them an element of the map takes 128 bytes of the kernel.
+pub const NAME_PART_LEN: usize = 63;
+
+wire! {
+    /// A part of a name that was asked for and allowed, as it is written: lower case, without a dot at its end.
+    pub struct NamePart = 64 bytes {
         /// Bytes of it that are in use.
         pub length: u8,
-        /// The name, lower case, without a dot at its end.
-        pub bytes: [u8; 255],
+        /// They, and zeroes.
+        pub bytes: [u8; NAME_PART_LEN],
     }
 }
 
@@ -68,5 +81,5 @@ wire! {
 pub const LEARNED_PER_INSTANCE: usize = 1_024;
 /// Addresses that are open at once in each family, on the whole host.
 pub const LEARNED_MAX: u32 = 262_144;
-/// Names that led to them.
-pub const NAMES_MAX: u32 = 131_072;
+/// Parts of the names that led to them.
+pub const NAME_PARTS_MAX: u32 = 262_144;

@@ -77,7 +77,7 @@ pub mod map {
     pub const LEARNED_V6: &str = "LEARNED_V6";
     /// Hash from [`crate::learned::LedToKey`] to [`crate::learned::LedTo`]: which names led there.
     pub const LED_TO: &str = "LED_TO";
-    /// Hash from a number to a [`crate::learned::LearnedName`].
+    /// Hash from [`crate::learned::NameKey`] to [`crate::learned::NamePart`]: the names by number.
     pub const NAMES: &str = "NAMES";
     /// Hash by slot of [`crate::services::Asked`]: the IPv4 name servers that a guest asked.
     pub const ASKED_V4: &str = "ASKED_V4";

@@ -19,7 +19,7 @@ use netagent_common::drop::{AUDITED, DropKey, DropReason};
 use netagent_common::flow::{Collected, Flow, FlowKey, Place};
 use netagent_common::fragment::{First, FragmentKey};
 use netagent_common::learned::{
-    LEARNED_MAX, Learned, LearnedKey, LearnedName, LedTo, LedToKey, NAMES_MAX,
+    LEARNED_MAX, Learned, LearnedKey, LedTo, LedToKey, NAME_PARTS_MAX, NameKey, NamePart,
 };
 use netagent_common::limit::{
     DROPS_MAX, FLOWS_MAX, FLOWS_PER_MAPPING, FRAGMENTS_MAX, POLICIES_MAX, ROUTES_MAX, Used,
@@ -88,7 +88,7 @@ static LEARNED_V6: LearnedAddresses<[u8; 16]> = LearnedAddresses::new();
 #[btf_map]
 static LED_TO: HashMap<LedToKey, LedTo, { 2 * LEARNED_MAX as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-static NAMES: HashMap<u32, LearnedName, { NAMES_MAX as usize }, NO_PREALLOC> = HashMap::new();
+static NAMES: HashMap<NameKey, NamePart, { NAME_PARTS_MAX as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static ASKED_V4: AskedServers<[u8; 4]> = AskedServers::new();
 #[btf_map]

@@ -15,7 +15,7 @@ use netagent_common::learned::{LEARNED_PER_INSTANCE, LedTo};
 use crate::dns::Start;
 use crate::learned::LedThere;
 use crate::learned::numbers::Numbers;
-use crate::learned::table::{Place, Table, note_key, place_of, text_of};
+use crate::learned::table::{Place, Table, note_key, place_of};
 use crate::spec::domain::Domains;
 
 /// A note is written anew where it gains more than this, ns: a name that is asked for all the time costs one write a
@@ -75,8 +75,7 @@ impl Book {
                 .insert(start.instance, Instance::new(start.generation));
         }
         for (number, name) in &contents.names {
-            let is_taken = text_of(name).is_some_and(|text| book.numbers.resume(*number, text));
-            if !is_taken {
+            if !book.numbers.resume(*number, name) {
                 book.table.unname(*number)?;
             }
         }

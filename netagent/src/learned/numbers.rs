@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use crate::learned::table::{Table, record_of};
+use crate::learned::table::Table;
 
 /// The names that led to what is open.
 #[derive(Debug, Default)]
@@ -42,12 +42,11 @@ impl Numbers {
         if let Some(number) = self.by_text.get(text) {
             return Ok(*number);
         }
-        let record = record_of(text).ok_or(io::ErrorKind::InvalidInput)?;
         while self.by_number.contains_key(&self.next) {
             self.next = self.next.wrapping_add(1);
         }
         let number = self.next;
-        table.name(number, &record)?;
+        table.name(number, text)?;
         self.next = number.wrapping_add(1);
         let text: Arc<str> = text.into();
         self.by_text.insert(Arc::clone(&text), number);

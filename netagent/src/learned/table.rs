@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
-use netagent_common::learned::{LearnedName, LedTo, LedToKey, NAME_LEN_MAX};
+use netagent_common::learned::{LedTo, LedToKey};
 
 /// An address of an instance.
 pub type Place = (u32, IpAddr);
@@ -25,8 +25,8 @@ pub struct Contents {
     pub open: Vec<(Place, Open)>,
     /// Which names led there.
     pub led_to: Vec<(LedToKey, LedTo)>,
-    /// The names, by number.
-    pub names: Vec<(u32, LearnedName)>,
+    /// The names, by number; one that was written or removed by half is not whole.
+    pub names: Vec<(u32, String)>,
 }
 
 /// The kernel's tables. Removing what is not there is no error.
@@ -71,7 +71,7 @@ pub trait Table: fmt::Debug + Send {
     ///
     /// # Errors
     /// Where the kernel refuses: the table may be full.
-    fn name(&mut self, number: u32, name: &LearnedName) -> io::Result<()>;
+    fn name(&mut self, number: u32, name: &str) -> io::Result<()>;
 
     /// Takes a number from its name.
     ///
@@ -98,28 +98,6 @@ pub fn note_key((instance, address): Place, name: u32) -> LedToKey {
 #[must_use]
 pub fn place_of(key: &LedToKey) -> Place {
     (key.instance, IpAddr::from(key.address).to_canonical())
-}
-
-/// A name as the table holds it; `None` where it is too long for one.
-#[must_use]
-pub fn record_of(name: &str) -> Option<LearnedName> {
-    let length = u8::try_from(name.len()).ok()?;
-    if name.len() > NAME_LEN_MAX {
-        return None;
-    }
-    let mut bytes = [0; 255];
-    bytes
-        .iter_mut()
-        .zip(name.bytes())
-        .for_each(|(to, from)| *to = from);
-    Some(LearnedName { length, bytes })
-}
-
-/// The name that a table holds; `None` where it is none.
-#[must_use]
-pub fn text_of(name: &LearnedName) -> Option<&str> {
-    let bytes = name.bytes.get(..name.length.into())?;
-    std::str::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! What names led to, in the pinned maps.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
 use aya::Pod;
 use aya::maps::{HashMap as BpfHash, MapData, MapError};
-use netagent_common::learned::{Learned, LearnedKey, LearnedName, LedTo, LedToKey};
+use bytemuck::Zeroable;
+use netagent_common::learned::{
+    Learned, LearnedKey, LedTo, LedToKey, NAME_LEN_MAX, NAME_PART_LEN, NameKey, NamePart,
+};
 use netagent_common::names::map;
 
 use crate::apply::maps::{MapsError, gone, open, present};
@@ -19,7 +23,7 @@ pub struct LearnedMaps {
     v4: Addresses<[u8; 4]>,
     v6: Addresses<[u8; 16]>,
     led_to: BpfHash<MapData, LedToKey, LedTo>,
-    names: BpfHash<MapData, u32, LearnedName>,
+    names: BpfHash<MapData, NameKey, NamePart>,
 }
 
 impl std::fmt::Debug for LearnedMaps {
@@ -57,7 +61,7 @@ impl Table for LearnedMaps {
         Ok(Contents {
             open,
             led_to: all(&self.led_to)?,
-            names: all(&self.names)?,
+            names: joined(all(&self.names)?),
         })
     }
 
@@ -99,13 +103,57 @@ impl Table for LearnedMaps {
         gone(self.led_to.remove(&key)).map_err(io::Error::other)
     }
 
-    fn name(&mut self, number: u32, name: &LearnedName) -> io::Result<()> {
-        self.names.insert(number, name, 0).map_err(io::Error::other)
+    fn name(&mut self, number: u32, name: &str) -> io::Result<()> {
+        if name.len() > NAME_LEN_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        for (part, text) in (0..).zip(name.as_bytes().chunks(NAME_PART_LEN)) {
+            let key = NameKey { name: number, part };
+            let part = part_of(text);
+            self.names.insert(key, part, 0).map_err(io::Error::other)?;
+        }
+        Ok(())
     }
 
     fn unname(&mut self, number: u32) -> io::Result<()> {
-        gone(self.names.remove(&number)).map_err(io::Error::other)
+        for part in (0..).take(PARTS_MAX) {
+            let key = NameKey { name: number, part };
+            gone(self.names.remove(&key)).map_err(io::Error::other)?;
+        }
+        Ok(())
     }
+}
+
+const PARTS_MAX: usize = NAME_LEN_MAX.div_ceil(NAME_PART_LEN);
+
+fn part_of(text: &[u8]) -> NamePart {
+    let mut part = NamePart::zeroed();
+    part.length = u8::try_from(text.len()).unwrap_or(u8::MAX);
+    let bytes = part.bytes.iter_mut().zip(text);
+    bytes.for_each(|(to, from)| *to = *from);
+    part
+}
+
+/// Names from their parts. One that was written or removed by half says something else than it did: nobody knows then
+/// what it allowed, so it is none.
+fn joined(parts: Vec<(NameKey, NamePart)>) -> Vec<(u32, String)> {
+    let mut names: BTreeMap<u32, BTreeMap<u32, NamePart>> = BTreeMap::new();
+    for (key, part) in parts {
+        names.entry(key.name).or_default().insert(key.part, part);
+    }
+    let text = |parts: &BTreeMap<u32, NamePart>| {
+        let is_whole = parts.keys().copied().eq((0..).take(parts.len()));
+        let bytes = parts.values().flat_map(|part| {
+            let bytes = part.bytes.iter().take(part.length.into());
+            bytes.copied()
+        });
+        let text = String::from_utf8(bytes.collect()).ok();
+        text.filter(|_| is_whole).unwrap_or_default()
+    };
+    names
+        .iter()
+        .map(|(number, parts)| (*number, text(parts)))
+        .collect()
 }
 
 fn key<A>(instance: u32, address: A) -> LearnedKey<A> {

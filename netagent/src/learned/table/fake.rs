@@ -5,9 +5,9 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use netagent_common::learned::{LearnedName, LedTo, LedToKey};
+use netagent_common::learned::{LedTo, LedToKey};
 
-use crate::learned::table::{Contents, Open, Place, Table, place_of, text_of};
+use crate::learned::table::{Contents, Open, Place, Table, place_of};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakeTable(Arc<Mutex<State>>);
@@ -16,7 +16,7 @@ pub(crate) struct FakeTable(Arc<Mutex<State>>);
 pub(crate) struct State {
     pub(crate) open: BTreeMap<Place, Open>,
     pub(crate) notes: Vec<(LedToKey, LedTo)>,
-    pub(crate) names: BTreeMap<u32, LearnedName>,
+    pub(crate) names: BTreeMap<u32, String>,
     /// Writes that still succeed before all fail.
     pub(crate) until_fault: Option<usize>,
     pub(crate) writes: usize,
@@ -64,7 +64,7 @@ impl State {
             let told = notes.any(|(key, led_to)| {
                 place_of(key) == *place
                     && led_to.generation == open.generation
-                    && self.names.get(&key.name).and_then(text_of).is_some()
+                    && self.names.contains_key(&key.name)
             });
             assert!(told, "nobody knows why {place:?} is open");
         }
@@ -84,7 +84,7 @@ impl Table for FakeTable {
             names: state
                 .names
                 .iter()
-                .map(|(number, name)| (*number, *name))
+                .map(|(number, name)| (*number, name.clone()))
                 .collect(),
         })
     }
@@ -125,8 +125,8 @@ impl Table for FakeTable {
         Ok(())
     }
 
-    fn name(&mut self, number: u32, name: &LearnedName) -> io::Result<()> {
-        self.write()?.names.insert(number, *name);
+    fn name(&mut self, number: u32, name: &str) -> io::Result<()> {
+        self.write()?.names.insert(number, name.to_owned());
         Ok(())
     }
 
