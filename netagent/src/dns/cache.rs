@@ -44,6 +44,16 @@ pub(super) struct Key {
     pub(super) question: Box<[u8]>,
 }
 
+impl Key {
+    /// Whether an answer stands here that came from this name server of an instance, or from the servers of all.
+    pub(super) fn is_of(&self, own: Option<IpAddr>) -> bool {
+        match self.origin {
+            Origin::Own(address) => own == Some(address),
+            Origin::Shared(_) => own.is_none(),
+        }
+    }
+}
+
 /// An answer that is kept.
 #[derive(Debug)]
 pub(super) struct Kept {

@@ -22,7 +22,7 @@ pub const ASKER: Bounds = Bounds {
     queries: 64,
     connections: 8,
 };
-/// Of all together. Each takes one descriptor, a connection two.
+/// Of all together. A query takes one descriptor for each server that is asked at once, a connection two.
 pub const ALL: Bounds = Bounds {
     queries: 4_096,
     connections: 1_024,

@@ -121,21 +121,23 @@ impl Shared {
         }
     }
 
-    /// Makes the answer of a server, which already has the guest's id, the one that the guest gets. The asker is who it
-    /// is by now: its list may be another than it was when the query left.
+    /// Makes the answer of a server the one that the guest gets. The asker is who it is by now: its list may be another
+    /// than it was when the query left.
     pub(super) fn answer(
         &self,
         asker: &Asker,
         account: &Account,
         forward: &Forward,
-        (bytes, answer, len_max): (Vec<u8>, &Answer, usize),
+        (came, len_max): (Came<'_>, usize),
     ) -> Vec<u8> {
-        if let Some(key) = &forward.key {
-            self.cache.put(key.clone(), &bytes, answer, Instant::now());
+        // A guest may have got another server while it waited: what that one says is not the word of the first.
+        if let Some(key) = forward.key.as_ref().filter(|key| key.is_of(came.own)) {
+            self.cache
+                .put(key.clone(), &came.bytes, came.answer, Instant::now());
         }
         let given = Given {
-            bytes,
-            answer,
+            bytes: came.bytes,
+            answer: came.answer,
             age: 0,
         };
         self.hand_over(asker, account, &forward.query, (given, len_max))
@@ -148,9 +150,11 @@ impl Shared {
         query: &Query,
         (given, len_max): (Given<'_>, usize),
     ) -> Vec<u8> {
-        let handed = match access(&asker.permission, query) {
-            Access::Refused => Err(Failure::Refused),
-            access => self.admit(asker, query, access, (given, len_max)),
+        let access = access(&asker.permission, query);
+        let handed = if access == Access::Refused {
+            Err(Failure::Refused)
+        } else {
+            self.admit(asker, query, access, (given, len_max))
         };
         match handed {
             Ok(bytes) => {
@@ -234,6 +238,14 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// An answer as a server gave it, with the guest's id.
+pub(super) struct Came<'a> {
+    pub(super) bytes: Vec<u8>,
+    pub(super) answer: &'a Answer,
+    /// The instance's own server, if it was that.
+    pub(super) own: Option<IpAddr>,
 }
 
 /// An answer on its way to the guest.

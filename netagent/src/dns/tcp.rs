@@ -16,7 +16,7 @@ use crate::dns::exchange::is_good;
 use crate::dns::frames::Frames;
 use crate::dns::message::{Failure, Query, Received, is_answer, is_truncated};
 use crate::dns::places::{ASKER, Account, Outcome, Place};
-use crate::dns::steer::{Access, Forward, Verdict, access};
+use crate::dns::steer::{Access, Came, Forward, Verdict, access};
 use crate::dns::{Asker, RETRY, Shared};
 
 mod server;
@@ -247,16 +247,16 @@ impl Conversation {
             let query = &waiting.forward.query;
             query.is_answered_by(&message, query.id())
         };
-        let index = self.waiting.iter().position(answered);
-        let Some(mut waiting) = index.and_then(|index| self.waiting.remove(index)) else {
+        let Some(index) = self.waiting.iter().position(answered) else {
             return self.pass_further(message).await;
         };
         self.active_at = Instant::now();
-        if !is_good(&message) && waiting.failures + 1 < self.servers().len() {
-            waiting.failures += 1;
-            self.waiting.push_front(waiting);
+        if !is_good(&message) && self.has_another(index) {
             return self.leave_server().await;
         }
+        let Some(waiting) = self.waiting.remove(index) else {
+            return Ok(());
+        };
         // Any other answer does not count: a server that gives such ones and hangs up would be asked without end.
         self.fruitful = true;
         self.fruitless = 0;
@@ -264,9 +264,15 @@ impl Conversation {
         let query = &waiting.forward.query;
         let reply = match read(&message) {
             Some(answer) => {
-                let answer = (message, &answer, LEN_MAX);
+                let came = Came {
+                    bytes: message,
+                    answer: &answer,
+                    // The connection is to this one: with another, it would be closed.
+                    own: self.asker.upstream,
+                };
+                let account = &self.account;
                 self.shared
-                    .answer(&asker, &self.account, &waiting.forward, answer)
+                    .answer(&asker, account, &waiting.forward, (came, LEN_MAX))
             }
             None => {
                 self.account.count(Outcome::Failed);
@@ -278,6 +284,16 @@ impl Conversation {
             self.transfers.push_front(waiting.forward.query);
         }
         self.guest.send(&reply).await
+    }
+
+    /// Notes that the server could not answer; whether there is another one that was not asked.
+    fn has_another(&mut self, index: usize) -> bool {
+        let servers = self.servers().len();
+        let Some(waiting) = self.waiting.get_mut(index) else {
+            return false;
+        };
+        waiting.failures += 1;
+        waiting.failures < servers
     }
 
     /// Passes what follows the first answer of a zone transfer; whatever else nobody waits for is dropped.

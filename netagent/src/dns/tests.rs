@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +54,10 @@ const FORBIDDEN: [u8; 4] = [169, 254, 169, 254];
 struct Loopback {
     /// What guests may ask for, where it is not what their address says.
     changed: Mutex<BTreeMap<IpAddr, Permission>>,
+    /// The name servers of their own.
+    own: Mutex<BTreeMap<IpAddr, IpAddr>>,
+    /// Those that were started again.
+    again: Mutex<BTreeSet<IpAddr>>,
 }
 
 impl Directory for Loopback {
@@ -71,9 +75,11 @@ impl Directory for Loopback {
             _ => Permission::All,
         };
         let changed = self.changed.lock().unwrap().get(&address).cloned();
+        let mut start = start(octets);
+        start.generation += u32::from(self.again.lock().unwrap().contains(&address));
         Some(Asker {
-            start: start(octets),
-            upstream: None,
+            start,
+            upstream: self.own.lock().unwrap().get(&address).copied(),
             permission: changed.unwrap_or(permission),
             mtu: 1_500,
         })

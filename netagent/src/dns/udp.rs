@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use crate::dns::exchange::{self, Asked, DATAGRAM_LEN_MAX};
 use crate::dns::message::{Failure, Received};
 use crate::dns::places::{Account, Outcome, Place};
-use crate::dns::steer::{Access, Forward, Verdict, access};
+use crate::dns::steer::{Access, Came, Forward, Verdict, access};
 use crate::dns::{Asker, RETRY, Shared};
 
 /// A query on its way.
@@ -106,8 +106,12 @@ impl Task {
         let reply = match asked {
             Asked::Answered(bytes, answer) => {
                 let len_max = query.answer_len_max(asker.mtu, self.from.ip());
-                let answer = (bytes, &answer, len_max);
-                shared.answer(&asker, &self.account, &self.forward, answer)
+                let came = Came {
+                    bytes,
+                    answer: &answer,
+                    own,
+                };
+                shared.answer(&asker, &self.account, &self.forward, (came, len_max))
             }
             Asked::Unanswered => self.fail(Failure::NoAnswer),
             Asked::Withdrawn => self.fail(Failure::Refused),

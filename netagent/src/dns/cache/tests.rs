@@ -137,3 +137,15 @@ fn answers_differ_by_all_that_they_depend_on() {
     all.dedup();
     assert_eq!(all.len(), count);
 }
+
+#[test]
+fn what_a_guests_own_server_says_is_not_kept_as_the_word_of_others() {
+    let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|address| address.parse().unwrap());
+    let shared = key("a.example");
+    let own = Key {
+        origin: Origin::Own(one),
+        ..shared.clone()
+    };
+    assert!(shared.is_of(None) && own.is_of(Some(one)));
+    assert!(!shared.is_of(Some(one)) && !own.is_of(Some(other)) && !own.is_of(None));
+}

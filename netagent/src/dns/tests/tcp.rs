@@ -295,3 +295,37 @@ async fn what_is_malformed_gets_an_error_and_what_is_no_query_ends_the_connectio
     let mut stranger = world.tcp(STRANGER).await;
     assert_eq!(receive_frame(&mut stranger).await, None);
 }
+
+#[tokio::test]
+async fn a_guest_with_another_name_server_is_no_longer_answered_by_the_one_before() {
+    let world = World::new(&[fake_tcp(answer_all).await], LONG).await;
+    let mut guest = world.tcp(GUEST).await;
+    let codes = async |guest: &mut TcpStream, id| {
+        send_frame(guest, &query([0, id], "a")).await;
+        code(&receive_frame(guest).await.unwrap())
+    };
+    assert_eq!(codes(&mut guest, 1).await, 0);
+    // Nobody is there.
+    let own = "127.0.0.99".parse().unwrap();
+    world
+        .directory
+        .own
+        .lock()
+        .unwrap()
+        .insert(GUEST.into(), own);
+    assert_eq!(codes(&mut guest, 2).await, 2);
+    world.directory.own.lock().unwrap().clear();
+    assert_eq!(codes(&mut guest, 3).await, 0);
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_the_start_that_opened_it() {
+    let world = World::new(&[fake_tcp(answer_all).await], LONG).await;
+    let mut guest = world.tcp(GUEST).await;
+    let sent = query([0, 1], "a");
+    send_frame(&mut guest, &sent).await;
+    assert!(receive_frame(&mut guest).await.is_some());
+    world.directory.again.lock().unwrap().insert(GUEST.into());
+    send_frame(&mut guest, &sent).await;
+    assert_eq!(receive_frame(&mut guest).await, None);
+}

@@ -88,8 +88,8 @@ async fn ids_and_ports_towards_a_server_differ_from_query_to_query() {
     let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let world = World::new(&[server.local_addr().unwrap()], LONG).await;
     let guest = world.udp(GUEST).await;
-    let mut ids = std::collections::BTreeSet::new();
-    let mut ports = std::collections::BTreeSet::new();
+    let mut ids = BTreeSet::new();
+    let mut ports = BTreeSet::new();
     let mut buffer = [0; 512];
     for _ in 0..16 {
         guest.send(&query([0, 1], "a")).await.unwrap();
@@ -335,4 +335,20 @@ async fn a_dropped_resolver_leaves_no_socket() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_answer_does_not_go_to_the_next_start_of_the_instance() {
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let world = World::new(&[server.local_addr().unwrap()], LONG).await;
+    let guest = world.udp(GUEST).await;
+    let mut buffer = [0; 512];
+    for rest in [b"old", b"new"] {
+        guest.send(&query([0, 1], "a")).await.unwrap();
+        let (len, from) = within(server.recv_from(&mut buffer)).await.unwrap();
+        world.directory.again.lock().unwrap().insert(GUEST.into());
+        let answer = answer(&buffer[..len], rest);
+        server.send_to(&answer, from).await.unwrap();
+    }
+    assert_eq!(receive(&guest).await, answer(&query([0, 1], "a"), b"new"));
 }
