@@ -1,6 +1,7 @@
 mod drop_all;
 mod follow;
 mod forbidden;
+mod learned;
 mod life;
 mod policy;
 mod publish;

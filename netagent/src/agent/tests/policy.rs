@@ -11,7 +11,11 @@ use crate::spec::policy::PolicySpec;
 use crate::spec::publish::ExposedPort;
 
 impl Local {
-    async fn policy(&self, key: &str, body: &str) -> Result<InstanceState, RequestError> {
+    pub(super) async fn policy(
+        &self,
+        key: &str,
+        body: &str,
+    ) -> Result<InstanceState, RequestError> {
         let (caller, key) = (caller(), key.to_owned());
         self.0.replace_policy(&caller, key, policy(body)).await
     }
