@@ -21,6 +21,11 @@ use crate::spec::domain::Domains;
 /// A note is written anew where it gains more than this, ns: a name that is asked for all the time costs one write a
 /// second.
 const GAIN_MIN_NS: u64 = 1_000_000_000;
+/// Addresses that one instance may open anew in a second, after a burst of twice as many as it may have: whoever answers a
+/// guest with others each time would keep the resolver busy for everybody (D-8).
+const OPENED_PER_SECOND: u64 = 512;
+/// Of the addresses heard of longest ago, how many are looked at for one that no flow uses.
+const LOOKED_AT_MAX: usize = 16;
 /// The programs' clock may be a tick behind.
 const CLOCK_STEP_NS: u64 = 1_000_000_000;
 
@@ -29,8 +34,8 @@ pub(super) struct Book {
     table: Box<dyn Table>,
     numbers: Numbers,
     instances: BTreeMap<u32, Instance>,
-    /// Counts answers, so that the address heard of longest ago is known.
-    answers: u64,
+    /// Counts what was heard, so that the address heard of longest ago is known.
+    heard: u64,
 }
 
 /// What one instance learned.
@@ -42,12 +47,16 @@ struct Instance {
     /// Something could not be closed that no allowed name leads to.
     is_owed: bool,
     addresses: BTreeMap<IpAddr, Address>,
+    /// They, by [`Address::heard`].
+    by_age: BTreeMap<u64, IpAddr>,
+    /// Up to when what it opened is paid, ns.
+    paid_ns: u64,
 }
 
 #[derive(Debug, Default)]
 struct Address {
     is_open: bool,
-    /// Number of the answer that it was last heard of in.
+    /// Its number in the order of what was heard last.
     heard: u64,
     /// Names that led there, by number, and up to when, ns.
     names: Vec<(u32, u64)>,
@@ -68,7 +77,7 @@ impl Book {
             table,
             numbers: Numbers::default(),
             instances: BTreeMap::new(),
-            answers: 0,
+            heard: 0,
         };
         for start in running {
             book.instances
@@ -107,6 +116,7 @@ impl Book {
                 book.table.close(*place)?;
             }
         }
+        book.order_by_expiry();
         for key in stray {
             book.table.forget(key)?;
         }
@@ -119,7 +129,7 @@ impl Book {
         &mut self,
         start: Start,
         name: &str,
-        addresses: &BTreeMap<IpAddr, u64>,
+        (now_ns, addresses): (u64, &BTreeMap<IpAddr, u64>),
     ) -> io::Result<()> {
         let instance = self.instances.get(&start.instance);
         let instance = instance.filter(|instance| instance.generation == start.generation);
@@ -130,7 +140,7 @@ impl Book {
         if addresses.is_empty() {
             return Ok(());
         }
-        self.answers += 1;
+        self.pay(start.instance, now_ns, addresses)?;
         let number = self.numbers.number(name, &mut *self.table)?;
         let opened = addresses.iter().try_for_each(|(address, expires_ns)| {
             self.open((start, *address), (number, *expires_ns))
@@ -154,8 +164,9 @@ impl Book {
             return Err(io::ErrorKind::NotFound.into());
         };
         let place = (start.instance, address);
+        self.heard += 1;
+        instance.hear(address, self.heard);
         let entry = instance.addresses.entry(address).or_default();
-        entry.heard = self.answers;
         let known = entry.names.iter_mut().find(|(name, _)| *name == number);
         let before_ns = known.as_ref().map(|(_, before_ns)| *before_ns);
         if before_ns.is_none_or(|before_ns| expires_ns > before_ns.saturating_add(GAIN_MIN_NS)) {
@@ -166,7 +177,7 @@ impl Book {
             };
             if let Err(error) = self.table.note(note_key(place, number), note) {
                 if entry.names.is_empty() {
-                    instance.addresses.remove(&address);
+                    instance.remove(&address);
                 }
                 return Err(error);
             }
@@ -185,19 +196,49 @@ impl Book {
         Ok(())
     }
 
-    /// Closes the address that was heard of longest ago, of those that no flow uses where there is one.
+    /// Charges an instance for the addresses that are not open to it yet.
+    fn pay(
+        &mut self,
+        number: u32,
+        now_ns: u64,
+        addresses: &BTreeMap<IpAddr, u64>,
+    ) -> io::Result<()> {
+        const PRICE_NS: u64 = 1_000_000_000 / OPENED_PER_SECOND;
+        const BURST_NS: u64 = PRICE_NS * 2 * LEARNED_PER_INSTANCE as u64;
+        let Some(instance) = self.instances.get_mut(&number) else {
+            return Ok(());
+        };
+        let is_new = |address: &&IpAddr| !instance.addresses.contains_key(address);
+        let count = addresses.keys().filter(is_new).count();
+        let cost_ns = PRICE_NS.saturating_mul(u64::try_from(count).unwrap_or(u64::MAX));
+        let paid_ns = instance.paid_ns.max(now_ns).saturating_add(cost_ns);
+        if count > 0 && paid_ns > now_ns.saturating_add(BURST_NS) {
+            return Err(io::Error::other("it opens too many addresses at once"));
+        }
+        instance.paid_ns = paid_ns;
+        Ok(())
+    }
+
+    /// Nobody knows any more in which order they were heard of: those that run out first come first.
+    fn order_by_expiry(&mut self) {
+        for instance in self.instances.values_mut() {
+            let addresses = instance.addresses.iter();
+            let by_expiry = addresses.map(|(address, entry)| (entry.expires_ns(), *address));
+            let by_expiry: BTreeSet<(u64, IpAddr)> = by_expiry.collect();
+            for (_, address) in by_expiry {
+                self.heard += 1;
+                instance.hear(address, self.heard);
+            }
+        }
+    }
+
+    /// Closes the address that was heard of longest ago, of a few one that no flow uses where there is one.
     fn make_room(&mut self, number: u32) -> io::Result<()> {
         let Some(instance) = self.instances.get(&number) else {
             return Ok(());
         };
-        let mut oldest: Vec<(u64, u64, IpAddr)> = instance
-            .addresses
-            .iter()
-            .map(|(address, entry)| (entry.heard, entry.expires_ns(), *address))
-            .collect();
-        oldest.sort_unstable();
-        let mut victim = oldest.first().map(|(_, _, address)| *address);
-        for (_, _, address) in &oldest {
+        let mut victim = instance.by_age.values().next().copied();
+        for address in instance.by_age.values().take(LOOKED_AT_MAX) {
             if self.table.used_ns((number, *address))? == 0 {
                 victim = Some(*address);
                 break;
@@ -225,7 +266,7 @@ impl Book {
             entry.names.pop();
             self.numbers.release(name);
         }
-        instance.addresses.remove(&address);
+        instance.remove(&address);
         Ok(())
     }
 
@@ -352,6 +393,21 @@ impl Instance {
             names: None,
             is_owed: false,
             addresses: BTreeMap::new(),
+            by_age: BTreeMap::new(),
+            paid_ns: 0,
+        }
+    }
+
+    fn hear(&mut self, address: IpAddr, number: u64) {
+        let entry = self.addresses.entry(address).or_default();
+        self.by_age.remove(&entry.heard);
+        self.by_age.insert(number, address);
+        entry.heard = number;
+    }
+
+    fn remove(&mut self, address: &IpAddr) {
+        if let Some(entry) = self.addresses.remove(address) {
+            self.by_age.remove(&entry.heard);
         }
     }
 }

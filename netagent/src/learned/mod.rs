@@ -113,7 +113,9 @@ impl Learner for Addresses {
             let expires_ns = until.entry(*address).or_insert(0);
             *expires_ns = now_ns.saturating_add(nanos).max(*expires_ns);
         }
-        with(&mut self.book(), |book| book.learn(start, name, &until))
+        with(&mut self.book(), |book| {
+            book.learn(start, name, (now_ns, &until))
+        })
     }
 }
 

@@ -223,6 +223,27 @@ fn d5_over_its_bound_an_instance_forgets_the_oldest_that_no_flow_uses() {
 }
 
 #[test]
+fn d8_an_instance_opens_so_many_addresses_at_once_and_no_more() {
+    let table = FakeTable::default();
+    let addresses = addresses(&table);
+    addresses.retain(START, &names(&["*.example"])).unwrap();
+    addresses.retain(OTHER, &names(&["*.example"])).unwrap();
+    let address = |index: u32| IpAddr::from((0x0a00_0000 + index).to_be_bytes());
+    let some = |first: u32| -> Vec<(IpAddr, Duration)> {
+        let numbers = first..first + 128;
+        numbers.map(|index| (address(index), TTL_MIN)).collect()
+    };
+    let mut answers = (0..64).map(|number| some(number * 128));
+    let refused = answers.find(|answer| addresses.learn(START, "n.example", answer).is_err());
+    let refused = refused.expect("a second goes by before all of them are paid");
+    assert!(refused.first().unwrap().0 >= address(1_024));
+    addresses
+        .learn(START, "n.example", &some(1_024 - 128))
+        .unwrap();
+    addresses.learn(OTHER, "n.example", &refused).unwrap();
+}
+
+#[test]
 fn what_an_agent_left_is_taken_up_by_the_next_one() {
     let table = FakeTable::default();
     let list = names(&["a.example", "b.example"]);
