@@ -6,6 +6,7 @@ use netagent_common::learned::LEARNED_PER_INSTANCE;
 use proptest::prelude::*;
 
 use super::*;
+use crate::learned::book::Book;
 use crate::learned::table::fake::FakeTable;
 use crate::spec::domain::Domain;
 
@@ -224,23 +225,23 @@ fn d5_over_its_bound_an_instance_forgets_the_oldest_that_no_flow_uses() {
 
 #[test]
 fn d8_an_instance_opens_so_many_addresses_at_once_and_no_more() {
-    let table = FakeTable::default();
-    let addresses = addresses(&table);
-    addresses.retain(START, &names(&["*.example"])).unwrap();
-    addresses.retain(OTHER, &names(&["*.example"])).unwrap();
-    let address = |index: u32| IpAddr::from((0x0a00_0000 + index).to_be_bytes());
-    let some = |first: u32| -> Vec<(IpAddr, Duration)> {
-        let numbers = first..first + 128;
-        numbers.map(|index| (address(index), TTL_MIN)).collect()
+    let mut book = Book::read(Box::new(FakeTable::default()), &[START, OTHER]).unwrap();
+    for start in [START, OTHER] {
+        book.retain(start, &names(&["*.example"])).unwrap();
+    }
+    let burst = 2 * u32::try_from(LEARNED_PER_INSTANCE).unwrap();
+    let some = |numbers: std::ops::Range<u32>| -> BTreeMap<IpAddr, u64> {
+        let address = |index: u32| IpAddr::from((0x0a00_0000 + index).to_be_bytes());
+        numbers.map(|index| (address(index), u64::MAX)).collect()
     };
-    let mut answers = (0..64).map(|number| some(number * 128));
-    let refused = answers.find(|answer| addresses.learn(START, "n.example", answer).is_err());
-    let refused = refused.expect("a second goes by before all of them are paid");
-    assert!(refused.first().unwrap().0 >= address(1_024));
-    addresses
-        .learn(START, "n.example", &some(1_024 - 128))
-        .unwrap();
-    addresses.learn(OTHER, "n.example", &refused).unwrap();
+    let now_ns = 1_000_000_000_000;
+    let mut learn = |start, at_ns, numbers| book.learn(start, "n.example", (at_ns, &some(numbers)));
+    learn(START, now_ns, 0..burst).unwrap();
+    learn(START, now_ns, burst..burst + 1).unwrap_err();
+    learn(START, now_ns, burst - 100..burst).unwrap();
+    learn(OTHER, now_ns, 0..100).unwrap();
+    learn(START, now_ns + 1_000_000_000, burst..burst + 512).unwrap();
+    learn(START, now_ns + 1_000_000_000, burst + 512..burst + 513).unwrap_err();
 }
 
 #[test]
