@@ -18,7 +18,8 @@ wire! {
     /// That an address is open. It is as long as this stands, whatever its time to live says: the agent removes what ran
     /// out and is not used.
     pub struct Learned = 16 bytes {
-        /// When a collection pass last found a flow with it, ns of the monotonic clock; 0 where none did.
+        /// When a flow was opened with it, or a collection pass last found one, ns of the monotonic clock; 0 where none
+        /// was.
         pub used_ns: u64,
         /// Generation of the instance's start: for no other is it open.
         pub generation: u32,

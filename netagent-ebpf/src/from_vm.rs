@@ -268,7 +268,9 @@ fn packet<A: Steered>(
         {
             return gateway(skb, interface, (header, transport));
         }
-        // Whomever it asks. A flow that somebody opened towards the guest from that port goes on.
+        // What somebody opened towards the guest from that port is no question: it is judged anew.
+        Some(flow) if Opener::is_at_a_port(flow.opener) => return Ok(Judged::NoFlow),
+        // Whomever it asks.
         _ if services::is_steered(interface, transport) => return Ok(Judged::Dns),
         _ => return Ok(Judged::NoFlow),
     };

@@ -9,7 +9,7 @@ use netagent_common::services::port;
 use netagent_common::vm::Interface;
 
 use crate::family::Family;
-use crate::maps;
+use crate::{kernel, maps};
 
 /// Whether the guest may open a flow, as far as the instance's lists say.
 ///
@@ -40,14 +40,22 @@ fn is_dns_bypass<A>(key: &FlowKey<A>) -> bool {
     has_ports && (remote_port == port::DNS || port::DNS_BYPASSES.contains(&remote_port))
 }
 
-/// Whether an allowed name led to an address since the instance started (D-4).
+/// Whether an allowed name led to an address since the instance started (D-4). A flow is about to use it, which no
+/// collection pass has seen yet.
 #[inline(always)]
 fn is_learned<A: Family>(interface: &Interface, address: A) -> bool {
     let key = LearnedKey {
         instance: interface.instance,
         address,
     };
-    maps::learned(&key).is_some_and(|learned| learned.generation == interface.generation)
+    let Some(learned) = maps::learned(&key) else {
+        return false;
+    };
+    if learned.generation != interface.generation {
+        return false;
+    }
+    learned.used_ns = kernel::now_ns();
+    true
 }
 
 /// Notes that a flow uses an address that was learned, so that it stays open (D-5).

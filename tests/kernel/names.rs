@@ -11,6 +11,7 @@ use netagent_common::net::{protocol, tcp_flag};
 use netagent_common::policy::{Verdict, policy_flag};
 use netagent_common::services::{Client, Place, REMEMBERED_FIRST, SERVERS};
 use netagent_common::vm::Interface;
+use netagent_tests::deadline::{SOON, wait_until};
 use netagent_tests::fragment;
 use netagent_tests::packet::{self, Ends, Packet};
 use netagent_tests::prog_run::verdict;
@@ -321,11 +322,15 @@ fn d5_a_collection_pass_notes_which_addresses_flows_use() {
         assert_eq!(uses(&mut scene), [0]);
         let bytes = other_port(protocol::UDP, &to(remote));
         assert_eq!(scene.from_vm(&bytes).verdict, verdict::REDIRECT);
-        scene.datapath.collect(COLLECT_FLOWS);
-        let [noted] = uses(&mut scene)[..] else {
+        let [opened] = uses(&mut scene)[..] else {
             panic!("one address")
         };
-        assert_ne!(noted, 0);
+        assert_ne!(opened, 0);
+        wait_until("the clock goes on", SOON, || {
+            scene.datapath.collect(COLLECT_FLOWS);
+            uses(&mut scene)[0] > opened
+        });
+        let noted = uses(&mut scene)[0];
         scene.time_out_flows(4_000);
         scene.datapath.collect(COLLECT_FLOWS);
         assert_eq!(scene.open_flows(), 0);

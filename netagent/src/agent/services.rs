@@ -1,6 +1,6 @@
 //! What the servers of guests are told: who runs, and with what.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use netagent_common::net::GATEWAY_V6;
@@ -101,7 +101,13 @@ impl<H: Host> Agent<H> {
             |before| Arc::clone(before.routes()),
         );
         let private = self.compiler.compile(&PolicySpec::default());
-        let published = published_for_guests(&datapath.ports, &self.guest_prefixes());
+        let mut published = published_for_guests(&datapath.ports, &self.guest_prefixes());
+        if !self.config.policy.allow_host_ports.is_empty() {
+            // Its listeners are at every address of the host.
+            let everywhere: [IpAddr; 2] =
+                [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+            published.extend(everywhere);
+        }
         self.directory
             .forbid(Forbidden::new(routes, private, published));
     }

@@ -13,6 +13,7 @@ mod record;
 use record::{Data, Record, Section};
 
 use crate::dns::message::code_of;
+use crate::dns::name;
 
 /// Longest time for which an address is taken to be good.
 const TTL_MAX: u32 = 24 * 60 * 60;
@@ -50,6 +51,7 @@ impl Answer {
         let header = Header::read(&mut decoder)?;
         let mut asked = None;
         for _ in 0..header.counts.queries {
+            name::check(message, decoder.index())?;
             let question = Question::read(&mut decoder)?;
             // Of two questions, none is the question.
             let first = asked.is_none() && header.counts.queries == 1;

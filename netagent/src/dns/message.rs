@@ -7,6 +7,8 @@ use hickory_proto::op::{Header, MessageType, OpCode, Query as Question};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, DecodeError};
 
+use crate::dns::name;
+
 /// Longest query that is taken. With its padding (RFC 8467) one has less than 500 bytes.
 pub const QUERY_LEN_MAX: usize = 4_096;
 /// Records that a query may carry behind its question: EDNS, a signature, the serial number of an IXFR.
@@ -109,6 +111,7 @@ impl Query {
         if header.counts.queries != 1 || message.len() > QUERY_LEN_MAX {
             return Ok(None);
         }
+        name::check(message, decoder.index())?;
         let question = Question::read(decoder)?;
         let question_end = decoder.index();
         // Nothing stands before it that it could point to, so a compressed name is none.
@@ -123,7 +126,7 @@ impl Query {
         }
         let mut edns = None;
         for _ in 0..records {
-            let read = read_record(decoder)?;
+            let read = read_record(message, decoder)?;
             if read.is_some() && edns.is_some() {
                 return Ok(None);
             }
@@ -353,8 +356,8 @@ fn failure_flags(query: &[u8], failure: Failure) -> [u8; 2] {
 }
 
 /// Steps over a record, and says what is in it if it is the one of EDNS.
-fn read_record(decoder: &mut BinDecoder<'_>) -> Result<Option<Edns>, DecodeError> {
-    Name::read(decoder)?;
+fn read_record(message: &[u8], decoder: &mut BinDecoder<'_>) -> Result<Option<Edns>, DecodeError> {
+    name::read(message, decoder)?;
     let kind = RecordType::read(decoder)?;
     let payload = decoder.read_u16()?.unverified();
     let [_, version, flags, _] = decoder.read_u32()?.unverified().to_be_bytes();

@@ -23,6 +23,7 @@ pub mod upstream;
 mod cache;
 mod exchange;
 mod frames;
+mod name;
 mod steer;
 mod tcp;
 mod udp;

@@ -1,5 +1,6 @@
 //! What becomes of a query, and of the answer to it: the same by UDP and TCP.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -59,7 +60,7 @@ pub(super) fn access<'a>(permission: &Permission, query: &'a Query) -> Access<'a
         Permission::Audited(domains) => (domains, Access::Audited),
     };
     if query.is_transfer() {
-        return Access::Refused;
+        return others;
     }
     match query.name().filter(|name| domains.allows(name)) {
         Some(name) => Access::Allowed(name),
@@ -179,17 +180,18 @@ impl Shared {
         if is_truncated(&given.bytes) {
             return Ok(query.truncated(&given.bytes));
         }
-        let is_forbidden = |address| self.directory.is_forbidden(asker, address);
-        let bytes = self.strip(asker, query, given.bytes, given.answer)?;
-        if bytes.len() > len_max {
-            return Ok(query.truncated(&bytes));
+        // Before anything is looked up for what is in it.
+        if given.bytes.len() > len_max {
+            return Ok(query.truncated(&given.bytes));
         }
+        let forbidden = self.forbidden(asker, given.answer);
+        let bytes = self.without(&forbidden, (asker, query), given.bytes)?;
         if let Access::Allowed(name) = access
             && code_of(&bytes) == 0
         {
             let led_to = given.answer.led_to().iter();
             let open: Vec<(IpAddr, Duration)> = led_to
-                .filter(|(address, _)| !is_forbidden(*address))
+                .filter(|(address, _)| !forbidden.contains(address))
                 .map(|(address, ttl)| (*address, ttl.saturating_sub(given.age)))
                 .map(|(address, seconds)| (address, Duration::from_secs(seconds.into())))
                 .collect();
@@ -206,11 +208,21 @@ impl Shared {
         bytes: Vec<u8>,
         answer: &Answer,
     ) -> Result<Vec<u8>, Failure> {
-        let is_forbidden = |address| self.directory.is_forbidden(asker, address);
-        if !answer.everywhere().iter().copied().any(is_forbidden) {
+        self.without(&self.forbidden(asker, answer), (asker, query), bytes)
+    }
+
+    fn without(
+        &self,
+        forbidden: &BTreeSet<IpAddr>,
+        (asker, query): (&Asker, &Query),
+        bytes: Vec<u8>,
+    ) -> Result<Vec<u8>, Failure> {
+        if forbidden.is_empty() {
             return Ok(bytes);
         }
-        match strip(&bytes, is_forbidden) {
+        match strip(&bytes, |address| {
+            self.directory.is_forbidden(asker, address)
+        }) {
             // A zone is more than its addresses.
             Ok(stripped) if stripped.is_emptied && !query.is_transfer() => Err(Failure::NoName),
             Ok(stripped) => Ok(stripped.bytes),
@@ -219,6 +231,14 @@ impl Shared {
                 Err(Failure::NoAnswer)
             }
         }
+    }
+
+    /// The addresses of an answer that this guest may not have (D-6).
+    fn forbidden(&self, asker: &Asker, answer: &Answer) -> BTreeSet<IpAddr> {
+        let addresses = answer.everywhere().iter().copied();
+        addresses
+            .filter(|address| self.directory.is_forbidden(asker, *address))
+            .collect()
     }
 
     fn learn(&self, asker: &Asker, name: &str, open: &[(IpAddr, Duration)]) -> Result<(), Failure> {

@@ -13,9 +13,15 @@ use hickory_proto::serialize::binary::DecodeError;
 
 use crate::dns::answer::{Answer, Malformed};
 
+/// Longest answer out of which addresses are taken; of a longer one nothing is given.
+const STRIPPED_LEN_MAX: usize = 4_096;
+
 /// Why an answer cannot be stripped: it is not given then.
 #[derive(Debug, thiserror::Error)]
 pub enum StripError {
+    /// It is longer than any that is looked into.
+    #[error("an answer with forbidden addresses is very long")]
+    Long,
     /// It cannot be read.
     #[error("cannot read the answer")]
     Read(#[from] DecodeError),
@@ -47,6 +53,10 @@ pub fn strip(
     message: &[u8],
     is_forbidden: impl Fn(IpAddr) -> bool,
 ) -> Result<Stripped, StripError> {
+    // Its reader follows every name of every kind of data, however long the chain is.
+    if message.len() > STRIPPED_LEN_MAX {
+        return Err(StripError::Long);
+    }
     let mut message = Message::from_vec(message)?;
     let had_addresses = has_addresses(&message.answers);
     let sections = [

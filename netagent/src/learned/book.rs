@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netagent_common::learned::{LEARNED_PER_INSTANCE, LedTo};
+use netagent_common::learned::{LEARNED_MAX, LEARNED_PER_INSTANCE, LedTo};
 
 use crate::dns::Start;
 use crate::learned::LedThere;
@@ -21,9 +21,13 @@ use crate::spec::domain::Domains;
 /// A note is written anew where it gains more than this, ns: a name that is asked for all the time costs one write a
 /// second.
 const GAIN_MIN_NS: u64 = 1_000_000_000;
-/// Addresses that one instance may open anew in a second, after a burst of twice as many as it may have: whoever answers a
-/// guest with others each time would keep the resolver busy for everybody (D-8).
-const OPENED_PER_SECOND: u64 = 512;
+/// Notes that one instance may make anew in a second, after a burst of as many as it may have: whoever answers a guest
+/// with other addresses, or asks by other names, each time would keep the resolver busy for everybody (D-8).
+const NOTED_PER_SECOND: u64 = 512;
+/// Names that lead to one address; the one that runs out first makes room.
+const NAMES_PER_ADDRESS: usize = 32;
+/// Notes of one instance; the address heard of longest ago makes room.
+const NOTES_PER_INSTANCE: usize = 2 * LEARNED_PER_INSTANCE;
 /// Of the addresses heard of longest ago, how many are looked at for one that no flow uses.
 const LOOKED_AT_MAX: usize = 16;
 /// The programs' clock may be a tick behind.
@@ -34,6 +38,8 @@ pub(super) struct Book {
     table: Box<dyn Table>,
     numbers: Numbers,
     instances: BTreeMap<u32, Instance>,
+    /// Notes of all instances.
+    notes: usize,
     /// Counts what was heard, so that the address heard of longest ago is known.
     heard: u64,
 }
@@ -47,6 +53,8 @@ struct Instance {
     /// Something could not be closed that no allowed name leads to.
     is_owed: bool,
     addresses: BTreeMap<IpAddr, Address>,
+    /// Names that led there, over all of them.
+    notes: usize,
     /// They, by [`Address::heard`].
     by_age: BTreeMap<u64, IpAddr>,
     /// Up to when what it opened is paid, ns.
@@ -63,6 +71,11 @@ struct Address {
 }
 
 impl Address {
+    /// Whether a name led there.
+    fn leads(&self, name: u32) -> bool {
+        self.names.iter().any(|(known, _)| *known == name)
+    }
+
     fn expires_ns(&self) -> u64 {
         let until = self.names.iter().map(|(_, expires_ns)| *expires_ns);
         until.max().unwrap_or(0)
@@ -78,6 +91,7 @@ impl Book {
             numbers: Numbers::default(),
             instances: BTreeMap::new(),
             heard: 0,
+            notes: 0,
         };
         for start in running {
             book.instances
@@ -104,6 +118,8 @@ impl Book {
                     let address = instance.addresses.entry(place.1).or_default();
                     address.is_open = true;
                     address.names.push((key.name, led_to.expires_ns));
+                    instance.notes += 1;
+                    book.notes += 1;
                     book.numbers.count(key.name);
                 }
                 _ => stray.push(key),
@@ -140,8 +156,12 @@ impl Book {
         if addresses.is_empty() {
             return Ok(());
         }
-        self.pay(start.instance, now_ns, addresses)?;
         let number = self.numbers.number(name, &mut *self.table)?;
+        let paid = self.pay(start.instance, now_ns, (number, addresses));
+        if let Err(error) = paid {
+            self.numbers.sweep(&mut *self.table)?;
+            return Err(error);
+        }
         let opened = addresses.iter().try_for_each(|(address, expires_ns)| {
             self.open((start, *address), (number, *expires_ns))
         });
@@ -155,10 +175,13 @@ impl Book {
         let Some(instance) = self.instances.get_mut(&start.instance) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        if !instance.addresses.contains_key(&address)
-            && instance.addresses.len() >= LEARNED_PER_INSTANCE
-        {
+        let is_new = !instance.addresses.contains_key(&address);
+        let is_full = instance.addresses.len() >= LEARNED_PER_INSTANCE
+            || instance.notes >= NOTES_PER_INSTANCE;
+        if is_new && (is_full || self.is_over_share(start.instance)) {
             self.make_room(start.instance)?;
+        } else if !is_new {
+            self.make_room_for_name((start.instance, address), number)?;
         }
         let Some(instance) = self.instances.get_mut(&start.instance) else {
             return Err(io::ErrorKind::NotFound.into());
@@ -185,6 +208,8 @@ impl Book {
                 Some(known) => known.1 = expires_ns,
                 None => {
                     entry.names.push((number, expires_ns));
+                    instance.notes += 1;
+                    self.notes += 1;
                     self.numbers.count(number);
                 }
             }
@@ -196,24 +221,53 @@ impl Book {
         Ok(())
     }
 
-    /// Charges an instance for the addresses that are not open to it yet.
+    /// Where the name that leads to an address is one too many, the one that runs out first goes.
+    fn make_room_for_name(&mut self, place: Place, number: u32) -> io::Result<()> {
+        let instance = self.instances.get(&place.0);
+        let entry = instance.and_then(|instance| instance.addresses.get(&place.1));
+        let Some(entry) = entry.filter(|entry| entry.names.len() >= NAMES_PER_ADDRESS) else {
+            return Ok(());
+        };
+        let first = entry.names.iter().min_by_key(|(_, expires_ns)| *expires_ns);
+        match first.copied() {
+            Some((first, _)) if !entry.leads(number) => self.unlead(place, first),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether the tables are nearly full and the instance has more of them than there is for each: then it makes room
+    /// for what it learns itself, so that the others find some.
+    fn is_over_share(&self, number: u32) -> bool {
+        let most = LEARNED_MAX as usize;
+        if self.notes.max(self.numbers.parts()) < most / 4 * 3 {
+            return false;
+        }
+        let share = most / self.instances.len().max(1);
+        let instance = self.instances.get(&number);
+        instance.is_some_and(|instance| instance.notes > share)
+    }
+
+    /// Charges an instance for the notes that are not made yet.
     fn pay(
         &mut self,
         number: u32,
         now_ns: u64,
-        addresses: &BTreeMap<IpAddr, u64>,
+        (name, addresses): (u32, &BTreeMap<IpAddr, u64>),
     ) -> io::Result<()> {
-        const PRICE_NS: u64 = 1_000_000_000 / OPENED_PER_SECOND;
-        const BURST_NS: u64 = PRICE_NS * 2 * LEARNED_PER_INSTANCE as u64;
+        const PRICE_NS: u64 = 1_000_000_000 / NOTED_PER_SECOND;
+        const BURST_NS: u64 = PRICE_NS * NOTES_PER_INSTANCE as u64;
         let Some(instance) = self.instances.get_mut(&number) else {
             return Ok(());
         };
-        let is_new = |address: &&IpAddr| !instance.addresses.contains_key(address);
+        let is_new = |address: &&IpAddr| {
+            let known = instance.addresses.get(address);
+            known.is_none_or(|entry| !entry.leads(name))
+        };
         let count = addresses.keys().filter(is_new).count();
         let cost_ns = PRICE_NS.saturating_mul(u64::try_from(count).unwrap_or(u64::MAX));
         let paid_ns = instance.paid_ns.max(now_ns).saturating_add(cost_ns);
         if count > 0 && paid_ns > now_ns.saturating_add(BURST_NS) {
-            return Err(io::Error::other("it opens too many addresses at once"));
+            return Err(io::Error::other("it learns too much at once"));
         }
         instance.paid_ns = paid_ns;
         Ok(())
@@ -264,6 +318,8 @@ impl Book {
         while let Some((name, _)) = entry.names.last().copied() {
             self.table.forget(note_key(place, name))?;
             entry.names.pop();
+            instance.notes = instance.notes.saturating_sub(1);
+            self.notes = self.notes.saturating_sub(1);
             self.numbers.release(name);
         }
         instance.remove(&address);
@@ -271,7 +327,12 @@ impl Book {
     }
 
     /// As [`super::Addresses::retain`].
-    pub(super) fn retain(&mut self, start: Start, names: &Arc<Domains>) -> io::Result<()> {
+    pub(super) fn retain(
+        &mut self,
+        start: Start,
+        names: &Arc<Domains>,
+        now_ns: u64,
+    ) -> io::Result<()> {
         let same_start = self
             .instances
             .get(&start.instance)
@@ -298,15 +359,18 @@ impl Book {
                     .text(name)
                     .is_some_and(|text| names.allows(text))
             };
-            let (kept, gone): (Vec<u32>, Vec<u32>) = entry
-                .names
-                .iter()
-                .map(|(name, _)| *name)
-                .partition(|name| allowed(*name));
-            if kept.is_empty() {
-                closed.push(*address);
+            let led = entry.names.iter().copied();
+            let (kept, gone): (Vec<_>, Vec<_>) = led.partition(|(name, _)| allowed(*name));
+            // One that ran out keeps it open only beside no other: who knows which of them the flow there came by?
+            let is_kept = if gone.is_empty() {
+                !kept.is_empty()
             } else {
-                renamed.extend(gone.into_iter().map(|name| (*address, name)));
+                kept.iter().any(|(_, expires_ns)| *expires_ns > now_ns)
+            };
+            if is_kept {
+                renamed.extend(gone.into_iter().map(|(name, _)| (*address, name)));
+            } else {
+                closed.push(*address);
             }
         }
         for address in closed {
@@ -324,9 +388,12 @@ impl Book {
     /// A name leads to an address no longer, and others do still.
     fn unlead(&mut self, place: Place, name: u32) -> io::Result<()> {
         self.table.forget(note_key(place, name))?;
-        let instance = self.instances.get_mut(&place.0);
-        if let Some(entry) = instance.and_then(|instance| instance.addresses.get_mut(&place.1)) {
+        if let Some(instance) = self.instances.get_mut(&place.0)
+            && let Some(entry) = instance.addresses.get_mut(&place.1)
+        {
             entry.names.retain(|(known, _)| *known != name);
+            instance.notes = instance.notes.saturating_sub(1);
+            self.notes = self.notes.saturating_sub(1);
         }
         self.numbers.release(name);
         Ok(())
@@ -393,6 +460,7 @@ impl Instance {
             names: None,
             is_owed: false,
             addresses: BTreeMap::new(),
+            notes: 0,
             by_age: BTreeMap::new(),
             paid_ns: 0,
         }

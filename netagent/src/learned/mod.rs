@@ -65,7 +65,7 @@ impl Addresses {
     /// # Errors
     /// Where the kernel refuses; then something may be open still that no allowed name leads to.
     pub fn retain(&self, start: Start, names: &Arc<Domains>) -> io::Result<()> {
-        with(&mut self.book(), |book| book.retain(start, names))
+        with(&mut self.book(), |book| book.retain(start, names, now_ns()))
     }
 
     /// Closes everything that an instance learned.

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
+use netagent_common::learned::NAME_PART_LEN;
+
 use crate::learned::table::Table;
 
 /// The names that led to what is open.
@@ -14,6 +16,7 @@ pub(super) struct Numbers {
     /// Those that no note names.
     idle: BTreeSet<u32>,
     next: u32,
+    parts: usize,
 }
 
 #[derive(Debug)]
@@ -30,6 +33,7 @@ impl Numbers {
             return false;
         }
         let text: Arc<str> = text.into();
+        self.parts += parts_of(&text);
         self.by_text.insert(Arc::clone(&text), number);
         self.by_number.insert(number, Named { text, notes: 0 });
         self.idle.insert(number);
@@ -49,6 +53,7 @@ impl Numbers {
         table.name(number, text)?;
         self.next = number.wrapping_add(1);
         let text: Arc<str> = text.into();
+        self.parts += parts_of(&text);
         self.by_text.insert(Arc::clone(&text), number);
         self.by_number.insert(number, Named { text, notes: 0 });
         self.idle.insert(number);
@@ -58,6 +63,11 @@ impl Numbers {
     /// The name with a number.
     pub(super) fn text(&self, number: u32) -> Option<&str> {
         self.by_number.get(&number).map(|named| &*named.text)
+    }
+
+    /// Parts that they take in the table.
+    pub(super) const fn parts(&self) -> usize {
+        self.parts
     }
 
     /// Counts a note that names it.
@@ -84,9 +94,14 @@ impl Numbers {
             table.unname(number)?;
             self.idle.remove(&number);
             if let Some(named) = self.by_number.remove(&number) {
+                self.parts = self.parts.saturating_sub(parts_of(&named.text));
                 self.by_text.remove(&named.text);
             }
         }
         Ok(())
     }
+}
+
+fn parts_of(text: &str) -> usize {
+    text.len().div_ceil(NAME_PART_LEN)
 }

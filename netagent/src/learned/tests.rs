@@ -227,7 +227,7 @@ fn d5_over_its_bound_an_instance_forgets_the_oldest_that_no_flow_uses() {
 fn d8_an_instance_opens_so_many_addresses_at_once_and_no_more() {
     let mut book = Book::read(Box::new(FakeTable::default()), &[START, OTHER]).unwrap();
     for start in [START, OTHER] {
-        book.retain(start, &names(&["*.example"])).unwrap();
+        book.retain(start, &names(&["*.example"]), 0).unwrap();
     }
     let burst = 2 * u32::try_from(LEARNED_PER_INSTANCE).unwrap();
     let some = |numbers: std::ops::Range<u32>| -> BTreeMap<IpAddr, u64> {
@@ -242,6 +242,59 @@ fn d8_an_instance_opens_so_many_addresses_at_once_and_no_more() {
     learn(OTHER, now_ns, 0..100).unwrap();
     learn(START, now_ns + 1_000_000_000, burst..burst + 512).unwrap();
     learn(START, now_ns + 1_000_000_000, burst + 512..burst + 513).unwrap_err();
+}
+
+#[test]
+fn d8_many_names_of_one_address_are_bounded_too() {
+    let table = FakeTable::default();
+    let mut book = Book::read(Box::new(table.clone()), &[START]).unwrap();
+    book.retain(START, &names(&["*.example"]), 0).unwrap();
+    let to = |last: u8| BTreeMap::from([(IpAddr::from([192, 0, 2, last]), u64::MAX)]);
+    for number in 0..100_u64 {
+        let name = format!("n{number}.example");
+        let expires_ns = number + 1;
+        let to = to(1)
+            .into_keys()
+            .map(|address| (address, expires_ns * 2_000_000_000));
+        book.learn(START, &name, (0, &to.collect())).unwrap();
+    }
+    {
+        let state = table.state();
+        assert_eq!(state.notes.len(), 32);
+        let kept: Vec<&str> = state.names.values().map(String::as_str).collect();
+        assert!(
+            kept.contains(&"n99.example") && !kept.contains(&"n0.example"),
+            "{kept:?}"
+        );
+    }
+    let refused = (100..4_096).find(|number| {
+        let name = format!("n{number}.example");
+        book.learn(START, &name, (0, &to(1))).is_err()
+    });
+    assert_eq!(refused, Some(2_048));
+    assert_eq!(
+        table.state().names.len(),
+        32,
+        "a name that was refused is not kept"
+    );
+}
+
+#[test]
+fn a_name_that_ran_out_keeps_nothing_open_that_another_one_led_to() {
+    let table = FakeTable::default();
+    let mut book = Book::read(Box::new(table.clone()), &[START]).unwrap();
+    book.retain(START, &names(&["a.example", "b.example"]), 0)
+        .unwrap();
+    let until = |expires_ns| BTreeMap::from([(ip("192.0.2.1"), expires_ns)]);
+    book.learn(START, "a.example", (0, &until(1_000))).unwrap();
+    book.learn(START, "b.example", (0, &until(9_000))).unwrap();
+    book.retain(START, &names(&["a.example"]), 5_000).unwrap();
+    assert!(table.state().open.is_empty());
+    book.learn(START, "a.example", (5_000, &until(6_000)))
+        .unwrap();
+    book.retain(START, &names(&["a.example", "c.example"]), 9_000)
+        .unwrap();
+    assert_eq!(table.open_to(7).len(), 1, "a flow may use it still");
 }
 
 #[test]

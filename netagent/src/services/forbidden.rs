@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use netagent_common::policy::{RouteKind, Verdict};
 
 use crate::plan::publish::Ports;
-use crate::plan::routes::{self, RouteMap};
+use crate::plan::routes::RouteMap;
 use crate::policy::Compiled;
 
 /// What an address is to guests.
@@ -26,6 +26,9 @@ pub(super) enum Standing {
 #[derive(Debug)]
 pub struct Forbidden {
     routes: Arc<RouteMap>,
+    /// Lengths of the prefixes in it, longest first, of IPv4 and of IPv6: no others are tried, for each address of each
+    /// answer is looked up.
+    lengths: [Vec<u8>; 2],
     private: Option<Arc<Compiled>>,
     published: BTreeSet<IpAddr>,
 }
@@ -34,13 +37,19 @@ impl Forbidden {
     /// Takes the route map, what the configuration denies to every instance, and the addresses of
     /// [`published_for_guests`].
     #[must_use]
-    pub const fn new(
+    pub fn new(
         routes: Arc<RouteMap>,
         private: Option<Arc<Compiled>>,
         published: BTreeSet<IpAddr>,
     ) -> Self {
+        let lengths = [true, false].map(|is_v4| {
+            let prefixes = routes.keys().filter(|one| one.addr().is_ipv4() == is_v4);
+            let lengths: BTreeSet<u8> = prefixes.map(IpNet::prefix_len).collect();
+            lengths.into_iter().rev().collect()
+        });
         Self {
             routes,
+            lengths,
             private,
             published,
         }
@@ -77,8 +86,13 @@ impl Forbidden {
     }
 
     fn kind(&self, address: IpAddr) -> RouteKind {
-        let found = routes::find(&self.routes, address);
-        found.map_or(RouteKind::Unreachable, |(_, target)| target.kind)
+        let [v4, v6] = &self.lengths;
+        let lengths = if address.is_ipv4() { v4 } else { v6 };
+        let found = lengths.iter().find_map(|length| {
+            let prefix = IpNet::new(address, *length).ok()?.trunc();
+            self.routes.get(&prefix)
+        });
+        found.map_or(RouteKind::Unreachable, |target| target.kind)
     }
 
     fn is_private(&self, address: IpAddr) -> bool {
@@ -166,7 +180,7 @@ mod tests {
         ];
         let target = |kind| RouteTarget {
             kind,
-            ..routes::UNREACHABLE
+            ..crate::plan::routes::UNREACHABLE
         };
         let parsed = routes.map(|(prefix, kind)| (prefix.parse().unwrap(), target(kind)));
         Arc::new(parsed.into_iter().collect())

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use netagent_common::learned::NAME_LEN_MAX;
+use sha2::{Digest, Sha256};
 
 use crate::spec::cidr::shown;
 
@@ -128,6 +129,8 @@ fn check(name: &str) -> Result<(), Fault> {
 /// The names of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Domains {
+    /// Of all entries. It is compared first: long lists that differ somewhere differ here.
+    digest: [u8; 32],
     exact: BTreeSet<String>,
     below: BTreeSet<String>,
 }
@@ -208,6 +211,13 @@ impl FromIterator<Domain> for Domains {
             };
             names.insert(domain.name);
         }
+        let mut digest = Sha256::new();
+        for domain in list.iter() {
+            digest.update(domain.to_string());
+            // No entry has one.
+            digest.update(b" ");
+        }
+        list.digest = digest.finalize().into();
         list
     }
 }

@@ -110,7 +110,11 @@ impl Table for LearnedMaps {
         for (part, text) in (0..).zip(name.as_bytes().chunks(NAME_PART_LEN)) {
             let key = NameKey { name: number, part };
             let part = part_of(text);
-            self.names.insert(key, part, 0).map_err(io::Error::other)?;
+            if let Err(error) = self.names.insert(key, part, 0) {
+                // What is left would be the end of a shorter name that gets the number later.
+                self.unname(number)?;
+                return Err(io::Error::other(error));
+            }
         }
         Ok(())
     }

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, DecodeError};
 
+use crate::dns::name;
+
 /// Parameters of a service that hold addresses (RFC 9460, 14.3.2).
 const IPV4_HINT: u16 = 4;
 const IPV6_HINT: u16 = 6;
@@ -50,7 +52,7 @@ impl Record {
         decoder: &mut BinDecoder<'_>,
         section: Section,
     ) -> Result<Self, DecodeError> {
-        let owner = Name::read(decoder)?;
+        let owner = name::read(message, decoder)?;
         let kind = RecordType::read(decoder)?;
         let class = DNSClass::from(decoder.read_u16()?.unverified());
         let ttl_at = decoder.index();
@@ -74,13 +76,17 @@ impl Record {
                 ttl
             },
             ttl_at,
-            data: Data::read(kind, &mut inside)?,
+            data: Data::read(kind, message, &mut inside)?,
         })
     }
 }
 
 impl Data {
-    fn read(kind: RecordType, decoder: &mut BinDecoder<'_>) -> Result<Self, DecodeError> {
+    fn read(
+        kind: RecordType,
+        message: &[u8],
+        decoder: &mut BinDecoder<'_>,
+    ) -> Result<Self, DecodeError> {
         if kind == RecordType::A {
             return Ok(Self::Address(all(decoder, |bytes| {
                 Ipv4Addr::from(*bytes).into()
@@ -92,23 +98,23 @@ impl Data {
             })?));
         }
         if kind == RecordType::CNAME {
-            return Name::read(decoder).map(Self::Alias);
+            return name::read(message, decoder).map(Self::Alias);
         }
         if kind == RecordType::SOA {
-            Name::read(decoder)?;
-            Name::read(decoder)?;
+            name::read(message, decoder)?;
+            name::read(message, decoder)?;
             decoder.read_slice(16)?;
             return Ok(Self::Authority(decoder.read_u32()?.unverified()));
         }
         if matches!(kind, RecordType::SVCB | RecordType::HTTPS) {
-            return Self::read_service(decoder);
+            return Self::read_service(message, decoder);
         }
         Ok(Self::Other)
     }
 
-    fn read_service(decoder: &mut BinDecoder<'_>) -> Result<Self, DecodeError> {
+    fn read_service(message: &[u8], decoder: &mut BinDecoder<'_>) -> Result<Self, DecodeError> {
         let priority = decoder.read_u16()?.unverified();
-        let target = Name::read(decoder)?;
+        let target = name::read(message, decoder)?;
         let mut hints = Vec::new();
         while !decoder.is_empty() {
             let key = decoder.read_u16()?.unverified();

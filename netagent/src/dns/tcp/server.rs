@@ -55,6 +55,8 @@ impl Conversation {
             return self.give_up().await;
         };
         self.fruitful = false;
+        // That took its time, and the policy may have changed meanwhile.
+        self.withdraw().await?;
         for waiting in &self.waiting {
             if server.send(&waiting.forward.outgoing).await.is_err() {
                 // Reading from it fails as well: then it is lost.
