@@ -174,6 +174,12 @@ pub fn question(id: u16, name: &str) -> Vec<u8> {
     message
 }
 
+/// Name of the question of a message, in the case it came in.
+#[must_use]
+pub fn name_of(message: &[u8]) -> Option<String> {
+    read_name(message).map(|(name, _)| name)
+}
+
 /// Name of the question and the offset of its end.
 fn read_name(message: &[u8]) -> Option<(String, usize)> {
     let (mut at, mut labels) = (12, Vec::new());
