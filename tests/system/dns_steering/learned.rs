@@ -40,6 +40,7 @@ fn turning() -> Scene<Upstream> {
     });
     let outside = &scene.world.outside;
     outside.ip("route add local 192.0.2.0/24 dev lo");
+    outside.sysctl("net/ipv6/ip_nonlocal_bind", "1");
     outside.ip("-6 route add local 2001:db8:300::/64 dev lo");
     scene
 }
@@ -135,6 +136,40 @@ fn d4_the_first_packet_after_an_answer_passes_in_each_of_200_rounds() {
     assert_eq!(drops, expected.into(), "nothing else was lost");
     let asked = scene.upstream.queries().len();
     assert_eq!(asked, 2 * usize::from(ROUNDS), "no answer was kept");
+}
+
+#[test]
+fn d5_of_more_addresses_than_an_instance_holds_those_heard_of_longest_ago_go() {
+    const HELD: u16 = 1_024;
+    // `n7.test` leads to the seventh address.
+    let number = |name: &str| name.trim_start_matches('n').split('.').next()?.parse().ok();
+    let scene = Scene::saying(move |name: &str, query: &[u8]| {
+        let address = fresh(AAAA, number(name).unwrap_or(0));
+        vec![answer(query, &[address], 3_600)]
+    });
+    let outside = &scene.world.outside;
+    outside.sysctl("net/ipv6/ip_nonlocal_bind", "1");
+    outside.ip("-6 route add local 2001:db8:300::/64 dev lo");
+    let open = [1, 2, 3, HELD, HELD + 2].map(|number| fresh(AAAA, number));
+    let _ears = open.map(|address| Ears::open(outside, address));
+    let site = scene.listed("a", &["*.test"]);
+    let other = scene.listed("b", &["*.test"]);
+    let learn = |site: &Site, number: u16| drop(site.ask_for(&format!("n{number}.test"), AAAA));
+    learn(&other, 2);
+    (1..=HELD).for_each(|number| learn(&site, number));
+    for address in [fresh(AAAA, 1), fresh(AAAA, HELD)] {
+        site.check_open(address);
+    }
+    // The second is older now than the first.
+    learn(&site, 1);
+    (HELD + 1..=HELD + 2).for_each(|number| learn(&site, number));
+    for address in [2, 3].map(|number| fresh(AAAA, number)) {
+        site.check_closed(address);
+    }
+    for number in [1, HELD, HELD + 2] {
+        site.check_open(fresh(AAAA, number));
+    }
+    other.check_open(fresh(AAAA, 2));
 }
 
 #[test]

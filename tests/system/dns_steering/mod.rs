@@ -3,6 +3,7 @@
 mod bounds;
 mod exfiltration;
 mod front;
+mod leak;
 mod learned;
 mod modes;
 mod names;

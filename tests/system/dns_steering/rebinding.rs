@@ -1,6 +1,6 @@
 //! Answers that would turn a guest against what is near it (D-6).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netagent_tests::dnsmasq::Dnsmasq;
 use netagent_tests::resolve::dig;
@@ -74,7 +74,7 @@ fn check(scene: &Scene<Dnsmasq>, site: &Site, (gateway, way): (&str, &str)) {
         let (dug, words) = ask(&format!("mixed{index}.test"), kind);
         assert!(dug.is("NOERROR"), "{near}: {words}: {dug:?}");
         assert_eq!(dug.addresses(), [good(near)].into(), "{near}: {words}");
-        let explained = scene.explain("a", &near.to_string());
+        let explained = scene.explain("a", &SocketAddr::new(near, 80).to_string());
         assert_ne!(explained["verdict"], "allowed", "{near}: {explained}");
     }
     let (dug, words) = ask("hinted.test", "HTTPS");
