@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::net::IpAddr;
 
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::netns::NetNs;
 
@@ -39,7 +40,36 @@ impl Dug {
 /// Where dig does not run, or says that another address answered.
 #[must_use]
 pub fn dig(netns: &NetNs, words: &str) -> Dug {
-    let output = netns.try_shell(&format!("dig -r {words} +tries=1 +time=8 +noidnout"));
+    let text = run_dig(netns, words);
+    Dug {
+        status: status_of(&text),
+        records: records_of(&text),
+    }
+}
+
+/// Asks all of these, each after the answer to the one before, with one dig.
+///
+/// # Panics
+/// As [`dig`], and where one is not answered.
+#[must_use]
+pub fn dig_all(netns: &NetNs, questions: &[String]) -> Vec<Dug> {
+    let mut file = NamedTempFile::with_prefix("netagent-test-").expect("a temporary file");
+    file.write_all(questions.join("\n").as_bytes())
+        .expect("a file of our own");
+    let text = run_dig(netns, &format!("-f {}", file.path().display()));
+    let answers = text.split(";; Got answer:\n").skip(1);
+    let dug: Vec<Dug> = answers
+        .map(|text| Dug {
+            status: status_of(text),
+            records: records_of(text),
+        })
+        .collect();
+    assert_eq!(dug.len(), questions.len(), "answers: {text}");
+    dug
+}
+
+fn run_dig(netns: &NetNs, words: &str) -> String {
+    let output = netns.try_shell(&format!("dig -r +tries=1 +time=8 +noidnout {words}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(!text.contains("unexpected source"), "{words}: {text}");
@@ -49,10 +79,7 @@ pub fn dig(netns: &NetNs, words: &str) -> Dug {
         matches!(code, Some(0 | 9)),
         "dig {words}: {code:?}: {text}{complaint}"
     );
-    Dug {
-        status: status_of(&text),
-        records: records_of(&text),
-    }
+    text
 }
 
 fn status_of(text: &str) -> Option<String> {
