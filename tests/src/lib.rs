@@ -43,7 +43,10 @@ pub mod talk;
 pub mod demand;
 
 pub mod dhcp_client;
+pub mod dnsmasq;
 pub mod name_server;
+pub mod resolve;
+pub mod upstream;
 
 pub mod tls;
 

@@ -147,7 +147,11 @@ fn serve_stream(mut stream: TcpStream, peer: IpAddr, book: Book<'_>) -> io::Resu
     Ok(())
 }
 
-fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+/// Reads a message with its length before it.
+///
+/// # Errors
+/// Where none comes whole.
+pub fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut length = [0; 2];
     stream.read_exact(&mut length)?;
     let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
@@ -155,7 +159,14 @@ fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(message)
 }
 
-fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+/// Writes a message with its length before it.
+///
+/// # Errors
+/// Where the other side takes it not.
+///
+/// # Panics
+/// Where it is too long.
+pub fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
     let length = u16::try_from(message.len()).expect("a message fits its length");
     stream.write_all(&[&length.to_be_bytes(), message].concat())
 }
@@ -172,6 +183,12 @@ pub fn question(id: u16, name: &str) -> Vec<u8> {
     }
     message.extend([0, 0, 1, 0, 1]);
     message
+}
+
+/// Name of the question of a message, in the case it came in.
+#[must_use]
+pub fn name_of(message: &[u8]) -> Option<String> {
+    read_name(message).map(|(name, _)| name)
 }
 
 /// Name of the question and the offset of its end.

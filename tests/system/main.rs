@@ -26,6 +26,7 @@ mod services_hostile;
 
 mod dhcp;
 mod dns;
+mod dns_steering;
 mod router_advert;
 
 mod access;

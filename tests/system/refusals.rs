@@ -197,9 +197,9 @@ const BODIES: [(&str, u16, &str); 17] = [
         "nobody-of-this-name",
     ),
     (
-        r#"{"allowed_domains": ["example.org"]}"#,
-        501,
-        "Not supported yet: allowed_domains",
+        r#"{"allowed_domains": ["https://example.org"]}"#,
+        400,
+        "Invalid domain: \"https://example.org\": a label has other characters than letters, digits, - and _",
     ),
     (
         r#"{"publish": ["8080:80/sctp"]}"#,

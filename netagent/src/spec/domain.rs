@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::Ipv6Addr;
 
 use netagent_common::learned::NAME_LEN_MAX;
 use sha2::{Digest, Sha256};
@@ -67,6 +68,9 @@ impl Domain {
             None => (entry, false),
         };
         let name = name.strip_suffix('.').unwrap_or(name);
+        if name.parse::<Ipv6Addr>().is_ok() {
+            return Err(fault(Fault::Address));
+        }
         if name.is_empty() {
             return Err(fault(if below { Fault::Wildcard } else { Fault::Empty }));
         }
@@ -326,11 +330,10 @@ mod tests {
         ] {
             check_fault(entry, character);
         }
-        for entry in ["192.0.2.1", "1.2.3", "example.42"] {
+        for entry in ["192.0.2.1", "1.2.3", "example.42", "2001:db8::1", "::1"] {
             check_fault(entry, "an address belongs into allowed_cidrs");
         }
         check_fault("xn--a.example", "it is no internationalized name (IDNA)");
-        check_fault("2001:db8::1", character);
     }
 
     #[test]

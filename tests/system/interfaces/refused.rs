@@ -110,9 +110,9 @@ const REFUSED: [(&str, u16, &str); 27] = [
         "Not supported yet: guest_ip",
     ),
     (
-        r#"{"allowed_domains": []}"#,
-        501,
-        "Not supported yet: allowed_domains",
+        r#"{"allowed_domains": ["a..b"]}"#,
+        400,
+        "Invalid domain: \"a..b\": a label is empty. Expected a name like api.example.com, or *.example.com for all names below it",
     ),
     (
         r#"{"mtu": 65522}"#,

@@ -240,7 +240,10 @@ fn o3_a_stopped_instance_is_explained_and_bad_questions_are_told_what_is_wrong()
         assert!(said.lines().any(|one| one == line), "{line}: {said}");
     }
     for (words, text) in [
-        (["a", "example.org:443"], "names come with allowed_domains"),
+        (
+            ["a", "example.org:443"],
+            "'example.org' is a name, which has neither port nor protocol",
+        ),
         (["a", "192.0.2.1:0"], "'0' is no port"),
         (["nobody", "192.0.2.1"], "Instance 'nobody' not found"),
     ] {

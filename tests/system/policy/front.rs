@@ -5,8 +5,9 @@ use netagent_tests::world::World;
 use serde_json::{Value, json};
 
 /// Members that say policy and limits.
-const MEMBERS: [&str; 7] = [
+const MEMBERS: [&str; 8] = [
     "network_policy",
+    "allowed_domains",
     "allowed_cidrs",
     "denied_cidrs",
     "audit",
@@ -93,9 +94,15 @@ const REFUSED: &[(&str, &str, u16, &str)] = &[
     ),
     (
         "policy",
-        r#"{"allowed_domains": ["example.org"]}"#,
-        501,
-        "allowed_domains",
+        r#"{"allowed_domains": ["example.org", "*"]}"#,
+        400,
+        "Invalid domain: \"*\"",
+    ),
+    (
+        "policy",
+        r#"{"network_policy": "deny-all", "allowed_domains": []}"#,
+        400,
+        "Cannot combine",
     ),
     (
         "policy",
@@ -140,8 +147,8 @@ fn what_is_refused_leaves_the_old_policy_in_force_to_the_last_byte() {
     let world = World::new();
     let agent = world.agent("");
     agent.create(
-        &json!({ "name": "a", "allowed_cidrs": ["10.0.0.0/8", "2001:db8::/32"],
-        "denied_cidrs": ["10.1.0.0/16"], "audit": true, "bandwidth": 5 }),
+        &json!({ "name": "a", "allowed_domains": ["*.example.org", "example.com"],
+        "allowed_cidrs": ["10.0.0.0/8", "2001:db8::/32"], "denied_cidrs": ["10.1.0.0/16"], "audit": true, "bandwidth": 5 }),
     );
     let before = in_force(&agent);
     assert_eq!(before["network_policy"], "custom");

@@ -2,7 +2,7 @@
 
 mod explain;
 mod front;
-mod site;
+pub(crate) mod site;
 
 mod always_denied;
 mod audit;

@@ -16,37 +16,37 @@ use netagent_tests::world::World;
 use serde_json::{Value, json};
 
 /// Policies that leave nothing to lists.
-pub(super) const ALLOW_ALL: &str = r#"{"network_policy": "allow-all"}"#;
-pub(super) const DENY_ALL: &str = r#"{"network_policy": "deny-all"}"#;
+pub(crate) const ALLOW_ALL: &str = r#"{"network_policy": "allow-all"}"#;
+pub(crate) const DENY_ALL: &str = r#"{"network_policy": "deny-all"}"#;
 
 /// Echo servers over TCP and UDP at each address.
-pub(super) fn serve(netns: &NetNs, addresses: &[IpAddr]) -> Vec<Server> {
+pub(crate) fn serve(netns: &NetNs, addresses: &[IpAddr]) -> Vec<Server> {
     let both = |address: &IpAddr| [Server::tcp(netns, *address), Server::udp(netns, *address)];
     addresses.iter().flat_map(both).collect()
 }
 
 /// A specification with this and a port of the guest's that the host may reach: the guest is told then what `deny-all`
 /// refuses, for no program in front of the datapath drops it unread.
-pub(super) fn told(mut spec: Value) -> Value {
+pub(crate) fn told(mut spec: Value) -> Value {
     spec["exposed_ports"] = json!(["9"]);
     spec
 }
 
 /// A guest with a stack.
-pub(super) fn boot(world: &World, agent: &Agent, spec: &Value) -> Stack {
+pub(crate) fn boot(world: &World, agent: &Agent, spec: &Value) -> Stack {
     let mut guest = Guest::create_from(agent, &world.host, spec, Header::Vnet);
     Stack::boot(guest.nics.remove(0), 1_500)
 }
 
 /// Replaces the policy of an instance.
-pub(super) fn put(agent: &Agent, name: &str, policy: &str) {
+pub(crate) fn put(agent: &Agent, name: &str, policy: &str) {
     let answer = agent.api("PUT", &format!("/v1/instances/{name}/policy"), policy);
     assert_eq!(answer.status, 200, "{policy}: {answer:?}\n{}", agent.log());
 }
 
 /// What becomes of a guest's first packet to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     /// It is answered by who was asked.
     Answered,
     /// The policy of the instance says no.
@@ -57,7 +57,7 @@ pub(super) enum Fate {
 ///
 /// # Errors
 /// Why it does not answer.
-pub(super) fn ask_tcp(netns: &NetNs, to: SocketAddr) -> Result<(), ErrorKind> {
+pub(crate) fn ask_tcp(netns: &NetNs, to: SocketAddr) -> Result<(), ErrorKind> {
     let asked = connect(netns, to).and_then(|mut stream| {
         stream.write_all(b"question")?;
         stream.read_exact(&mut [0; 8])
@@ -69,7 +69,7 @@ pub(super) fn ask_tcp(netns: &NetNs, to: SocketAddr) -> Result<(), ErrorKind> {
 ///
 /// # Errors
 /// Why it does not answer.
-pub(super) fn ask_udp(netns: &NetNs, to: SocketAddr) -> Result<(), ErrorKind> {
+pub(crate) fn ask_udp(netns: &NetNs, to: SocketAddr) -> Result<(), ErrorKind> {
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let asked = netns.run(|| {
         let socket = UdpSocket::bind(any)?;
@@ -83,7 +83,7 @@ pub(super) fn ask_udp(netns: &NetNs, to: SocketAddr) -> Result<(), ErrorKind> {
 
 /// TCP, UDP and echo to an address have this fate: connections that are refused are reset, and of the rest an ICMP error
 /// says that it is prohibited.
-pub(super) fn check_fate(netns: &NetNs, address: IpAddr, fate: Fate) {
+pub(crate) fn check_fate(netns: &NetNs, address: IpAddr, fate: Fate) {
     let to = SocketAddr::new(address, PORT);
     // As Linux reports "communication administratively prohibited".
     let prohibited = if address.is_ipv4() {
@@ -114,13 +114,13 @@ fn ask_echo(netns: &NetNs, address: IpAddr) -> Result<(), ErrorKind> {
 }
 
 /// Waits until an instance has this many drops of a reason more than `before`.
-pub(super) fn wait_for_drops(agent: &Agent, name: &str, (reason, before, more): (&str, u64, u64)) {
+pub(crate) fn wait_for_drops(agent: &Agent, name: &str, (reason, before, more): (&str, u64, u64)) {
     wait_until(&format!("{more} drops of {reason}"), SOON, || {
         drops(agent, name, reason) == before + more
     });
 }
 
 /// Drops of an instance for a reason.
-pub(super) fn drops(agent: &Agent, name: &str, reason: &str) -> u64 {
+pub(crate) fn drops(agent: &Agent, name: &str, reason: &str) -> u64 {
     agent.drops(name).get(reason).copied().unwrap_or_default()
 }

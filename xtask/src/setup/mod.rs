@@ -18,7 +18,7 @@ use crate::setup::compiler::Compiler;
 use crate::shell::say;
 
 /// Programs that the agent's tests, benchmarks and demonstrations run, and the Debian packages that they are in.
-const PROGRAMS: [(&str, &str); 14] = [
+const PROGRAMS: [(&str, &str); 16] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("nsenter", "util-linux"),
@@ -32,6 +32,8 @@ const PROGRAMS: [(&str, &str); 14] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("systemd-analyze", "systemd"),
     ("dhclient", "isc-dhcp-client"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("dig", "bind9-dnsutils"),
     (paths::PYTHON, "python3"),
 ];
 
