@@ -175,7 +175,8 @@ pub fn question(id: u16, name: &str) -> Vec<u8> {
 }
 
 /// Name of the question and the offset of its end.
-fn read_name(message: &[u8]) -> Option<(String, usize)> {
+#[must_use]
+pub fn read_name(message: &[u8]) -> Option<(String, usize)> {
     let (mut at, mut labels) = (12, Vec::new());
     loop {
         let length = usize::from(*message.get(at)?);
