@@ -31,6 +31,8 @@ pub(super) struct Book {
     instances: BTreeMap<u32, Instance>,
     /// Counts answers, so that the address heard of longest ago is known.
     answers: u64,
+    /// When the last collection pass began, ns: a flow that it did not find is over.
+    passed_ns: u64,
 }
 
 /// What one instance learned.
@@ -69,6 +71,7 @@ impl Book {
             numbers: Numbers::default(),
             instances: BTreeMap::new(),
             answers: 0,
+            passed_ns: 0,
         };
         for start in running {
             book.instances
@@ -185,7 +188,8 @@ impl Book {
         Ok(())
     }
 
-    /// Closes the address that was heard of longest ago, of those that no flow uses where there is one.
+    /// Closes the address that was heard of longest ago, of those that no flow uses where there is one. Those of the answer
+    /// that needs the room stay: the guest is about to hear of them.
     fn make_room(&mut self, number: u32) -> io::Result<()> {
         let Some(instance) = self.instances.get(&number) else {
             return Ok(());
@@ -193,12 +197,14 @@ impl Book {
         let mut oldest: Vec<(u64, u64, IpAddr)> = instance
             .addresses
             .iter()
+            .filter(|(_, entry)| entry.heard != self.answers)
             .map(|(address, entry)| (entry.heard, entry.expires_ns(), *address))
             .collect();
         oldest.sort_unstable();
         let mut victim = oldest.first().map(|(_, _, address)| *address);
         for (_, _, address) in &oldest {
-            if self.table.used_ns((number, *address))? == 0 {
+            let used_ns = self.table.used_ns((number, *address))?;
+            if !self.was_in_use(used_ns) {
                 victim = Some(*address);
                 break;
             }
@@ -207,6 +213,11 @@ impl Book {
             Some(address) => self.close((number, address)),
             None => Ok(()),
         }
+    }
+
+    /// Whether the last collection pass found a flow.
+    const fn was_in_use(&self, used_ns: u64) -> bool {
+        used_ns != 0 && used_ns.saturating_add(CLOCK_STEP_NS) >= self.passed_ns
     }
 
     /// Closes an address and takes its notes away.
@@ -307,6 +318,7 @@ impl Book {
 
     /// Closes what ran out before a pass began, at `since_ns`, and had no flow in it.
     pub(super) fn expire(&mut self, since_ns: u64) -> io::Result<()> {
+        self.passed_ns = since_ns;
         let ran_out: Vec<Place> = self
             .instances
             .iter()
