@@ -192,7 +192,8 @@ pub fn name_of(message: &[u8]) -> Option<String> {
 }
 
 /// Name of the question and the offset of its end.
-fn read_name(message: &[u8]) -> Option<(String, usize)> {
+#[must_use]
+pub fn read_name(message: &[u8]) -> Option<(String, usize)> {
     let (mut at, mut labels) = (12, Vec::new());
     loop {
         let length = usize::from(*message.get(at)?);

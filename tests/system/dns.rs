@@ -103,6 +103,26 @@ fn queries_to_either_gateway_are_answered_by_the_agents_upstream_over_udp_and_tc
 }
 
 #[test]
+fn what_became_of_queries_is_shown_and_begins_anew_with_a_start() {
+    let spec = json!({ "name": "asks", "allowed_domains": ["www.example.net"] });
+    let scene = Scene::new(&spec);
+    let counts = |queries, answered, failed| json!({ "queries": queries, "answered": answered, "failed": failed, "refused": 0, "audited": 0 });
+    let shown = || scene.agent.inspect("asks")["dns"].clone();
+    assert_eq!(shown(), counts(0, 0, 0));
+    let (netns, gateway) = (&scene.stack.netns, scene.gateway(true));
+    for name in ["www.example.net", "www.example.net", "other.example.net"] {
+        ask_udp(netns, gateway, name).unwrap();
+    }
+    let replies = ask_tcp(netns, gateway, &["www.example.net"]).unwrap();
+    assert_eq!(replies[0].code, 0);
+    assert_eq!(shown(), counts(4, 3, 1));
+    for action in ["stop", "start"] {
+        scene.agent.change("asks", action);
+    }
+    assert_eq!(shown(), counts(0, 0, 0));
+}
+
+#[test]
 fn the_name_server_of_the_instance_goes_before_the_agents_upstream() {
     for name_server in [IpAddr::V4(server_v4(8)), server_v6(8).into()] {
         let spec = json!({ "name": "asks", "nameserver": name_server });

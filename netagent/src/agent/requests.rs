@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::access::Caller;
 use crate::agent::handle::{Asked, Request};
+use crate::agent::learned::start_of;
 use crate::agent::state::InstanceState;
 use crate::agent::{Agent, RequestError};
 use crate::guest::GuestConfig;
@@ -125,6 +126,9 @@ impl<H: Host> Agent<H> {
             let attached = instance.life == Life::Running && link.is_some_and(|link| link.carrier);
             shown.inspected = Some((attached, counters));
         }
+        let dns = self.servers.as_ref();
+        let dns = dns.map(|servers| servers.dns_counters(start_of(&instance)));
+        state.dns = Some(dns.unwrap_or_default());
         Ok(state)
     }
 

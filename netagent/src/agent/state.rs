@@ -14,6 +14,7 @@ use crate::agent::publish::PublishedState;
 use crate::agent::registry::Key;
 use crate::agent::uplink::MTU_MIN_V6;
 use crate::agent::{Agent, RequestError};
+use crate::dns::places;
 use crate::gateway::gateway_of;
 use crate::host::{Counters, Host};
 use crate::instance::{AnnouncedPort, Instance, Interface, Life, Origin};
@@ -55,6 +56,8 @@ pub struct InstanceState {
     pub policy: PolicySpec,
     /// How much it may send, receive and hold open.
     pub limits: LimitsSpec,
+    /// What became of its queries to the resolver since its start: only in an inspection.
+    pub dns: Option<places::Counters>,
 }
 
 /// What is shown of an interface.
@@ -145,6 +148,7 @@ impl<H: Host> Agent<H> {
             exposed: instance.exposed.clone(),
             policy: instance.policy.clone(),
             limits: instance.limits,
+            dns: None,
         })
     }
 

@@ -16,6 +16,7 @@ use crate::agent::PlanView;
 use crate::agent::publish::PublishedState;
 use crate::agent::state::{InstanceState, InterfaceState};
 use crate::api::views::policy::{PolicyView, RatesView};
+use crate::dns::places;
 use crate::host::Counters;
 use crate::spec;
 
@@ -51,6 +52,9 @@ pub(crate) struct InstanceView {
     counters: Option<CountersView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     open_flows: Option<u64>,
+    /// What became of its queries to the resolver, since it was started or the agent was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<DnsView>,
 }
 
 /// A port that a guest announced.
@@ -134,6 +138,20 @@ struct TrafficView {
     from_vm_bytes: u64,
     to_vm_packets: u64,
     to_vm_bytes: u64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct DnsView {
+    /// Messages that came in.
+    queries: u64,
+    /// Answered with what a name server said.
+    answered: u64,
+    /// Answered by the resolver itself: the name is not allowed, or no name server answered.
+    failed: u64,
+    /// Dropped: over a bound, or no query at all.
+    refused: u64,
+    /// Forwarded by audit mode alone.
+    audited: u64,
 }
 
 /// What the agent would change.
@@ -231,6 +249,26 @@ impl From<InstanceState> for InstanceView {
             machine: state.machine,
             counters,
             open_flows,
+            dns: state.dns.map(DnsView::from),
+        }
+    }
+}
+
+impl From<places::Counters> for DnsView {
+    fn from(counters: places::Counters) -> Self {
+        let places::Counters {
+            queries,
+            answered,
+            failed,
+            refused,
+            audited,
+        } = counters;
+        Self {
+            queries,
+            answered,
+            failed,
+            refused,
+            audited,
         }
     }
 }

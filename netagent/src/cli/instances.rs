@@ -207,6 +207,8 @@ fn description(instance: &Value) -> String {
         ],
         &traffic,
     ));
+    text.push_str("\n\n");
+    text.push_str(&dns_table(instance));
     for (member, title) in [
         ("drops", "DROPPED BECAUSE"),
         ("audited", "AUDIT WOULD DROP BECAUSE"),
@@ -331,6 +333,17 @@ fn traffic_row(interface: &Value) -> Vec<String> {
         .collect()
 }
 
+/// What became of its queries to the resolver.
+fn dns_table(instance: &Value) -> String {
+    let counts = instance.get("dns").unwrap_or(&Value::Null);
+    let members = ["queries", "answered", "failed", "refused", "audited"];
+    let row = members.iter().map(|member| cell(counts, member));
+    table(
+        &["DNS QUERIES", "ANSWERED", "FAILED", "REFUSED", "AUDITED"],
+        &[row.collect()],
+    )
+}
+
 /// What was counted by reason.
 fn count_rows(interface: &Value, member: &str) -> Vec<Vec<String>> {
     let counts = interface.get(member).and_then(Value::as_object);
@@ -362,6 +375,18 @@ mod tests {
              allowed_domains a.example, *.b.example\nallowed_cidrs   none\n\
              denied_cidrs    ::/0\nbandwidth       5mbit\nflows           7\n",
         );
+    }
+
+    #[test]
+    fn queries_to_the_resolver_are_shown_by_what_became_of_them() {
+        let counts =
+            json!({"queries": 1234, "answered": 7, "failed": 6, "refused": 5, "audited": 4});
+        let expected = table(
+            &["DNS QUERIES", "ANSWERED", "FAILED", "REFUSED", "AUDITED"],
+            &[["1234", "7", "6", "5", "4"].map(str::to_owned).to_vec()],
+        );
+        let instance = json!({ "dns": counts });
+        assert!(description(&instance).contains(&expected));
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub(super) struct Book {
     instances: BTreeMap<u32, Instance>,
     /// Notes of all instances.
     notes: usize,
+    /// When the last collection pass began, ns: a flow that it did not find is over.
+    passed_ns: u64,
     /// Counts what was heard, so that the address heard of longest ago is known.
     heard: u64,
 }
@@ -92,6 +94,7 @@ impl Book {
             instances: BTreeMap::new(),
             heard: 0,
             notes: 0,
+            passed_ns: 0,
         };
         for start in running {
             book.instances
@@ -293,7 +296,8 @@ impl Book {
         };
         let mut victim = instance.by_age.values().next().copied();
         for address in instance.by_age.values().take(LOOKED_AT_MAX) {
-            if self.table.used_ns((number, *address))? == 0 {
+            let used_ns = self.table.used_ns((number, *address))?;
+            if used_ns == 0 || Self::is_over(used_ns, self.passed_ns) {
                 victim = Some(*address);
                 break;
             }
@@ -413,8 +417,14 @@ impl Book {
         self.numbers.sweep(&mut *self.table)
     }
 
+    /// Whether a pass that began at `since_ns` found no flow that was there at `used_ns`.
+    const fn is_over(used_ns: u64, since_ns: u64) -> bool {
+        used_ns.saturating_add(CLOCK_STEP_NS) < since_ns
+    }
+
     /// Closes what ran out before a pass began, at `since_ns`, and had no flow in it.
     pub(super) fn expire(&mut self, since_ns: u64) -> io::Result<()> {
+        self.passed_ns = since_ns;
         let ran_out: Vec<Place> = self
             .instances
             .iter()
@@ -426,7 +436,7 @@ impl Book {
             .collect();
         for place in ran_out {
             let used_ns = self.table.used_ns(place)?;
-            if used_ns.saturating_add(CLOCK_STEP_NS) < since_ns {
+            if Self::is_over(used_ns, since_ns) {
                 self.close(place)?;
             }
         }

@@ -224,6 +224,29 @@ fn d5_over_its_bound_an_instance_forgets_the_oldest_that_no_flow_uses() {
 }
 
 #[test]
+fn an_answer_over_the_bound_takes_no_room_from_itself_and_flows_that_ended_give_theirs() {
+    let table = FakeTable::default();
+    let addresses = addresses(&table);
+    addresses.retain(START, &names(&["*.example"])).unwrap();
+    let address = |index: usize| format!("10.0.{}.{}", index / 256, index % 256);
+    let now = now_ns();
+    for index in 0..LEARNED_PER_INSTANCE {
+        learn(&addresses, START, "n.example", &[&address(index)]).unwrap();
+        table.use_at((7, ip(&address(index))), now);
+    }
+    let first = ["192.0.2.1", "192.0.2.2", "192.0.2.3"];
+    learn(&addresses, START, "n.example", &first).unwrap();
+    let is_open = |text: &str| open(&table, START).contains(&text.to_owned());
+    assert!(first.into_iter().all(is_open), "all others are in use");
+    // A pass that found no flow any more.
+    addresses.expire(now + 10_000_000_000).unwrap();
+    let second = ["192.0.2.4", "192.0.2.5"];
+    learn(&addresses, START, "n.example", &second).unwrap();
+    assert!(first.into_iter().chain(second).all(is_open));
+    assert_eq!(open(&table, START).len(), LEARNED_PER_INSTANCE);
+}
+
+#[test]
 fn d8_an_instance_opens_so_many_addresses_at_once_and_no_more() {
     let mut book = Book::read(Box::new(FakeTable::default()), &[START, OTHER]).unwrap();
     for start in [START, OTHER] {

@@ -15,8 +15,9 @@ mod router;
 pub use directory::{Directory, Guest};
 pub use forbidden::{Forbidden, published_for_guests};
 
-use crate::dns;
+use crate::dns::places::Counters;
 use crate::dns::upstream::Upstreams;
+use crate::dns::{self, Start};
 use crate::host::ServiceSockets;
 
 /// The largest datagram that is read whole.
@@ -26,7 +27,7 @@ const DATAGRAM_MAX: usize = 65_536;
 #[derive(Debug)]
 pub struct Servers {
     _tasks: JoinSet<()>,
-    _dns: dns::Server,
+    dns: dns::Server,
 }
 
 impl Servers {
@@ -56,9 +57,12 @@ impl Servers {
         };
         let upstreams = Arc::clone(upstreams);
         let dns = dns::serve(sockets, Arc::clone(directory) as _, learner, upstreams);
-        Ok(Self {
-            _tasks: tasks,
-            _dns: dns,
-        })
+        Ok(Self { _tasks: tasks, dns })
+    }
+
+    /// What became of the queries of an instance since its start, or since the servers began if that is later.
+    #[must_use]
+    pub fn dns_counters(&self, start: Start) -> Counters {
+        self.dns.counters(start).unwrap_or_default()
     }
 }

@@ -131,7 +131,7 @@ fn check(name: &str) -> Result<(), Fault> {
 }
 
 /// The names of a list.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domains {
     /// Of all entries. It is compared first: long lists that differ somewhere differ here.
     digest: [u8; 32],
@@ -204,9 +204,19 @@ impl Domains {
     }
 }
 
+impl Default for Domains {
+    fn default() -> Self {
+        Self::from_iter([])
+    }
+}
+
 impl FromIterator<Domain> for Domains {
     fn from_iter<I: IntoIterator<Item = Domain>>(domains: I) -> Self {
-        let mut list = Self::default();
+        let mut list = Self {
+            digest: [0; 32],
+            exact: BTreeSet::new(),
+            below: BTreeSet::new(),
+        };
         for domain in domains {
             let names = if domain.below {
                 &mut list.below

@@ -35,6 +35,12 @@ impl Figures {
 
     /// Every value, in the order of the rounds.
     #[must_use]
+    pub fn values(&self) -> &[f64] {
+        &self.values
+    }
+
+    /// The same as text.
+    #[must_use]
     pub fn raw(&self) -> String {
         let values: Vec<String> = self
             .values

@@ -14,6 +14,7 @@ pub mod collect;
 pub mod create;
 pub mod datapath;
 pub mod dhcp;
+pub mod dns;
 pub mod drop_all;
 pub mod flows;
 pub mod full;

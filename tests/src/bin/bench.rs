@@ -1,12 +1,12 @@
-//! `bench [datapath | reverse | gso | flows | full | limit | limit-cost | policy | neighbour | collect | create | start | dhcp | storm | drop-all | all] [--rounds <n>]`: see `cargo xtask bench`.
+//! `bench [datapath | reverse | gso | flows | full | limit | limit-cost | policy | neighbour | collect | create | start | dhcp | dns | storm | drop-all | all] [--rounds <n>]`: see `cargo xtask bench`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use std::process::ExitCode;
 
 use netagent_tests::bench::figures::print_machine;
 use netagent_tests::bench::{
-    collect, create, datapath, dhcp, drop_all, flows, full, gso, limit, neighbour, policy, reverse,
-    start, storm,
+    collect, create, datapath, dhcp, dns, drop_all, flows, full, gso, limit, neighbour, policy,
+    reverse, start, storm,
 };
 
 /// Rounds where the command line names none.
@@ -15,9 +15,9 @@ const ROUNDS: u32 = 7;
 /// A round of a thousand starts takes its time.
 const START_ROUNDS_MAX: u32 = 3;
 
-const USAGE: &str = "usage: bench [datapath | reverse | gso | flows | full | limit | limit-cost | policy | neighbour | collect | create | start | dhcp | storm | drop-all | all]... [--rounds <n>]";
+const USAGE: &str = "usage: bench [datapath | reverse | gso | flows | full | limit | limit-cost | policy | neighbour | collect | create | start | dhcp | dns | storm | drop-all | all]... [--rounds <n>]";
 
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "datapath",
     "reverse",
     "gso",
@@ -31,6 +31,7 @@ const NAMES: [&str; 16] = [
     "create",
     "start",
     "dhcp",
+    "dns",
     "storm",
     "drop-all",
     "all",
@@ -68,6 +69,9 @@ fn main() -> ExitCode {
     }
     if is_wanted("dhcp") {
         dhcp::run(rounds);
+    }
+    if is_wanted("dns") {
+        dns::run(rounds);
     }
     if is_wanted("storm") {
         storm::run(rounds.min(START_ROUNDS_MAX));

@@ -32,6 +32,9 @@ async fn every_route_answers() {
         assert_eq!(place["traffic"], counted);
     }
     assert_eq!(shown["open_flows"], 3);
+    let nothing = json!({ "queries": 0, "answered": 0, "failed": 0, "refused": 0, "audited": 0 });
+    assert_eq!(shown["dns"], nothing);
+    assert_eq!(started.get("dns"), None, "in an inspection alone");
     assert_eq!(
         api.call("GET", "/v1/plan", "").await,
         (200, json!({ "steps": [], "problems": [] }))

@@ -1,0 +1,122 @@
+//! How many answers that it holds the resolver gives in a second of one core.
+
+use std::fs;
+use std::net::Ipv4Addr;
+
+use nix::unistd::{SysconfVar, sysconf};
+use serde_json::json;
+
+use crate::bench::dns::agent;
+use crate::bench::dns::asker::{Asker, check, wait_any};
+use crate::bench::dns::zone::Zone;
+use crate::bench::figures::{Figures, print_target};
+use crate::deadline::{SOON, now};
+use crate::world::World;
+
+/// Guests that ask: each may ask so often in a second.
+const GUESTS: usize = 16;
+/// Queries of one guest that wait for an answer.
+const WINDOW: u16 = 4;
+/// Answers of one round.
+const ANSWERS: u64 = 100_000;
+/// Names that are asked for.
+const NAMES: u16 = 16;
+
+fn name(id: u16) -> String {
+    format!("n{}.bench.example", id % NAMES)
+}
+
+fn address(id: u16) -> Ipv4Addr {
+    let [high, low] = (id % NAMES).to_be_bytes();
+    Ipv4Addr::new(45, 64, high, low)
+}
+
+/// Asks as fast as answers come, and prints the figures.
+pub(super) fn run(rounds: u32) {
+    println!("\nDNS answers from the cache, {GUESTS} guests:");
+    let world = World::new();
+    let zone = Zone::start(&world, |name, _| {
+        let number = name.trim_start_matches('n').split('.').next();
+        let number = number.and_then(|number| number.parse().ok());
+        (vec![address(number.expect("a name of ours")).into()], 3_600)
+    });
+    let agent = agent(&world);
+    let askers: Vec<Asker> = (0..GUESTS)
+        .map(|number| {
+            let name = format!("asks-{number}");
+            let spec = json!({ "name": name, "allowed_domains": ["*.bench.example"] });
+            Asker::create(&agent, &world.host, (&spec, None))
+        })
+        .collect();
+    ask(&askers, u64::from(NAMES) * GUESTS as u64 * 4);
+    let asked = zone.asked();
+    let (mut of_core, mut wall) = (Figures::default(), Figures::default());
+    for _ in 0..rounds {
+        let (started, before) = (now(), processor_seconds(agent.pid()));
+        let answers = ask(&askers, ANSWERS) as f64;
+        of_core.add(answers / (processor_seconds(agent.pid()) - before));
+        wall.add(answers / started.elapsed().as_secs_f64());
+    }
+    assert_eq!(zone.asked(), asked, "all were cached");
+    println!("  answers for each second of the agent's processor time {of_core}");
+    println!("    raw: {}", of_core.raw());
+    println!("  answers a second {wall}");
+    println!("    raw: {}", wall.raw());
+    print_target(
+        "answers a second of one core",
+        of_core.median(),
+        ('>', 30_000.0),
+    );
+}
+
+/// Asks until there are so many answers, and waits for the others; how many there were.
+fn ask(askers: &[Asker], wanted: u64) -> u64 {
+    let mut next: Vec<u16> = vec![0; askers.len()];
+    // Built beforehand, so that guests leave the machine to the agent.
+    let frames: Vec<Vec<Vec<u8>>> = askers
+        .iter()
+        .map(|asker| (0..NAMES).map(|id| asker.frame(id, &name(id))).collect())
+        .collect();
+    let names: Vec<String> = (0..NAMES).map(name).collect();
+    let send = |index: usize, next: &mut u16| {
+        askers[index].send(&frames[index][usize::from(*next)]);
+        *next = (*next + 1) % NAMES;
+    };
+    let (mut sent, mut answers) = (0, 0);
+    for (index, next) in next.iter_mut().enumerate() {
+        for _ in 0..WINDOW {
+            send(index, next);
+            sent += 1;
+        }
+    }
+    while answers < sent {
+        let before = answers;
+        for (index, next) in next.iter_mut().enumerate() {
+            while let Some(told) = askers[index].told() {
+                check(&told, (&names[usize::from(told.id)], address(told.id)));
+                answers += 1;
+                if sent < wanted {
+                    send(index, next);
+                    sent += 1;
+                }
+            }
+        }
+        if answers == before {
+            let end = now() + SOON;
+            wait_any(askers, end);
+            assert!(now() < end, "every query is answered: {answers} of {sent}");
+        }
+    }
+    answers
+}
+
+/// Time that a process had of the processors, s.
+fn processor_seconds(pid: u32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    // The name of the program may hold blanks; it ends at the last parenthesis. See proc(5).
+    let (_, fields) = text.rsplit_once(')').expect("the name is in parentheses");
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks: f64 = ticks.filter_map(|field| field.parse::<f64>().ok()).sum();
+    let per_second = sysconf(SysconfVar::CLK_TCK).expect("Linux has it");
+    ticks / per_second.expect("Linux has it") as f64
+}
