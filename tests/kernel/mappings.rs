@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use netagent_common::drop::DropReason;
 use netagent_common::names::{COLLECT_FLOWS, COLLECT_ORPHANS, FROM_VM, map};
 use netagent_common::nat::{EIM_PORTS, Mapping, MappingKey, Reverse, ReverseKey};
+use netagent_common::timeouts::Timeouts;
 use netagent_common::vm::Interface;
 use netagent_tests::packet::{Packet, Segment, tcp, udp};
 use netagent_tests::prog_run::{Context, Sizes, verdict};
@@ -166,6 +167,9 @@ fn a_mapped_port_is_no_other_instances_towards_anybody() {
     }
 }
 
+/// Longer than a mapping lives, and no longer than a machine runs that was just started.
+const LONG_S: u32 = Timeouts::DEFAULT.udp as u32 + 2;
+
 #[test]
 fn a_mapping_lives_as_long_as_the_guest_sends_and_ends_with_the_instance() {
     for is_v4 in [true, false] {
@@ -178,15 +182,15 @@ fn a_mapping_lives_as_long_as_the_guest_sends_and_ends_with_the_instance() {
         };
         assert_eq!(keep(&mut scene), 2);
         // Not used for a long time, and then by a packet of a flow that is there still.
-        scene.age_mappings(10_000);
+        scene.age_mappings(LONG_S);
         scene.age_flows(4_000);
         send(&mut scene, scene::FROM_VM, 4_000, (remote(is_v4, 1), 53));
         assert_eq!(keep(&mut scene), 2, "the guest sends by it");
         // Or by a new flow.
-        scene.age_mappings(10_000);
+        scene.age_mappings(LONG_S);
         let second = send(&mut scene, scene::FROM_VM, 4_000, (remote(is_v4, 2), 53));
         assert_eq!((second, keep(&mut scene)), (first, 2));
-        scene.age_mappings(10_000);
+        scene.age_mappings(LONG_S);
         assert_eq!(keep(&mut scene), 0, "nobody used it");
         assert_eq!(scene.mappings_counted(), (0, 0));
 

@@ -21,6 +21,7 @@ use netagent_common::names::{self, ABI_VERSION, global, map};
 use netagent_common::nat::EIM_PORTS;
 use netagent_common::policy::{PolicyId, Route, Verdict};
 use netagent_common::publish::SenderKey;
+use netagent_common::timeouts::Timeouts;
 use netagent_common::vm::{Active, Interface, State, active_place, record_index};
 
 use crate::netns::NetNs;
@@ -60,6 +61,8 @@ pub struct Sizes {
     pub eim_ports: u16,
     /// Whether anybody reaches a guest on such a port.
     pub filters_nobody: bool,
+    /// Time after which an established TCP flow without a packet is removed, s.
+    pub tcp_established: u16,
 }
 
 impl Default for Sizes {
@@ -70,6 +73,7 @@ impl Default for Sizes {
             flows_max: 4_096,
             eim_ports: EIM_PORTS,
             filters_nobody: false,
+            tcp_established: Timeouts::DEFAULT.tcp_established,
         }
     }
 }
@@ -132,6 +136,8 @@ impl Datapath {
         loader.override_global(global::EIM_PORTS, &sizes.eim_ports, true);
         let filters_nobody = u16::from(sizes.filters_nobody);
         loader.override_global(global::FILTERS_NOBODY, &filters_nobody, true);
+        let tcp_established = sizes.tcp_established;
+        loader.override_global(global::TIMEOUT_TCP_ESTABLISHED, &tcp_established, true);
         for name in [
             map::FLOWS_V4,
             map::FLOWS_V6,
