@@ -8,13 +8,14 @@ use netagent_common::drop::DropReason;
 use netagent_common::learned::{Learned, LearnedKey};
 use netagent_common::names::{COLLECT_FLOWS, map};
 use netagent_common::net::{protocol, tcp_flag};
-use netagent_common::policy::{Verdict, policy_flag};
+use netagent_common::policy::{RouteKind, Verdict, policy_flag};
 use netagent_common::services::{Client, Place, REMEMBERED_FIRST, SERVERS};
 use netagent_common::vm::Interface;
 use netagent_tests::deadline::{SOON, wait_until};
 use netagent_tests::fragment;
 use netagent_tests::packet::{self, Ends, Packet};
 use netagent_tests::prog_run::verdict;
+use netagent_tests::published::{Publication, publish};
 use netagent_tests::scene::{self, GENERATION, HOST_V4, REMOTE_V4, SLOT, Scene, to};
 
 use crate::drops::{Case, Maps, REMOTES};
@@ -356,4 +357,38 @@ fn d8_interfaces_of_one_instance_share_what_they_may_ask() {
     let drops = scene.datapath.drops();
     let key = (scene::OTHER_SLOT, DropReason::ServiceLimit);
     assert_eq!(drops.get(&key), Some(&1));
+}
+
+/// A resolver that always asks from port 53 asks a name server that the guest publishes.
+#[test]
+fn p3_what_the_world_opened_from_the_port_of_dns_is_answered_also_when_routes_changed() {
+    let mut scene = names_only();
+    let record = Interface {
+        policy: id_of(1),
+        policy_flags: policy_flag::NAMES,
+        ..scene::record()
+    };
+    let publication = Publication {
+        id: 1,
+        protocol: protocol::UDP,
+        address: HOST_V4.into(),
+        port: 5_300,
+        guest_port: 5_301,
+        limited: false,
+    };
+    publish(&mut scene.datapath, &record, &publication);
+    let remote = IpAddr::V4(REMOTE_V4);
+    let asked = packet::udp(&scene::back(remote), (53, 5_300), b"whose address?");
+    let delivered = scene.from_uplink(&asked);
+    assert_eq!(delivered.verdict, verdict::REDIRECT);
+    assert_eq!(Packet::parse(&delivered.bytes).unwrap().ports, (53, 5_301));
+    let answered = |what: &str, scene: &mut Scene| {
+        let answer = packet::udp(&to(remote), (5_301, 53), b"this one");
+        let left = Packet::parse(&scene.from_vm(&answer).bytes).unwrap();
+        assert_eq!((left.ends.dst, left.ports), (remote, (5_300, 53)), "{what}");
+    };
+    answered("at once", &mut scene);
+    let other = scene::route(RouteKind::Uplink, true, true);
+    scene.change_route("203.0.113.200".parse().unwrap(), &other);
+    answered("by other routes", &mut scene);
 }
