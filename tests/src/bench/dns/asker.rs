@@ -19,8 +19,8 @@ use crate::netns::NetNs;
 use crate::packet::{self, Packet};
 use crate::tap::Header;
 
-/// The guest's port.
-const OWN_PORT: u16 = 5_353 + 40_000;
+/// The guest's first port.
+const OWN_PORT: u16 = 40_000;
 /// Longest frame that it gets.
 const FRAME_LEN_MAX: usize = 2_048;
 
@@ -29,6 +29,7 @@ const FRAME_LEN_MAX: usize = 2_048;
 pub(super) struct Asker {
     pub(super) nic: Nic,
     server: Ipv4Addr,
+    port: u16,
 }
 
 impl Asker {
@@ -47,7 +48,13 @@ impl Asker {
         Self {
             server: server.unwrap_or(nic.gateway_v4),
             nic,
+            port: OWN_PORT,
         }
+    }
+
+    /// Asks from another port from now on: what is still to come for the one before is not heard.
+    pub(super) fn renew(&mut self) {
+        self.port += 1;
     }
 
     fn tap(&self) -> BorrowedFd<'_> {
@@ -57,7 +64,7 @@ impl Asker {
     /// A query for the IPv4 address of a name, as it is [sent](Self::send).
     pub(super) fn frame(&self, id: u16, name: &str) -> Vec<u8> {
         let ends = self.nic.to(self.server);
-        packet::udp(&ends, (OWN_PORT, PORT), &question(id, name))
+        packet::udp(&ends, (self.port, PORT), &question(id, name))
     }
 
     pub(super) fn send(&self, frame: &[u8]) {
@@ -78,7 +85,7 @@ impl Asker {
             };
             // Advertisements and reports fall in between.
             let answer = Packet::parse(&buffer[..length]).filter(|packet| packet.protocol == 17);
-            let Some(answer) = answer.filter(|packet| packet.ports == (PORT, OWN_PORT)) else {
+            let Some(answer) = answer.filter(|packet| packet.ports == (PORT, self.port)) else {
                 continue;
             };
             assert_eq!(answer.ends.src, IpAddr::V4(self.server));

@@ -79,12 +79,17 @@ pub(super) fn run(rounds: u32) {
     let agent = agent(&world);
     let direct = json!({ "name": "direct" });
     let listed = json!({ "name": "listed", "allowed_domains": ["*.bench.example"] });
-    let direct = Asker::create(&agent, &world.host, (&direct, Some(server_v4(NAME_SERVER))));
-    let listed = Asker::create(&agent, &world.host, (&listed, None));
+    let mut direct = Asker::create(&agent, &world.host, (&direct, Some(server_v4(NAME_SERVER))));
+    let mut listed = Asker::create(&agent, &world.host, (&listed, None));
     let mut blocks = 0;
     let mut measure = |way: Way| {
         blocks += 1;
-        let asker = if way == Way::Direct { &direct } else { &listed };
+        let asker = if way == Way::Direct {
+            &mut direct
+        } else {
+            &mut listed
+        };
+        asker.renew();
         let before = zone.asked();
         let took = block(asker, |number| way.name(blocks, number));
         let asked = zone.asked() - before;
