@@ -153,13 +153,20 @@ async fn ask_one(forward: &Forward, server: SocketAddr) -> io::Result<(Vec<u8>, 
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(server).await?;
+    let socket = std::net::UdpSocket::bind((any, 0))?;
+    socket.set_nonblocking(true)?;
+    socket.connect(server)?;
     let [a, b, ..] = *Uuid::new_v4().as_bytes();
     let id = [a, b];
     let mut outgoing = forward.outgoing.clone();
     set_id(&mut outgoing, id);
-    socket.send(&outgoing).await?;
+    // A new socket has room: the query leaves before the runtime looks whether it may.
+    let sent = socket.send(&outgoing);
+    let socket = UdpSocket::from_std(socket)?;
+    match sent {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.send(&outgoing).await?,
+        sent => sent?,
+    };
     loop {
         socket.readable().await?;
         match receive(&socket, |message| forward.query.is_answered_by(message, id)) {
