@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use netagent_common::policy::policy_flag;
+use netagent_common::policy::{Verdict, policy_flag};
 use netagent_common::vm;
 
 use crate::agent::Agent;
@@ -45,7 +45,8 @@ impl<H: Host> Agent<H> {
     }
 
     /// Before a record comes into force: what its list of names does not allow is closed, so that no flow is judged by
-    /// this policy and what an earlier one led to. Where that fails the record does not come into force.
+    /// this policy and what an earlier one led to. Where that fails the record does not come into force. What its networks
+    /// allow stays until the record says so: it is open under both.
     pub(crate) fn close_before(&self, step: &Step) -> Result<(), HostError> {
         let Step::WriteInterface { record } = step else {
             return Ok(());
@@ -65,7 +66,12 @@ impl<H: Host> Agent<H> {
             instance: record.instance,
             generation: record.generation,
         };
-        let retained = self.learned.retain(start, names);
+        let compiled = held.and_then(|held| held.compiled.as_ref());
+        let is_allowed = |address| {
+            let entry = compiled.and_then(|compiled| compiled.entry(address));
+            entry.is_some_and(|(_, verdict)| verdict == Verdict::Allowed)
+        };
+        let retained = self.learned.retain_before(start, names, is_allowed);
         retained.map_err(|cause| HostError::failed("close what names led to", cause))
     }
 

@@ -330,12 +330,12 @@ impl Book {
         Ok(())
     }
 
-    /// As [`super::Addresses::retain`].
+    /// As [`super::Addresses::retain_before`].
     pub(super) fn retain(
         &mut self,
         start: Start,
         names: &Arc<Domains>,
-        now_ns: u64,
+        (now_ns, is_allowed): (u64, &dyn Fn(IpAddr) -> bool),
     ) -> io::Result<()> {
         let same_start = self
             .instances
@@ -355,6 +355,7 @@ impl Book {
         // In force before anything is closed: nothing is learned by what the list had before.
         instance.names = Some(Arc::clone(names));
         instance.is_owed = true;
+        let mut is_left = false;
         let mut closed = Vec::new();
         let mut renamed = Vec::new();
         for (address, entry) in &instance.addresses {
@@ -371,7 +372,9 @@ impl Book {
             } else {
                 kept.iter().any(|(_, expires_ns)| *expires_ns > now_ns)
             };
-            if is_kept {
+            if !is_kept && is_allowed(*address) {
+                is_left = true;
+            } else if is_kept {
                 renamed.extend(gone.into_iter().map(|(name, _)| (*address, name)));
             } else {
                 closed.push(*address);
@@ -384,7 +387,7 @@ impl Book {
             self.unlead((start.instance, address), name)?;
         }
         if let Some(instance) = self.instances.get_mut(&start.instance) {
-            instance.is_owed = false;
+            instance.is_owed = is_left;
         }
         self.numbers.sweep(&mut *self.table)
     }

@@ -65,7 +65,24 @@ impl Addresses {
     /// # Errors
     /// Where the kernel refuses; then something may be open still that no allowed name leads to.
     pub fn retain(&self, start: Start, names: &Arc<Domains>) -> io::Result<()> {
-        with(&mut self.book(), |book| book.retain(start, names, now_ns()))
+        with(&mut self.book(), |book| {
+            book.retain(start, names, (now_ns(), &|_| false))
+        })
+    }
+
+    /// As [`Addresses::retain`], but what `is_allowed` allows all the same is left open until that is called.
+    ///
+    /// # Errors
+    /// As of [`Addresses::retain`].
+    pub fn retain_before(
+        &self,
+        start: Start,
+        names: &Arc<Domains>,
+        is_allowed: impl Fn(IpAddr) -> bool,
+    ) -> io::Result<()> {
+        with(&mut self.book(), |book| {
+            book.retain(start, names, (now_ns(), &is_allowed))
+        })
     }
 
     /// Closes everything that an instance learned.

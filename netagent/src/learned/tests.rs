@@ -184,6 +184,23 @@ fn p9_a_shorter_list_closes_what_only_other_names_led_to() {
 }
 
 #[test]
+fn p9_what_networks_allow_as_well_is_closed_after_they_are_in_force() {
+    let table = FakeTable::default();
+    let addresses = addresses(&table);
+    addresses
+        .retain(START, &names(&["a.example", "b.example"]))
+        .unwrap();
+    learn(&addresses, START, "b.example", &["192.0.2.1", "192.0.2.2"]).unwrap();
+    let list = names(&["a.example"]);
+    let is_allowed = |address| address == ip("192.0.2.1");
+    addresses.retain_before(START, &list, is_allowed).unwrap();
+    assert_eq!(open(&table, START), ["192.0.2.1"]);
+    learn(&addresses, START, "b.example", &["192.0.2.1"]).unwrap_err();
+    addresses.retain(START, &list).unwrap();
+    assert!(table.state().open.is_empty());
+}
+
+#[test]
 fn another_start_of_an_instance_begins_at_nothing() {
     let table = FakeTable::default();
     let addresses = addresses(&table);
@@ -250,7 +267,8 @@ fn an_answer_over_the_bound_takes_no_room_from_itself_and_flows_that_ended_give_
 fn d8_an_instance_opens_so_many_addresses_at_once_and_no_more() {
     let mut book = Book::read(Box::new(FakeTable::default()), &[START, OTHER]).unwrap();
     for start in [START, OTHER] {
-        book.retain(start, &names(&["*.example"]), 0).unwrap();
+        book.retain(start, &names(&["*.example"]), (0, &|_| false))
+            .unwrap();
     }
     let burst = 2 * u32::try_from(LEARNED_PER_INSTANCE).unwrap();
     let some = |numbers: std::ops::Range<u32>| -> BTreeMap<IpAddr, u64> {
@@ -271,7 +289,8 @@ fn d8_an_instance_opens_so_many_addresses_at_once_and_no_more() {
 fn d8_many_names_of_one_address_are_bounded_too() {
     let table = FakeTable::default();
     let mut book = Book::read(Box::new(table.clone()), &[START]).unwrap();
-    book.retain(START, &names(&["*.example"]), 0).unwrap();
+    book.retain(START, &names(&["*.example"]), (0, &|_| false))
+        .unwrap();
     let to = |last: u8| BTreeMap::from([(IpAddr::from([192, 0, 2, last]), u64::MAX)]);
     for number in 0..100_u64 {
         let name = format!("n{number}.example");
@@ -306,17 +325,22 @@ fn d8_many_names_of_one_address_are_bounded_too() {
 fn a_name_that_ran_out_keeps_nothing_open_that_another_one_led_to() {
     let table = FakeTable::default();
     let mut book = Book::read(Box::new(table.clone()), &[START]).unwrap();
-    book.retain(START, &names(&["a.example", "b.example"]), 0)
+    book.retain(START, &names(&["a.example", "b.example"]), (0, &|_| false))
         .unwrap();
     let until = |expires_ns| BTreeMap::from([(ip("192.0.2.1"), expires_ns)]);
     book.learn(START, "a.example", (0, &until(1_000))).unwrap();
     book.learn(START, "b.example", (0, &until(9_000))).unwrap();
-    book.retain(START, &names(&["a.example"]), 5_000).unwrap();
+    book.retain(START, &names(&["a.example"]), (5_000, &|_| false))
+        .unwrap();
     assert!(table.state().open.is_empty());
     book.learn(START, "a.example", (5_000, &until(6_000)))
         .unwrap();
-    book.retain(START, &names(&["a.example", "c.example"]), 9_000)
-        .unwrap();
+    book.retain(
+        START,
+        &names(&["a.example", "c.example"]),
+        (9_000, &|_| false),
+    )
+    .unwrap();
     assert_eq!(table.open_to(7).len(), 1, "a flow may use it still");
 }
 
