@@ -221,7 +221,8 @@ fn reply_to(query: &[u8], is_tcp: bool, address: Ipv4Addr) -> Option<(String, Ve
     reply.extend([0, 0, 0, 0]);
     reply.extend(query.get(12..end)?);
     for _ in 0..count {
-        reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        // A time to live of 0: no resolver keeps it, so every query comes here.
+        reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
         reply.extend(address.octets());
     }
     Some((name, reply))
