@@ -3,12 +3,13 @@
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::deadline::{SOON, wait_until};
+use crate::deadline::wait_until;
 use crate::name_server::{self, PORT};
 use crate::netns::NetNs;
 
@@ -16,6 +17,9 @@ use crate::netns::NetNs;
 pub const ZONE: &str = "test";
 /// A name that it always has, so that a test sees when it serves.
 const PROBE: &str = "probe.test";
+
+/// Within which it serves: the first question may be lost, which takes a while to be known.
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A server that runs, and ends with this.
 #[derive(Debug)]
@@ -71,7 +75,7 @@ impl Dnsmasq {
     }
 
     fn wait_for_service(&mut self, netns: &NetNs, address: IpAddr) {
-        wait_until("dnsmasq serves", SOON, || {
+        wait_until("dnsmasq serves", START_LIMIT, || {
             let ended = self.process.try_wait().expect("a child of ours");
             assert!(ended.is_none(), "dnsmasq ended: {}", self.log());
             // It may not listen yet: that is told at once.
