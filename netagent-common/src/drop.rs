@@ -145,6 +145,8 @@ drop_reasons! {
     PacketRate = 53, "packet_rate";
     /// DNS past the resolver where a list of names holds: over TLS or QUIC, mDNS, LLMNR, or in fragments.
     DnsBypass = 54, "dns_bypass";
+    /// The relay of the interface is stopped, deleted, or without a VMM: nothing goes another way.
+    RelayDown = 55, "relay_down";
 }
 
 impl DropReason {

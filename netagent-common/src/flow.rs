@@ -84,6 +84,10 @@ pub enum Opener {
     GuestAtGuest = 7,
     /// The guest, towards a listener of the host itself: there is no other address and no way out.
     GuestToListener = 8,
+    /// The guest, whose interface has a relay: between the two TAPs, where no address changes.
+    GuestByRelay = 10,
+    /// Others, at a published or exposed port of a guest whose interface has a relay: between the two TAPs.
+    AtGuestByRelay = 12,
 }
 
 impl Opener {
@@ -114,6 +118,8 @@ impl Opener {
             6 => Self::Stranger,
             7 => Self::GuestAtGuest,
             8 => Self::GuestToListener,
+            10 => Self::GuestByRelay,
+            12 => Self::AtGuestByRelay,
             _ => Self::Guest,
         }
     }
@@ -127,16 +133,30 @@ impl Opener {
         )
     }
 
+    /// Whether the flow is the near half of one that goes through a relay.
+    #[must_use]
+    pub const fn is_by_relay(number: u8) -> bool {
+        matches!(
+            Self::from_number(number),
+            Self::GuestByRelay | Self::AtGuestByRelay
+        )
+    }
+
     /// At which end of the flow it was opened. Nobody has answered before the other end was heard.
     #[must_use]
     pub const fn side(self) -> Sender {
         match self {
-            Self::Guest | Self::GuestToHost | Self::GuestToGuest | Self::GuestToListener => {
-                Sender::Vm
-            }
-            Self::World | Self::GuestAtHost | Self::Host | Self::Stranger | Self::GuestAtGuest => {
-                Sender::World
-            }
+            Self::Guest
+            | Self::GuestToHost
+            | Self::GuestToGuest
+            | Self::GuestToListener
+            | Self::GuestByRelay => Sender::Vm,
+            Self::World
+            | Self::GuestAtHost
+            | Self::Host
+            | Self::Stranger
+            | Self::GuestAtGuest
+            | Self::AtGuestByRelay => Sender::World,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Names of programs, maps and pins, and the version of their layout.
 
-/// Layout of every map and the meaning of every value. It names the pin directory, `<bpf-dir>/v5`, and
+/// Layout of every map and the meaning of every value. It names the pin directory, `<bpf-dir>/v6`, and
 /// stands in every interface record: a program drops what it does not understand.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Program on everything that a guest sends.
 pub const FROM_VM: &str = "from_vm";
@@ -66,6 +66,10 @@ pub mod map {
     pub const GUESTS_V4: &str = "GUESTS_V4";
     /// As [`GUESTS_V4`], for IPv6.
     pub const GUESTS_V6: &str = "GUESTS_V6";
+    /// Hash from the address of an interface that has a relay to its [`crate::vm::Client`].
+    pub const CLIENTS_V4: &str = "CLIENTS_V4";
+    /// As [`CLIENTS_V4`], for IPv6.
+    pub const CLIENTS_V6: &str = "CLIENTS_V6";
     /// Hash of maps from [`crate::policy::PolicyId`] to an LPM trie from destination to a
     /// [`crate::policy::Verdict`] as a number.
     pub const POLICIES_V4: &str = "POLICIES_V4";
@@ -134,7 +138,7 @@ pub mod map {
     pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
 
     /// All of them.
-    pub const ALL: [&str; 42] = [
+    pub const ALL: [&str; 44] = [
         STATE,
         ACTIVE,
         INTERFACES,
@@ -145,6 +149,8 @@ pub mod map {
         ROUTES_V6,
         GUESTS_V4,
         GUESTS_V6,
+        CLIENTS_V4,
+        CLIENTS_V6,
         POLICIES_V4,
         POLICIES_V6,
         LEARNED_V4,
@@ -215,8 +221,8 @@ pub mod global {
     pub const SKB_NETWORK_HEADER: &str = "SKB_NETWORK_HEADER";
 }
 
-/// Pin of a map: `<bpf-dir>/v4/<map>`; of a program: `<bpf-dir>/v4/programs/<program>`; of a tcx link:
-/// `<bpf-dir>/v4/links/<link>`. This is the sub-directory of programs.
+/// Pin of a map: `<bpf-dir>/v6/<map>`; of a program: `<bpf-dir>/v6/programs/<program>`; of a tcx link:
+/// `<bpf-dir>/v6/links/<link>`. This is the sub-directory of programs.
 pub const PROGRAMS_DIR: &str = "programs";
 /// Name of the pin of the link that keeps [`DROP_ALL`] on the idle device.
 pub const IDLE_DROP_ALL: &str = "idle-drop_all";

@@ -141,4 +141,12 @@ pub mod policy_flag {
     pub const QUARANTINE: u32 = 4;
     /// There is a list of names: DNS is steered to the resolver, and addresses that it learned are allowed (D-2, D-4).
     pub const NAMES: u32 = 8;
+    /// Whatever the guest asks of port 53 is the resolver's, whom it asks does not matter (R-4, `relay_dns: false`).
+    pub const DNS_STEERED: u32 = 16;
+    /// Everything goes through a relay, or nowhere.
+    pub const RELAYED: u32 = 32;
+    /// The record is that of a leg: see [`crate::vm::Interface::leg`].
+    pub const LEG: u32 = 64;
+    /// Other interfaces have this one as their relay.
+    pub const RELAY: u32 = 128;
 }

@@ -52,8 +52,9 @@ pub const fn record_index(slot: u32, active: u32) -> u32 {
 wire! {
     /// One interface of an instance. There are two copies of each: the agent writes the idle one and then
     /// flips the slot's entry of `ACTIVE`, since an array element is overwritten byte by byte under a reader.
-    pub struct Interface = 240 bytes {
-        /// Repeats the key: interface index of the TAP. Programs drop where it is not the packet's.
+    pub struct Interface = 248 bytes {
+        /// Repeats the key: interface index of the TAP. Programs drop where it is not the packet's. In the record of a
+        /// leg, the index of the relay's TAP; 0 while the relay is not there.
         pub ifindex: u32,
         /// Repeats the key: slot.
         pub slot: u32,
@@ -107,8 +108,29 @@ wire! {
         pub bandwidth_in: Rate,
         /// Packets that the instance may send, and as many that it may receive (P-13).
         pub packets: Rate,
+        /// Slot of the record that stands for this interface on the far side of its relay, where
+        /// [`crate::policy::policy_flag::RELAYED`] is set: its *leg*. Towards the world the leg is what any other
+        /// interface is, with this one's addresses, a slot, an instance number and flows of its own, and the relay's TAP
+        /// and MAC address: so the two halves of one five-tuple never meet in a table.
+        pub leg: u32,
+        /// In the record of a leg, the slot of the interface that it stands for; else 0.
+        pub client: u32,
     }
 }
+
+wire! {
+    /// The interface whose address may come in by its relay's TAP, and go out there. The key is an address; of an
+    /// IPv6 interface that may use all of its /64, the network.
+    pub struct Client = 8 bytes {
+        /// Slot of the interface.
+        pub slot: u32,
+        /// Slot of its leg.
+        pub leg: u32,
+    }
+}
+
+/// Entries of the maps of clients: one for each slot.
+pub const CLIENTS_MAX: u32 = SLOTS_MAX;
 
 wire! {
     /// What holds for all programs and may change while they run.

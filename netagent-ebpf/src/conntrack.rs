@@ -303,7 +303,11 @@ fn judge_again<A: Family>(
         }
         Opener::GuestAtHost => publish::judge_again(interface, key, flow).map(|()| true),
         // Judged by `judge_between_guests`, or above.
-        Opener::GuestToGuest | Opener::GuestAtGuest | Opener::GuestToListener => Ok(false),
+        Opener::GuestToGuest
+        | Opener::GuestAtGuest
+        | Opener::GuestToListener
+        | Opener::GuestByRelay
+        | Opener::AtGuestByRelay => Ok(false),
         Opener::World | Opener::Host => match way_again(key.remote)? {
             Some(route) => {
                 set_way(flow, route);

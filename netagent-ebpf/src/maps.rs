@@ -32,7 +32,9 @@ use netagent_common::publish::{
     PUBLISHED_MAX, PublishKey, Published, SENDERS_MAX, SenderKey,
 };
 use netagent_common::services::{Allowance, Asked, Services};
-use netagent_common::vm::{self, ACTIVE_CHUNKS, Active, Interface, SLOTS_MAX, State, Traffic};
+use netagent_common::vm::{
+    self, ACTIVE_CHUNKS, Active, CLIENTS_MAX, Client, Interface, SLOTS_MAX, State, Traffic,
+};
 
 use crate::kernel::{Skb, atomic_add, compare_exchange};
 use crate::resume::Ended;
@@ -46,6 +48,7 @@ pub(crate) type Senders<A> = LpmTrie<SenderKey<A>, u32, { SENDERS_MAX as usize }
 pub(crate) type Mappings<A> =
     HashMap<MappingKey<A>, Mapping<A>, { (FLOWS_MAX / FLOWS_PER_MAPPING) as usize }, NO_PREALLOC>;
 pub(crate) type Guests<A> = LpmTrie<A, u32, { SLOTS_MAX as usize }>;
+pub(crate) type Clients<A> = HashMap<A, Client, { CLIENTS_MAX as usize }, NO_PREALLOC>;
 pub(crate) type Routes<A> = LpmTrie<A, Route<A>, { ROUTES_MAX as usize }>;
 /// The kernel takes inner maps of other sizes than this one's.
 pub(crate) type Policies<A> =
@@ -77,6 +80,10 @@ static ROUTES_V6: Routes<[u8; 16]> = Routes::new();
 static GUESTS_V4: Guests<[u8; 4]> = Guests::new();
 #[btf_map]
 static GUESTS_V6: Guests<[u8; 16]> = Guests::new();
+#[btf_map]
+static CLIENTS_V4: Clients<[u8; 4]> = Clients::new();
+#[btf_map]
+static CLIENTS_V6: Clients<[u8; 16]> = Clients::new();
 #[btf_map]
 static POLICIES_V4: Policies<[u8; 4]> = Policies::new();
 #[btf_map]

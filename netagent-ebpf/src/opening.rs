@@ -141,7 +141,9 @@ fn open<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), 
         | Opener::Host
         | Opener::Stranger
         | Opener::GuestAtGuest
-        | Opener::GuestToListener => None,
+        | Opener::GuestToListener
+        | Opener::GuestByRelay
+        | Opener::AtGuestByRelay => None,
     };
     let nat_port = match mapped {
         Some(nat_port) => nat_port,

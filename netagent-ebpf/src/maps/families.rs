@@ -14,14 +14,15 @@ use netagent_common::learned::{Learned, LearnedKey};
 use netagent_common::nat::{Mapping, MappingKey, Reverse, ReverseKey, fill};
 use netagent_common::policy::{PolicyId, Route, Verdict};
 use netagent_common::services::{Asked, SERVERS};
+use netagent_common::vm::Client;
 
 use crate::kernel::compare_exchange;
 use crate::maps::{
-    ASKED_V4, ASKED_V6, AskedServers, FLOWS_V4, FLOWS_V6, FRAGMENTS_V4, FRAGMENTS_V6, Flows,
-    Fragments, GUESTS_V4, GUESTS_V6, Guests, LEARNED_V4, LEARNED_V6, LearnedAddresses, MAPPINGS_V4,
-    MAPPINGS_V6, Mappings, POLICIES_V4, POLICIES_V6, PUBLISHED_V4, PUBLISHED_V6, Policies,
-    PublishedPorts, REVERSE_V4, REVERSE_V6, ROUTES_V4, ROUTES_V6, Reverses, Routes, SENDERS_V4,
-    SENDERS_V6, Senders,
+    ASKED_V4, ASKED_V6, AskedServers, CLIENTS_V4, CLIENTS_V6, Clients, FLOWS_V4, FLOWS_V6,
+    FRAGMENTS_V4, FRAGMENTS_V6, Flows, Fragments, GUESTS_V4, GUESTS_V6, Guests, LEARNED_V4,
+    LEARNED_V6, LearnedAddresses, MAPPINGS_V4, MAPPINGS_V6, Mappings, POLICIES_V4, POLICIES_V6,
+    PUBLISHED_V4, PUBLISHED_V6, Policies, PublishedPorts, REVERSE_V4, REVERSE_V6, ROUTES_V4,
+    ROUTES_V6, Reverses, Routes, SENDERS_V4, SENDERS_V6, Senders,
 };
 
 /// The maps of one address family.
@@ -36,6 +37,8 @@ pub trait FamilyMaps: Copy + Eq + 'static {
     fn route_map() -> &'static Routes<Self>;
     #[doc(hidden)]
     fn guests_map() -> &'static Guests<Self>;
+    #[doc(hidden)]
+    fn clients_map() -> &'static Clients<Self>;
     #[doc(hidden)]
     fn policy_map() -> &'static Policies<Self>;
     #[doc(hidden)]
@@ -82,6 +85,10 @@ impl FamilyMaps for [u8; 4] {
     #[inline(always)]
     fn guests_map() -> &'static Guests<Self> {
         &GUESTS_V4
+    }
+    #[inline(always)]
+    fn clients_map() -> &'static Clients<Self> {
+        &CLIENTS_V4
     }
     #[inline(always)]
     fn policy_map() -> &'static Policies<Self> {
@@ -140,6 +147,10 @@ impl FamilyMaps for [u8; 16] {
     #[inline(always)]
     fn guests_map() -> &'static Guests<Self> {
         &GUESTS_V6
+    }
+    #[inline(always)]
+    fn clients_map() -> &'static Clients<Self> {
+        &CLIENTS_V6
     }
     #[inline(always)]
     fn policy_map() -> &'static Policies<Self> {
@@ -378,6 +389,15 @@ pub fn route<A: FamilyMaps>(address: A) -> Option<&'static Route<A>> {
 #[inline(always)]
 pub fn guest_slot<A: FamilyMaps>(address: A) -> Option<u32> {
     A::guests_map().get(&Key::new(A::BITS, address)).copied()
+}
+
+/// The client of a relay that has an address.
+#[inline(always)]
+pub fn client<A: FamilyMaps>(address: A) -> Option<Client> {
+    let client = A::clients_map().get_ptr(address)?;
+    // SAFETY: the element stays readable until the program ends (RCU). It may become another client's meanwhile: whoever
+    // asks looks at the records that it names.
+    Some(unsafe { client.read_volatile() })
 }
 
 /// What a policy says of an address; `None` where the policy is not there.

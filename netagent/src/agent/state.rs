@@ -282,6 +282,8 @@ impl<H: Host> Agent<H> {
             bandwidth: rates.bandwidth,
             bandwidth_in: rates.bandwidth_in,
             packets: rates.packets,
+            leg: 0,
+            client: 0,
         }
     }
 }
