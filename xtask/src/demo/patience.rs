@@ -12,7 +12,7 @@ use signal_hook::flag;
 /// Time between two looks.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 /// How long one thing may take: the boot of three VMs on a slow machine is the longest.
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(45);
 
 /// Whether to go on waiting.
 pub(crate) struct Patience {
