@@ -256,8 +256,8 @@ pub struct Passage {
 pub struct Scene {
     /// Client VMs, each ended before the relay's.
     pub clients: Vec<Vm>,
-    /// The relay's VM.
-    pub relay: Vm,
+    /// The relay's VM, while there is one.
+    relay: Option<Vm>,
     /// The uplink.
     pub uplink: UplinkTap,
     /// The agent.
@@ -286,6 +286,7 @@ impl Scene {
     pub fn in_world(world: World, agent: Agent, (relay, clients): (&Value, &[Value])) -> Self {
         let relay = Vm::create(&world, &agent, relay);
         relay.forward();
+        let relay = Some(relay);
         let create = |spec| Vm::create(&world, &agent, spec);
         let clients = clients.iter().map(create).collect();
         let scene = Self {
@@ -303,6 +304,27 @@ impl Scene {
     #[must_use]
     pub fn client(&self) -> &Vm {
         &self.clients[0]
+    }
+
+    /// The relay's VM.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    #[must_use]
+    pub fn relay(&self) -> &Vm {
+        self.relay.as_ref().expect("the relay's VM runs")
+    }
+
+    /// Ends the relay's VMM, as a crash does.
+    pub fn kill_relay(&mut self) {
+        self.relay = None;
+    }
+
+    /// Boots a VM for the relay's instance.
+    pub fn boot_relay(&mut self) {
+        let relay = Vm::boot(&self.world.host, &self.agent.inspect(SHIELD));
+        relay.forward();
+        self.relay = Some(relay);
     }
 
     /// Waits until every client reaches the world.
@@ -335,7 +357,7 @@ impl Scene {
 
     /// Forgets what was seen on every cable.
     pub fn forget(&self) {
-        self.relay.forget();
+        self.relay().forget();
         self.clients.iter().for_each(Vm::forget);
         drop((self.uplink.left(), self.uplink.arrived()));
     }
@@ -361,11 +383,11 @@ impl Scene {
             client: one("the client's cable", client.packets(is_outbound, has_text)),
             relay_client_side: one(
                 "the relay's cable, the client's side",
-                self.relay.packets(!is_outbound, has_text),
+                self.relay().packets(!is_outbound, has_text),
             ),
             relay_world_side: one(
                 "the relay's cable, the world's side",
-                self.relay.packets(is_outbound, has_text),
+                self.relay().packets(is_outbound, has_text),
             ),
             uplink: one("the uplink", on_uplink.collect()),
         }

@@ -1,0 +1,134 @@
+//! Every kind of interface at both ends, and instances with more than one.
+
+use netagent_tests::packet::Packet;
+use netagent_tests::relay::{SHIELD, SHIELD_INTERFACE, Scene, client, relayed};
+use netagent_tests::stack::INSIDE;
+use netagent_tests::world::host_address;
+use serde_json::{Value, json};
+
+use crate::exchange::Protocol;
+use crate::policy::site::serve;
+use crate::published_ports::check_tcp;
+use crate::relay::{FAMILIES, exchange, server};
+use crate::stacks::echo_tcp;
+
+/// An interface of the user's own in a network with others.
+fn own(tap: &str, host: u8) -> Value {
+    json!({
+        "ip": format!("10.20.0.{host}/24"),
+        "ip6": format!("fec0::{host}/64"),
+        "tap_name": tap,
+    })
+}
+
+fn own_relay() -> Value {
+    let mut interface = own("vpc0", 1);
+    interface["name"] = SHIELD_INTERFACE.into();
+    json!({ "name": SHIELD, "network_interfaces": [interface] })
+}
+
+fn own_client(name: &str, tap: &str, host: u8) -> Value {
+    let mut interface = own(tap, host);
+    interface["relay"] = relayed(None)["relay"].clone();
+    json!({
+        "name": name,
+        "network_interfaces": [interface],
+        "publish": [format!("{}:7", 8_000 + u16::from(host))],
+    })
+}
+
+/// Every client reaches the world by the relay in both families, and is reached at its published port.
+fn check(scene: &Scene) {
+    for is_v4 in FAMILIES {
+        let remote = server(is_v4, 0);
+        let _world = serve(&scene.world.outside, &[remote]);
+        for client in &scene.clients {
+            scene.forget();
+            for protocol in Protocol::ALL {
+                let text = format!("{protocol:?} of {}", client.name).into_bytes();
+                exchange(client.netns(), protocol, remote, &text);
+                let there = scene.passage(client, true, &text);
+                let address = client.address(is_v4);
+                assert_eq!(there.relay_client_side.ends.src, address);
+                assert_eq!(there.relay_world_side.ends.src, address);
+                assert_eq!(there.uplink.ends.src, host_address(is_v4));
+                scene.forget();
+            }
+            echo_tcp(client.netns(), remote, 1 << 20);
+            let published = scene.agent.inspect(&client.name)["publish"][0]["host_port"].as_u64();
+            if let Some(port) = published {
+                let _echo = serve(client.netns(), &[client.address(is_v4)]);
+                let port = u16::try_from(port).unwrap();
+                check_tcp(
+                    &scene.world.outside,
+                    (host_address(is_v4), port).into(),
+                    100_000,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn r8_relay_and_clients_of_one_private_network() {
+    let clients = [own_client("one", "vpc1", 2), own_client("two", "vpc2", 3)];
+    let scene = Scene::with_relay("", &own_relay(), &clients);
+    check(&scene);
+    // In one network the relay knows better ways for its clients; none of them may hear of it.
+    let redirect = |packet: &Packet| matches!((packet.protocol, packet.kind), (1, 5) | (58, 137));
+    for client in &scene.clients {
+        assert_eq!(client.packets(false, redirect), []);
+    }
+    // It asks for its clients' hardware addresses, and they stay closed to each other all the same.
+    let (one, two) = (&scene.clients[0], &scene.clients[1]);
+    for (from, to) in [(one, two), (one, scene.relay()), (scene.relay(), one)] {
+        let ping = format!("ping -n -q -c 1 -W 1 {}", to.address(true));
+        assert!(!from.netns().try_shell(&ping).status.success());
+    }
+}
+
+#[test]
+fn r8_a_client_of_the_pool_by_a_relay_of_the_users_own() {
+    let scene = Scene::with_relay("", &own_relay(), &[client("pool")]);
+    check(&scene);
+}
+
+#[test]
+fn r8_a_client_of_the_users_own_by_a_relay_of_the_pool() {
+    let scene = Scene::new("", &[own_client("own", "vpc1", 2)]);
+    check(&scene);
+}
+
+#[test]
+fn r1_of_an_instance_with_two_interfaces_one_may_have_a_relay() {
+    let spec = json!({
+        "name": "both",
+        "network_interfaces": [{}, relayed(None)],
+    });
+    let scene = Scene::new("", &[spec]);
+    let both = scene.client();
+    let interface = &scene.agent.inspect("both")["network_interfaces"][1];
+    let text = |member: &str| interface[member].as_str().unwrap().to_owned();
+    let (tap_ip, ip) = (text("tap_ip"), text("ip"));
+    let own = ip.split('/').next().unwrap();
+    both.netns().ip(&format!(
+        "route add default via {tap_ip} dev eth1 onlink metric 200"
+    ));
+    both.netns()
+        .ip("-6 route add default via fe80::1 dev eth1 metric 2000");
+    let by = |device: &str, is_v4| {
+        scene.forget();
+        let ping = format!("ping -n -q -c 1 -W 5 -I {device} {}", server(is_v4, 0));
+        both.netns().shell(&ping);
+        let is_echo = |packet: &Packet| packet.ends.dst == server(is_v4, 0);
+        scene.relay().packets(false, is_echo)
+    };
+    for is_v4 in FAMILIES {
+        assert_eq!(by(INSIDE, is_v4), [], "the other way is direct");
+        let passed = by("eth1", is_v4);
+        assert_eq!(passed.len(), 1);
+        if is_v4 {
+            assert_eq!(passed[0].ends.src.to_string(), own);
+        }
+    }
+}

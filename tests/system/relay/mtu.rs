@@ -1,0 +1,49 @@
+//! How large a packet may be on a way by a relay: its narrowest part decides, and the client learns it (N-7).
+
+use netagent_tests::relay::{SHIELD, SHIELD_INTERFACE, Scene, client};
+use netagent_tests::server::Server;
+use netagent_tests::world::{ROUTER_V4, ROUTER_V6, UPLINK};
+use serde_json::json;
+
+use crate::path::check_path_mtu;
+use crate::relay::{FAMILIES, server};
+use crate::stacks::echo_tcp;
+
+const NARROW: u32 = 1_300;
+
+/// A client learns it by datagrams, and megabytes of TCP cross.
+fn check_narrow(scene: &Scene) {
+    for is_v4 in FAMILIES {
+        let remote = server(is_v4, 0);
+        let _udp = Server::udp(&scene.world.outside, remote);
+        let _tcp = Server::tcp(&scene.world.outside, remote);
+        let netns = scene.client().netns();
+        check_path_mtu(netns, remote, NARROW);
+        netns.ip("route flush cache");
+        netns.ip("-6 route flush cache");
+        echo_tcp(netns, remote, 2 << 20);
+    }
+}
+
+#[test]
+fn r1_a_client_learns_of_a_narrow_uplink_through_the_relay() {
+    let scene = Scene::new("", &[client("sandbox")]);
+    let host = &scene.world.host;
+    host.ip(&format!(
+        "route change default via {ROUTER_V4} mtu {NARROW}"
+    ));
+    host.ip(&format!(
+        "-6 route change default via {ROUTER_V6} dev {UPLINK} mtu {NARROW}"
+    ));
+    check_narrow(&scene);
+}
+
+#[test]
+fn r1_a_client_learns_of_a_relay_whose_own_cable_is_narrow() {
+    let relay = json!({
+        "name": SHIELD,
+        "network_interfaces": [{ "name": SHIELD_INTERFACE, "mtu": NARROW }],
+    });
+    let scene = Scene::with_relay("", &relay, &[client("sandbox")]);
+    check_narrow(&scene);
+}
