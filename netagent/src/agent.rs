@@ -26,6 +26,7 @@ mod principal;
 pub mod publish;
 mod quarantine;
 mod registry;
+pub mod relay;
 mod requests;
 mod round;
 mod services;

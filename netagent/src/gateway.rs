@@ -85,6 +85,7 @@ mod tests {
             model: String::new(),
             autoconfig: true,
             mtu: None,
+            relay: None,
         }
     }
 

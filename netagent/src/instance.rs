@@ -88,6 +88,19 @@ pub struct Interface {
     pub autoconfig: bool,
     /// MTU that was asked for, bytes; where none was, it has the uplink's.
     pub mtu: Option<u32>,
+    /// Through whose VM everything of it goes.
+    pub relay: Option<Relay>,
+}
+
+/// The relay of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// Name of the relay's interface in the same account, whether there is such a one at the moment or not.
+    pub name: Name,
+    /// Whether DNS goes there too, where that was said.
+    pub dns: Option<bool>,
+    /// Slot of its leg ([`netagent_common::vm::Interface::leg`]); unique on the host, among interfaces too.
+    pub leg: u32,
 }
 
 /// Where a TAP and its address come from.
@@ -153,12 +166,28 @@ pub struct AnnouncedPort {
 }
 
 impl Instance {
+    /// Its number for whoever opens flows towards its first interface: where that has a relay, its leg's.
+    #[must_use]
+    pub fn number_towards(&self) -> u32 {
+        let primary = self.interfaces.first();
+        let relay = primary.and_then(|primary| primary.relay.as_ref());
+        relay.map_or_else(|| self.number(), |relay| relay.leg)
+    }
+
     /// Its number in the datapath: the slot of its first interface.
     #[must_use]
     pub fn number(&self) -> u32 {
         self.interfaces
             .first()
             .map_or(u32::MAX, |primary| primary.slot)
+    }
+}
+
+impl Interface {
+    /// Its places in the datapath: its own, and its leg's.
+    pub fn slots(&self) -> impl Iterator<Item = u32> {
+        let leg = self.relay.as_ref().map(|relay| relay.leg);
+        std::iter::once(self.slot).chain(leg)
     }
 }
 

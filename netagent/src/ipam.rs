@@ -158,12 +158,32 @@ impl Reservations {
     /// # Errors
     /// Where every slot is in use.
     pub fn reserve_custom_slot(&mut self, tap_name: &str) -> Result<u32, IpamError> {
+        let slot = self.reserve_leg()?;
+        self.hold(slot, tap_name);
+        Ok(slot)
+    }
+
+    /// Reserves the highest free slot for the leg of an interface: it has no TAP.
+    ///
+    /// # Errors
+    /// Where every slot is in use.
+    pub fn reserve_leg(&mut self) -> Result<u32, IpamError> {
         let slot = (0..vm::SLOTS_MAX)
             .rev()
             .find(|slot| !self.slots.taken.contains(slot))
             .ok_or(IpamError::NoSlot)?;
-        self.hold(slot, tap_name);
+        self.hold_leg(slot);
         Ok(slot)
+    }
+
+    /// Holds the slot of a leg that is given away already.
+    pub fn hold_leg(&mut self, slot: u32) {
+        self.slots.insert(slot);
+    }
+
+    /// Gives the slot of a leg back.
+    pub fn release_leg(&mut self, slot: u32) {
+        self.slots.remove(slot);
     }
 
     /// Gives a slot and a name back.
@@ -340,7 +360,10 @@ mod tests {
         assert_eq!(reservations.reserve_custom_slot("vpc0"), Ok(65_535));
         assert_eq!(reservations.reserve_custom_slot("vpc1"), Ok(65_534));
         reservations.release(&pool(GatewayPlace::First), 65_535, "vpc0");
-        assert_eq!(reservations.reserve_custom_slot("vpc2"), Ok(65_535));
+        assert_eq!(reservations.reserve_leg(), Ok(65_535), "legs too");
+        assert_eq!(reservations.reserve_custom_slot("vpc2"), Ok(65_533));
+        reservations.release_leg(65_535);
+        assert_eq!(reservations.reserve_custom_slot("vpc3"), Ok(65_535));
     }
 
     #[test]

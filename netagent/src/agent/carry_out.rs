@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tokio::time::Instant;
+
 use crate::agent::registry::{Held, Key};
 use crate::agent::{Agent, fault};
 use crate::host::{Host, Place, one_line};
@@ -20,19 +22,22 @@ impl<H: Host> Agent<H> {
         if keys.is_empty() {
             return;
         }
+        // Custom addresses stand in the route map as instances', before their TAP is up (P-4, P-5).
+        let custom = self.each(&keys).any(|(_, held)| has_custom(&held.instance));
+        let peers = self.with_peers(&keys);
+        let keys = self.without_waiting(&peers, &keys);
         self.follow_denied(keys.iter().copied());
         self.permit(keys.iter().copied());
-        let observed = self.observe_instances(&keys).await;
+        let observed = self.observe_instances(&peers).await;
         if let Some(reason) = observed {
             return keys
                 .iter()
                 .for_each(|key| self.registry.note(*key, Some(reason.clone())));
         }
-        // Custom addresses stand in the route map as instances', before their TAP is up (P-4, P-5).
-        let custom = self.each(&keys).any(|(_, held)| has_custom(&held.instance));
         if custom {
             self.host_round().await;
         }
+        self.turn_legs(&peers).await;
         self.take_down(&keys).await;
         self.bring_up(&keys).await;
         self.tell_of(keys.iter().copied());
@@ -44,12 +49,38 @@ impl<H: Host> Agent<H> {
         self.host.settle().await;
     }
 
+    /// Peers that failed have their own time, save those that are asked for.
+    fn without_waiting(&self, peers: &BTreeSet<Key>, asked: &BTreeSet<Key>) -> BTreeSet<Key> {
+        let troubled = self.registry.troubled(Instant::now());
+        let waiting = troubled.filter(|(key, due)| !due && !asked.contains(key));
+        let waiting: BTreeSet<Key> = waiting.map(|(key, _)| key).collect();
+        peers.difference(&waiting).copied().collect()
+    }
+
+    /// Before a relay goes, nothing is led to it any more, whatever else is wrong with its clients.
+    async fn turn_legs(&mut self, keys: &BTreeSet<Key>) {
+        let has_relay = |held: &Held| {
+            held.instance
+                .interfaces
+                .iter()
+                .any(|one| one.relay.is_some())
+        };
+        let clients = self.each(keys).filter(|(_, held)| has_relay(held));
+        let clients: Vec<&Instance> = clients.map(|(_, held)| &held.instance).collect();
+        if clients.is_empty() {
+            return;
+        }
+        let wanted = self.wanted(clients.into_iter());
+        let plan = plan::plan_turned(&wanted, &self.observed);
+        // What failed was said, and is in the next plan again.
+        self.apply(plan, &BTreeSet::new(), None).await;
+    }
+
     /// Why the host could not be read.
     async fn observe_instances(&mut self, keys: &BTreeSet<Key>) -> Option<String> {
         let places: Vec<Place> = self
             .each(keys)
-            .flat_map(|(_, held)| &held.instance.interfaces)
-            .map(Self::place)
+            .flat_map(|(_, held)| self.places_of(&held.instance))
             .collect();
         let looked = if places.len() > ALONE_MAX {
             let everything = self.host.observe().await;
@@ -84,7 +115,7 @@ impl<H: Host> Agent<H> {
             held.flat_map(|held| &held.instance.interfaces)
         };
         let aliases = interfaces().map(|one| self.alias_of(one)).collect();
-        let slots = interfaces().map(|one| one.slot).collect();
+        let slots = interfaces().flat_map(Interface::slots).collect();
         let lent = self.lent(interfaces());
         let plan = plan::plan_stop(&aliases, &slots, &lent, &self.observed);
         let failure = self

@@ -15,10 +15,11 @@ use crate::agent::store_id::random;
 use crate::agent::{Agent, RequestError, now_ms};
 use crate::gateway::host_end;
 use crate::host::{Host, Place};
-use crate::instance::{Instance, Interface, Life, Origin};
+use crate::instance::{Instance, Interface, Life, Origin, Relay};
 use crate::ipam::custom_mac;
 use crate::policy::Compiled;
 use crate::spec::name::Name;
+use crate::spec::relay::RelaySpec;
 use crate::spec::{Addressing, Bounds, InstanceSpec, InterfaceSpec, SpecError};
 use crate::store::Change;
 
@@ -54,6 +55,7 @@ impl<H: Host> Agent<H> {
         refusals.extend(self.refuse_snat(spec.snat_address).await?);
         refusals.extend(self.refuse_limits(&spec.limits));
         self.refuse_names(caller, spec, &mut refusals);
+        self.refuse_relays(caller, spec, &mut refusals);
         self.refuse_ports(caller, &spec.ports, None, &mut refusals);
         let host_limit = self.config.limits.instances;
         if self.registry.len() >= host_limit as usize {
@@ -282,6 +284,15 @@ impl<H: Host> Agent<H> {
         interface.autoconfig = spec.autoconfig;
         interface.mtu = spec.mtu;
         interface.mac = spec.mac.unwrap_or(interface.mac);
+        if let Some(relay) = &spec.relay {
+            match self.reservations.reserve_leg() {
+                Ok(leg) => interface.relay = Some(made_relay(relay, leg)),
+                Err(error) => {
+                    self.give_back(&[interface]);
+                    return Err(error.into());
+                }
+            }
+        }
         Ok(interface)
     }
 
@@ -340,7 +351,10 @@ impl<H: Host> Agent<H> {
         let mut names = Vec::new();
         for (index, spec) in specs.iter().enumerate() {
             let taken = |name: &Name| {
-                own.contains(name) || self.registry.has_interface_name(&caller.account, name)
+                own.contains(name)
+                    || self.registry.has_interface_name(&caller.account, name)
+                    // Who waits for an interface of this name waits for one that can be its relay.
+                    || (spec.relay.is_some() && self.registry.has_clients(&caller.account, name))
             };
             let generated = Name::for_interface(instance, index, random());
             let name = match &spec.name {
@@ -358,6 +372,9 @@ impl<H: Host> Agent<H> {
         for interface in interfaces {
             self.reservations
                 .release(&self.pool, interface.slot, &interface.tap_name);
+            if let Some(relay) = &interface.relay {
+                self.reservations.release_leg(relay.leg);
+            }
         }
     }
 }
@@ -386,6 +403,15 @@ fn interface(
         model: String::new(),
         autoconfig: true,
         mtu: None,
+        relay: None,
+    }
+}
+
+fn made_relay(spec: &RelaySpec, leg: u32) -> Relay {
+    Relay {
+        name: spec.name.clone(),
+        dns: spec.dns,
+        leg,
     }
 }
 

@@ -76,10 +76,12 @@ impl<H: Host> Agent<H> {
                 let stopped = self.decide_stop(&caller, &name, batch);
                 owe(batch, stopped, answer);
             }
-            Request::Delete(name, answer) => match self.decide_delete(&caller, &name, batch) {
-                Ok(()) => batch.owed.push(Owed::Done(answer)),
-                Err(error) => drop(answer.send(Err(error))),
-            },
+            Request::Delete(name, force, answer) => {
+                match self.decide_delete(&caller, (&name, force), batch) {
+                    Ok(()) => batch.owed.push(Owed::Done(answer)),
+                    Err(error) => drop(answer.send(Err(error))),
+                }
+            }
             Request::Announce(name, announcement, answer) => {
                 match self.decide_announce(&caller, &name, announcement, batch) {
                     Ok(accepted) => batch.owed.push(Owed::Accepted(accepted, answer)),
@@ -206,12 +208,15 @@ impl<H: Host> Agent<H> {
     fn decide_delete(
         &mut self,
         caller: &Caller,
-        name: &str,
+        (name, force): (&str, bool),
         batch: &mut Batch,
     ) -> Result<(), RequestError> {
         let key = self.find(caller, name)?;
         let held = self.held(key, name)?.clone();
         let mut instance = held.instance.clone();
+        if let Some(refusal) = self.refuse_delete(&instance).filter(|_| !force) {
+            return Err(refusal);
+        }
         instance.life = Life::Deleting;
         batch.audit(
             caller,
@@ -293,10 +298,12 @@ impl<H: Host> Agent<H> {
         batch: &mut Batch,
     ) -> Key {
         let started = instance.life == Life::Running;
+        // The relay is one from now on, whether its client runs or not.
+        let has_relay = instance.interfaces.iter().any(|one| one.relay.is_some());
         batch.ports |= !instance.publications.is_empty();
         let key = self.registry.insert(instance, compiled);
         batch.undo.push((key, None));
-        batch.touched.extend(started.then_some(key));
+        batch.touched.extend((started || has_relay).then_some(key));
         key
     }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use netagent_common::policy::policy_flag::{AUDIT, DENY_ALL};
+use netagent_common::policy::policy_flag::{AUDIT, DENY_ALL, LEG};
 use netagent_common::vm;
 use tokio::time::Instant;
 
@@ -63,7 +63,7 @@ impl Denied {
 }
 
 const fn denies(record: &vm::Interface) -> bool {
-    record.policy_flags & (DENY_ALL | AUDIT) == DENY_ALL && record.account == 0
+    record.policy_flags & (DENY_ALL | AUDIT | LEG) == DENY_ALL && record.account == 0
 }
 
 impl<H: Host> Agent<H> {

@@ -109,7 +109,8 @@ impl<H: Host> Agent<H> {
             Subject::Packet(question) => publication(ports, question)?,
             Subject::Name(_) => return None,
         };
-        let held = self.registry.by_number(to.slot);
+        let mut all = self.registry.all().map(|(_, held)| held);
+        let held = all.find(|held| held.instance.number_towards() == to.slot);
         let own = held.filter(|held| held.instance.account == caller.account);
         Some(Behind {
             to,

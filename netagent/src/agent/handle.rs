@@ -49,6 +49,10 @@ pub enum RequestError {
     NameTaken(String),
     #[error("Network interface name '{0}' is already in use")]
     InterfaceNameTaken(String),
+    #[error(
+        "Network interface {0}: delete those first, or delete it with force (--force): until there is a network interface of that name again, nothing passes to or from them"
+    )]
+    RelayInUse(String),
     #[error("Port {port} is already in use by {owner}")]
     PortTaken { port: ExposedPort, owner: String },
     #[error("Port {port} cannot be published: publish.ports of the configuration is {range}")]
@@ -148,7 +152,8 @@ pub(crate) enum Request {
     Inspect(String, Answer<InstanceState>),
     Start(String, Answer<InstanceState>),
     Stop(String, Answer<InstanceState>),
-    Delete(String, Answer<()>),
+    /// Whatever it is the relay of, where that is forced.
+    Delete(String, bool, Answer<()>),
     Announce(String, Announcement, Answer<bool>),
     /// Replaces published and exposed ports.
     Publish(String, PortsSpec, Answer<InstanceState>),
@@ -286,12 +291,17 @@ impl AgentHandle {
         self.ask(caller, |answer| Request::Stop(key, answer)).await
     }
 
-    /// Deletes an instance.
+    /// Deletes an instance; one that others have as their relay only with `force`.
     ///
     /// # Errors
-    /// Where it does not exist.
-    pub async fn delete(&self, caller: &Caller, key: String) -> Result<(), RequestError> {
-        self.ask(caller, |answer| Request::Delete(key, answer))
+    /// Where it does not exist, or is a relay.
+    pub async fn delete(
+        &self,
+        caller: &Caller,
+        key: String,
+        force: bool,
+    ) -> Result<(), RequestError> {
+        self.ask(caller, |answer| Request::Delete(key, force, answer))
             .await
     }
 

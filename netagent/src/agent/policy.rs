@@ -18,6 +18,7 @@ use crate::instance::{Instance, Life};
 use crate::ipam::Pool;
 use crate::policy::{Compiled, compile_around};
 use crate::spec::policy::{Networks, PolicyMode, PolicySpec};
+use crate::spec::relay;
 use crate::store::Change;
 
 /// What every policy comes to on this host, beside its own lists: the same as long as the agent runs.
@@ -140,6 +141,10 @@ impl<H: Host> Agent<H> {
     ) -> Result<Key, RequestError> {
         let key = self.find(caller, name)?;
         let held = self.held(key, name)?.clone();
+        let relays = held.instance.interfaces.iter();
+        for relay in relays.filter_map(|interface| interface.relay.as_ref()) {
+            relay::check_dns(relay.dns, &policy)?;
+        }
         if held.instance.policy == policy {
             batch.touch_if_troubled(key, &held);
             return Ok(key);

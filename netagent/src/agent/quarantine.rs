@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use netagent_common::drop::DropReason;
-use netagent_common::policy::policy_flag::QUARANTINE;
+use netagent_common::policy::policy_flag::{LEG, QUARANTINE};
 use tokio::time::Instant;
 
 use crate::agent::Agent;
@@ -51,7 +51,7 @@ impl Quarantine {
     pub(crate) fn take_over(&mut self, observed: &Observed, now: Instant) {
         let datapath = observed.datapath.iter();
         let records = datapath.flat_map(|datapath| datapath.interfaces.values());
-        let held = records.filter(|record| record.policy_flags & QUARANTINE != 0);
+        let held = records.filter(|record| record.policy_flags & (QUARANTINE | LEG) == QUARANTINE);
         let flood = |number| {
             (
                 number,

@@ -59,7 +59,9 @@ pub(crate) struct Registry {
     ifindexes: BTreeMap<u32, Key>,
     /// Names of what is being deleted are free (S-4).
     names: BTreeMap<(AccountName, Name), Key>,
-    interface_names: BTreeSet<(AccountName, Name)>,
+    interface_names: BTreeMap<(AccountName, Name), Key>,
+    /// Instances by the relays that their interfaces name, whether there are such relays or not.
+    clients: BTreeMap<(AccountName, Name), BTreeSet<Key>>,
     accounts: Accounts,
     taps: BTreeSet<String>,
     macs: BTreeSet<[u8; 6]>,
@@ -113,7 +115,11 @@ impl Registry {
         for interface in &instance.interfaces {
             if instance.life != Life::Deleting {
                 let name = (instance.account.clone(), interface.name.clone());
-                self.interface_names.insert(name);
+                self.interface_names.insert(name, key);
+                if let Some(relay) = &interface.relay {
+                    let name = (instance.account.clone(), relay.name.clone());
+                    self.clients.entry(name).or_default().insert(key);
+                }
             }
             self.ifindexes.insert(interface.ifindex, key);
             self.taps.insert(interface.tap_name.clone());
@@ -141,6 +147,15 @@ impl Registry {
             if instance.life != Life::Deleting {
                 let name = (instance.account.clone(), interface.name.clone());
                 self.interface_names.remove(&name);
+            }
+            if let Some(relay) = &interface.relay {
+                let name = (instance.account.clone(), relay.name.clone());
+                if let Some(clients) = self.clients.get_mut(&name) {
+                    clients.remove(&key);
+                    if clients.is_empty() {
+                        self.clients.remove(&name);
+                    }
+                }
             }
             if self.ifindexes.get(&interface.ifindex) == Some(&key) {
                 self.ifindexes.remove(&interface.ifindex);
@@ -203,7 +218,43 @@ impl Registry {
 
     pub(crate) fn has_interface_name(&self, account: &AccountName, name: &Name) -> bool {
         self.interface_names
-            .contains(&(account.clone(), name.clone()))
+            .contains_key(&(account.clone(), name.clone()))
+    }
+
+    /// The interface of this name; what is being deleted is not there any more.
+    pub(crate) fn interface(
+        &self,
+        account: &AccountName,
+        name: &Name,
+    ) -> Option<(Key, &Interface)> {
+        let key = *self.interface_names.get(&(account.clone(), name.clone()))?;
+        let interfaces = &self.get(key)?.instance.interfaces;
+        let found = interfaces.iter().find(|interface| interface.name == *name);
+        found.map(|interface| (key, interface))
+    }
+
+    /// Whether an interface has this relay, whether there is such a one or not; what is being deleted has none.
+    pub(crate) fn has_clients(&self, account: &AccountName, relay: &Name) -> bool {
+        self.clients.contains_key(&(account.clone(), relay.clone()))
+    }
+
+    /// The interfaces that have this relay, with their instances, in the order in which those were created.
+    pub(crate) fn clients(
+        &self,
+        account: &AccountName,
+        relay: &Name,
+    ) -> impl Iterator<Item = (Key, &Instance, &Interface)> {
+        let keys = self.clients.get(&(account.clone(), relay.clone()));
+        let held = keys.into_iter().flatten();
+        let held = held.filter_map(|key| Some((*key, &self.get(*key)?.instance)));
+        held.flat_map(move |(key, instance)| {
+            let interfaces = instance.interfaces.iter();
+            let own = interfaces.filter(move |interface| {
+                let named = interface.relay.as_ref();
+                named.is_some_and(|named| named.name == *relay)
+            });
+            own.map(move |interface| (key, instance, interface))
+        })
     }
 
     pub(crate) fn has_tap(&self, name: &str) -> bool {

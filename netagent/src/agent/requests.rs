@@ -8,7 +8,7 @@ use crate::agent::learned::start_of;
 use crate::agent::state::InstanceState;
 use crate::agent::{Agent, RequestError};
 use crate::guest::GuestConfig;
-use crate::host::{Host, Place};
+use crate::host::{Counters, Host, HostError};
 use crate::instance::Life;
 use crate::spec::InstanceSpec;
 
@@ -114,7 +114,7 @@ impl<H: Host> Agent<H> {
         let key = self.find(caller, name)?;
         let mut state = self.state_of(key)?;
         let instance = self.held(key, name)?.instance.clone();
-        let places: Vec<Place> = instance.interfaces.iter().map(Self::place).collect();
+        let places = self.places_of(&instance);
         self.host
             .observe_interfaces(&mut self.observed, &places)
             .await?;
@@ -122,6 +122,11 @@ impl<H: Host> Agent<H> {
             let mut counters = self.host.counters(interface.slot).await?;
             let refused = self.directory.refused(interface.slot, instance.generation);
             counters.drops.extend(refused);
+            if let Some(relay) = &interface.relay {
+                self.add_leg(relay.leg, instance.generation, &mut counters)
+                    .await?;
+            }
+            shown.relay = self.relay_state(&instance, interface, true);
             let link = self.observed.links.get(&interface.ifindex);
             let attached = instance.life == Life::Running && link.is_some_and(|link| link.carrier);
             shown.inspected = Some((attached, counters));
@@ -130,6 +135,23 @@ impl<H: Host> Agent<H> {
         let dns = dns.map(|servers| servers.dns_counters(start_of(&instance)));
         state.dns = Some(dns.unwrap_or_default());
         Ok(state)
+    }
+
+    /// What is dropped on the far side of a relay is dropped for its client. What passes there was counted on this side.
+    async fn add_leg(
+        &mut self,
+        leg: u32,
+        generation: u32,
+        counters: &mut Counters,
+    ) -> Result<(), HostError> {
+        let far = self.host.counters(leg).await?.drops;
+        for (reason, count) in far
+            .into_iter()
+            .chain(self.directory.refused(leg, generation))
+        {
+            *counters.drops.entry(reason).or_default() += count;
+        }
+        Ok(())
     }
 
     fn template(&self, caller: &Caller, name: &str) -> Result<Map<String, Value>, RequestError> {

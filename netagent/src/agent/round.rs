@@ -95,10 +95,11 @@ impl<H: Host> Agent<H> {
             .map(|(key, _)| key)
             .collect();
         let links = changes.links.iter();
-        let keys: Vec<Key> = links
-            .filter_map(|ifindex| self.registry.by_ifindex(*ifindex))
-            .filter(|key| !waiting.contains(key))
-            .collect();
+        let changed = links.filter_map(|ifindex| self.registry.by_ifindex(*ifindex));
+        let changed: BTreeSet<Key> = changed.collect();
+        // A relay that failed may come and go all the same.
+        let keys = self.with_clients(&changed);
+        let keys: Vec<Key> = keys.difference(&waiting).copied().collect();
         let keys = if changes.network {
             let mut keys = self.with_addressed_ports(keys);
             keys.extend(self.with_other_snat());

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::agent::Agent;
 use crate::agent::registry::Key;
 use crate::host::Host;
-use crate::instance::{Instance, Life};
+use crate::instance::{Instance, Interface, Life};
 use crate::services::{Forbidden, Guest, Servers, published_for_guests};
 use crate::spec::policy::PolicySpec;
 
@@ -46,8 +46,8 @@ impl<H: Host> Agent<H> {
                 continue;
             };
             let permission = held.instance.policy.permission();
-            for interface in &held.instance.interfaces {
-                self.directory.permit(interface.slot, &permission);
+            for slot in held.instance.interfaces.iter().flat_map(Interface::slots) {
+                self.directory.permit(slot, &permission);
             }
         }
     }
@@ -77,7 +77,7 @@ impl<H: Host> Agent<H> {
             let guest = Guest {
                 generation: instance.generation,
                 instance: instance.number(),
-                account: self.account_number(instance),
+                account: self.account_of(instance, interface),
                 hostname: told.hostname.clone(),
                 interface: device,
                 nameserver: upstream_of(instance),
@@ -85,6 +85,15 @@ impl<H: Host> Agent<H> {
                 permission: instance.policy.permission(),
                 attached: link.is_some_and(|link| link.carrier),
             };
+            if let Some(relay) = &interface.relay {
+                // Its queries that come by the relay. Nothing but an answer is ever sent that way.
+                let attached = false;
+                let guest = Guest {
+                    attached,
+                    ..guest.clone()
+                };
+                self.directory.put(relay.leg, Some(guest));
+            }
             self.directory.put(interface.slot, Some(guest));
         }
     }
@@ -114,8 +123,8 @@ impl<H: Host> Agent<H> {
 
     /// Nobody in its slots is answered any more.
     pub(crate) fn silence(&self, instance: &Instance) {
-        for interface in &instance.interfaces {
-            self.directory.put(interface.slot, None);
+        for slot in instance.interfaces.iter().flat_map(Interface::slots) {
+            self.directory.put(slot, None);
         }
     }
 

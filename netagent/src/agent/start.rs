@@ -194,7 +194,7 @@ pub async fn take_down<H: Host>(
     for interface in interfaces {
         if let Origin::Existing(before) = &interface.origin {
             lent.insert(format!("{prefix}{}:lent", interface.id), before.clone());
-            slots.insert(interface.slot);
+            slots.extend(interface.slots());
         }
     }
     let aliases = lent.keys().cloned().collect();
@@ -228,6 +228,9 @@ fn reservations(stored: &Stored) -> Reservations {
     let mut reservations = Reservations::default();
     for interface in stored.instances.iter().flat_map(|one| &one.interfaces) {
         reservations.hold(interface.slot, &interface.tap_name);
+        if let Some(relay) = &interface.relay {
+            reservations.hold_leg(relay.leg);
+        }
     }
     for (slot, uses) in &stored.slot_uses {
         reservations.set_uses(*slot, *uses);

@@ -4,14 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use netagent_common::limit::Rate;
 use netagent_common::names::ABI_VERSION;
 use netagent_common::net::GATEWAY_V6;
+use netagent_common::policy::NO_POLICY;
+use netagent_common::policy::policy_flag::{
+    AUDIT, DENY_ALL, DNS_STEERED, LEG, QUARANTINE, RELAY, RELAYED,
+};
 use netagent_common::vm::{self, INTERFACES_MAX};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::agent::publish::PublishedState;
 use crate::agent::registry::Key;
+use crate::agent::relay::RelayState;
 use crate::agent::uplink::MTU_MIN_V6;
 use crate::agent::{Agent, RequestError};
 use crate::dns::places;
@@ -24,6 +30,7 @@ use crate::spec::limit::LimitsSpec;
 use crate::spec::name::Name;
 use crate::spec::policy::PolicySpec;
 use crate::spec::publish::ExposedPort;
+use crate::spec::relay;
 
 /// What is shown of an instance.
 #[derive(Clone, Debug)]
@@ -83,6 +90,10 @@ pub struct InterfaceState {
     pub model: String,
     /// Whether the guest is told to configure it.
     pub autoconfig: bool,
+    /// Through whose VM everything of it goes.
+    pub relay: Option<RelayState>,
+    /// Interfaces that have it as their relay.
+    pub relay_clients: Vec<Name>,
     /// Whether a VMM holds the TAP, and what was counted: only in an inspection.
     pub inspected: Option<(bool, Counters)>,
 }
@@ -137,7 +148,7 @@ impl<H: Host> Agent<H> {
             interfaces: instance
                 .interfaces
                 .iter()
-                .map(|interface| self.interface_state(interface))
+                .map(|interface| self.interface_state(instance, interface))
                 .collect(),
             machine: MACHINE.iter().filter_map(described).collect(),
             gateway: gateway.address,
@@ -152,7 +163,7 @@ impl<H: Host> Agent<H> {
         })
     }
 
-    fn interface_state(&self, interface: &Interface) -> InterfaceState {
+    fn interface_state(&self, instance: &Instance, interface: &Interface) -> InterfaceState {
         InterfaceState {
             id: interface.id,
             name: interface.name.clone(),
@@ -164,6 +175,8 @@ impl<H: Host> Agent<H> {
             mtu: self.mtu_of(interface),
             model: interface.model.clone(),
             autoconfig: interface.autoconfig,
+            relay: self.relay_state(instance, interface, false),
+            relay_clients: self.clients_of(instance, interface),
             inspected: None,
         }
     }
@@ -191,8 +204,13 @@ impl<H: Host> Agent<H> {
             .map(|(index, interface)| {
                 let mut record = self.record(instance, index, interface);
                 record.policy_flags |= quarantine;
-                let wanted = self.wanted_interface(interface, record);
-                (interface.id, WantedInterface { drop_all, ..wanted })
+                let wanted = WantedInterface {
+                    // What its clients send comes in there too.
+                    drop_all: drop_all && record.policy_flags & RELAY == 0,
+                    leg: self.leg(instance, interface, &record),
+                    ..self.wanted_interface(interface, record)
+                };
+                (interface.id, wanted)
             })
             .collect()
     }
@@ -217,11 +235,58 @@ impl<H: Host> Agent<H> {
             guest_v4: interface.guest_v4.addr(),
             guest_v6,
             drop_all: false,
+            leg: None,
         }
     }
 
-    /// What the programs know of an interface: its own addresses first, then the instance's others. Below the
-    /// lowest MTU of IPv6 the kernel takes IPv6 off the TAP, and the guest has none; its address stays reserved.
+    /// What the programs know of the leg of an interface whose own record is this one. What the instance may send and
+    /// receive is counted at its own TAP, once.
+    fn leg(
+        &self,
+        instance: &Instance,
+        interface: &Interface,
+        own: &vm::Interface,
+    ) -> Option<vm::Interface> {
+        let leg = interface.relay.as_ref()?.leg;
+        let relay = self.running_relay(instance, interface);
+        let known = self.relay_of(instance, interface);
+        let mtu = known.map_or(own.mtu, |(_, relay)| self.mtu_of(relay).min(own.mtu));
+        let denied = if own.policy_flags & (DENY_ALL | AUDIT) == DENY_ALL {
+            DENY_ALL
+        } else {
+            0
+        };
+        Some(vm::Interface {
+            ifindex: relay.map_or(0, |relay| relay.ifindex),
+            guest_mac: relay.map_or([0; 6], |relay| relay.mac),
+            slot: leg,
+            instance: leg,
+            client: own.slot,
+            leg: 0,
+            mtu,
+            policy: NO_POLICY,
+            policy_flags: LEG | denied | own.policy_flags & QUARANTINE,
+            account: 0,
+            bandwidth: Rate::NONE,
+            bandwidth_in: Rate::NONE,
+            packets: Rate::NONE,
+            ..*own
+        })
+    }
+
+    /// The flags of an interface that has a relay, or is one.
+    fn relay_flags(&self, instance: &Instance, interface: &Interface) -> u32 {
+        let flag = |holds, flag| if holds { flag } else { 0 };
+        let relay = interface.relay.as_ref();
+        let steers = relay.is_some_and(|one| !relay::takes_dns(one.dns, &instance.policy));
+        let is_relay = self
+            .registry
+            .has_clients(&instance.account, &interface.name);
+        flag(relay.is_some(), RELAYED) | flag(steers, DNS_STEERED) | flag(is_relay, RELAY)
+    }
+
+    /// What the programs know of an interface: its own addresses first, then the instance's others, save those of
+    /// interfaces that have a relay, which come in by their own TAP alone. Below the lowest MTU of IPv6 the kernel takes IPv6 off the TAP, and the guest has none; its address stays reserved.
     pub(crate) fn record(
         &self,
         instance: &Instance,
@@ -232,11 +297,16 @@ impl<H: Host> Agent<H> {
         let mut addresses_v6 = [[0; 16]; INTERFACES_MAX];
         let mut prefixes_v6 = [0; INTERFACES_MAX];
         let others = instance.interfaces.iter().enumerate();
-        let others = others.filter(|(other, _)| *other != index);
-        let own_first = std::iter::once(interface).chain(others.map(|(_, other)| other));
+        let others =
+            others.filter(|(other, interface)| *other != index && interface.relay.is_none());
+        let has_relay = interface.relay.is_some();
+        let others = others.filter(|_| !has_relay).map(|(_, other)| other);
+        let own_first = std::iter::once(interface).chain(others);
+        let mut addresses = 0;
         let places = addresses_v6.iter_mut().zip(&mut prefixes_v6);
         let places = addresses_v4.iter_mut().zip(places);
         for (interface, (v4, (v6, prefix))) in own_first.zip(places) {
+            addresses += 1;
             *v4 = interface.guest_v4.addr().octets();
             if let Some(guest) = interface.guest_v6 {
                 *v6 = guest.addr().octets();
@@ -266,7 +336,7 @@ impl<H: Host> Agent<H> {
             flow_limit: rates.flows,
             mtu,
             guest_mac: interface.mac,
-            addresses: instance.interfaces.len().min(INTERFACES_MAX) as u8,
+            addresses,
             has_v6: u8::from(interface.guest_v6.is_some() && mtu >= MTU_MIN_V6),
             gateway_v4: interface.host_v4.addr().octets(),
             instance_gateway_v4: gateway.address.octets(),
@@ -277,12 +347,12 @@ impl<H: Host> Agent<H> {
             snat_v4,
             snat_v6,
             policy,
-            policy_flags,
-            account: self.account_number(instance),
+            policy_flags: policy_flags | self.relay_flags(instance, interface),
+            account: self.account_of(instance, interface),
             bandwidth: rates.bandwidth,
             bandwidth_in: rates.bandwidth_in,
             packets: rates.packets,
-            leg: 0,
+            leg: interface.relay.as_ref().map_or(0, |relay| relay.leg),
             client: 0,
         }
     }

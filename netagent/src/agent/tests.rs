@@ -6,6 +6,7 @@ mod life;
 mod policy;
 mod publish;
 mod refusals;
+mod relay;
 mod restart;
 mod snat;
 mod trouble;
@@ -73,7 +74,11 @@ impl Local {
     }
 
     async fn delete(&self, key: String) -> Result<(), RequestError> {
-        self.0.delete(&caller(), key).await
+        self.0.delete(&caller(), key, false).await
+    }
+
+    async fn delete_by_force(&self, key: &str) -> Result<(), RequestError> {
+        self.0.delete(&caller(), key.into(), true).await
     }
 
     async fn plan(&self) -> Result<PlanView, RequestError> {

@@ -8,7 +8,7 @@ use crate::access::AccountName;
 use crate::agent::Agent;
 use crate::config::policy::VmToVm;
 use crate::host::Host;
-use crate::instance::Instance;
+use crate::instance::{Instance, Interface};
 
 impl<H: Host> Agent<H> {
     /// The number of the instance's account in the records of its interfaces; 0 where it reaches no other.
@@ -16,6 +16,14 @@ impl<H: Host> Agent<H> {
         match self.config.policy.vm_to_vm {
             VmToVm::Off => 0,
             VmToVm::Account => self.registry.accounts().number(&instance.account),
+        }
+    }
+
+    /// The same, of one of its interfaces: what has a relay goes nowhere past it.
+    pub(crate) fn account_of(&self, instance: &Instance, interface: &Interface) -> u32 {
+        match interface.relay {
+            Some(_) => 0,
+            None => self.account_number(instance),
         }
     }
 }

@@ -83,6 +83,9 @@ impl From<SpecError> for ApiError {
             | SpecError::DenyAllWithLists
             | SpecError::Mtu(_)
             | SpecError::CustomWithoutLists
+            | SpecError::Relay(_)
+            | SpecError::RelayWithoutName
+            | SpecError::RelayDnsWithDomains
             | SpecError::Cidr(_)
             | SpecError::Domain(_) => StatusCode::BAD_REQUEST,
         };
@@ -100,6 +103,7 @@ impl From<RequestError> for ApiError {
             | RequestError::AddressTaken(_)
             | RequestError::TapTaken(_)
             | RequestError::MacTaken(_)
+            | RequestError::RelayInUse(_)
             | RequestError::PortTaken { .. }
             | RequestError::PortOutside { .. }
             | RequestError::PortOfNat { .. }

@@ -15,13 +15,15 @@ use crate::spec::{Bounds, InstanceSpec};
 
 type Answer<T> = Result<T, ApiError>;
 
-/// What stands behind the path of a create: nothing, or that it is only to be checked.
-fn wants_check(uri: &Uri) -> Answer<bool> {
-    match uri.query() {
-        None | Some("" | "check=false") => Ok(false),
-        Some("check=true") => Ok(true),
-        Some(other) => Err(ApiError::bad(format!(
-            "Unknown parameter '{other}': use check=true, or none"
+/// What stands behind a path: nothing, or that the one parameter is true.
+fn wants(uri: &Uri, parameter: &str) -> Answer<bool> {
+    let query = uri.query().unwrap_or_default();
+    match query.split_once('=') {
+        None if query.is_empty() => Ok(false),
+        Some((name, "false")) if name == parameter => Ok(false),
+        Some((name, "true")) if name == parameter => Ok(true),
+        None | Some(_) => Err(ApiError::bad(format!(
+            "Unknown parameter '{query}': use {parameter}=true, or none"
         ))),
     }
 }
@@ -33,7 +35,7 @@ pub(crate) async fn create(
     uri: Uri,
     body: Body,
 ) -> Answer<(StatusCode, Json<Value>)> {
-    if wants_check(&uri)? {
+    if wants(&uri, "check")? {
         let faults = check(&shared, &caller, &body).await?;
         return Ok((StatusCode::OK, Json(json!({ "faults": faults }))));
     }
@@ -106,13 +108,15 @@ pub(crate) async fn stop(
     Ok(Json(InstanceView::brief(state)))
 }
 
-/// `DELETE /v1/instances/{instance}`
+/// `DELETE /v1/instances/{instance}`, and with `?force=true` even one that is the relay of others.
 pub(crate) async fn delete(
     State(shared): State<Shared>,
     caller: Caller,
+    uri: Uri,
     Key(key): Key,
 ) -> Answer<StatusCode> {
-    shared.agent.delete(&caller, key).await?;
+    let force = wants(&uri, "force")?;
+    shared.agent.delete(&caller, key, force).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

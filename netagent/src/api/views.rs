@@ -14,6 +14,7 @@ mod policy;
 
 use crate::agent::PlanView;
 use crate::agent::publish::PublishedState;
+use crate::agent::relay::RelayState;
 use crate::agent::state::{InstanceState, InterfaceState};
 use crate::api::views::policy::{PolicyView, RatesView};
 use crate::dns::places;
@@ -114,10 +115,26 @@ struct InterfaceView {
     mac: String,
     mtu: u32,
     autoconfig: bool,
-    #[schema(value_type = Option<Object>)]
-    relay: Option<Value>,
+    relay: Option<RelayView>,
+    /// Interfaces of other instances that have it as their relay.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    relay_clients: Vec<String>,
     #[serde(flatten)]
     counters: Option<CountersView>,
+}
+
+/// Through whose VM everything of an interface goes.
+#[derive(Debug, Serialize, ToSchema)]
+struct RelayView {
+    /// Name of its interface.
+    name: String,
+    /// Whether DNS goes there too.
+    relay_dns: bool,
+    /// `up`, or `down` with a reason: then nothing passes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 #[derive(Debug, Default, Serialize, ToSchema)]
@@ -299,6 +316,7 @@ impl From<InterfaceState> for InterfaceView {
             view.add(attached, &counters);
             view
         });
+        let clients = state.relay_clients.iter();
         Self {
             id: state.id,
             name: state.name.to_string(),
@@ -310,8 +328,21 @@ impl From<InterfaceState> for InterfaceView {
             mac: spec::mac_text(state.guest_mac),
             mtu: state.mtu,
             autoconfig: state.autoconfig,
-            relay: None,
+            relay: state.relay.map(RelayView::from),
+            relay_clients: clients.map(|name| name.to_string()).collect(),
             counters,
+        }
+    }
+}
+
+impl From<RelayState> for RelayView {
+    fn from(state: RelayState) -> Self {
+        let is_up = state.inspected.as_ref().map(Result::is_ok);
+        Self {
+            name: state.name.to_string(),
+            relay_dns: state.dns,
+            status: is_up.map(|is_up| if is_up { "up" } else { "down" }),
+            reason: state.inspected.and_then(Result::err),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Reads and writes the pinned maps: interface records, routes, counters, generations.
 
 mod batch;
+mod clients;
 mod guests;
 pub mod learned;
 mod policies;
@@ -10,6 +11,7 @@ mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::IpAddr;
 
 use aya::maps::{
     Array, HashMap as BpfHash, HashOfMaps, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray,
@@ -23,14 +25,16 @@ use netagent_common::drop::{AUDITED, DropKey, DropReason, NO_SLOT};
 use netagent_common::flow::Collected;
 use netagent_common::names::{ABI_VERSION, map};
 use netagent_common::nat::{Holdings, fill};
+use netagent_common::policy::policy_flag::LEG;
 use netagent_common::policy::{PolicyId, Route};
 use netagent_common::publish::{ExposedKey, HostPortKey, PublishKey, Published, SenderKey};
 use netagent_common::services::Services;
 use netagent_common::vm::{
-    self, ACTIVE_CHUNKS, Active, Interface, State, Traffic, active_place, record_index,
+    self, ACTIVE_CHUNKS, Active, Client, Interface, State, Traffic, active_place, record_index,
 };
 use tokio::time::Instant;
 
+use crate::apply::maps::clients::Clients;
 use crate::apply::maps::guests::Guests;
 use crate::apply::pins::Pins;
 use crate::apply::readers::Readers;
@@ -76,6 +80,8 @@ pub struct Maps {
     routes_v6: Routes<[u8; 16]>,
     guests_v4: Guests<[u8; 4]>,
     guests_v6: Guests<[u8; 16]>,
+    clients_v4: Clients<[u8; 4]>,
+    clients_v6: Clients<[u8; 16]>,
     policies_v4: Policies<[u8; 4]>,
     policies_v6: Policies<[u8; 16]>,
     drops: BpfHash<MapData, DropKey, u64>,
@@ -100,6 +106,8 @@ pub struct Maps {
     lent: BTreeMap<u32, u32>,
     /// What `guests_v4` and `guests_v6` hold: slots by the addresses of their guests.
     guests: BTreeMap<IpNet, u32>,
+    /// What `clients_v4` and `clients_v6` hold: clients of relays by their addresses.
+    clients: BTreeMap<IpAddr, Client>,
 }
 
 impl Maps {
@@ -128,6 +136,8 @@ impl Maps {
             routes_v6: open(pins, map::ROUTES_V6)?,
             guests_v4: open(pins, map::GUESTS_V4)?,
             guests_v6: open(pins, map::GUESTS_V6)?,
+            clients_v4: open(pins, map::CLIENTS_V4)?,
+            clients_v6: open(pins, map::CLIENTS_V6)?,
             policies_v4: open(pins, map::POLICIES_V4)?,
             policies_v6: open(pins, map::POLICIES_V6)?,
             drops: open(pins, map::DROPS)?,
@@ -146,6 +156,7 @@ impl Maps {
             readers: Readers::default(),
             lent: BTreeMap::new(),
             guests: BTreeMap::new(),
+            clients: BTreeMap::new(),
         };
         let state = maps.state()?;
         if state.abi != ABI_VERSION || state.mark == 0 {
@@ -154,6 +165,7 @@ impl Maps {
         maps.read_in_force()?;
         maps.read_lent()?;
         maps.read_guests()?;
+        maps.read_clients()?;
         maps.read_policies()?;
         Ok(Some(maps))
     }
@@ -197,20 +209,26 @@ impl Maps {
 
     /// Puts a record in force: first the copy that nobody reads, then the number that names it. A slot that
     /// was not in force starts with counters at zero (S-5). Where the agent did not make the TAP, its index leads
-    /// to the slot before the record is in force, and so do the guest's addresses where others reach them. The copy that nobody reads may have been in force a moment ago: then
+    /// to the slot before the record is in force, and so do the guest's addresses where others, or a relay, reach them. The copy that nobody reads may have been in force a moment ago: then
     /// it is written when the programs that found it are done.
     ///
     /// # Errors
     /// Where the kernel refuses.
     pub fn write_interface(&mut self, record: &Interface) -> Result<(), MapsError> {
         let slot = record.slot;
-        if vm::slot(record.ifindex) != slot && self.lent.get(&record.ifindex) != Some(&slot) {
+        // The index in the record of a leg is its relay's.
+        let is_leg = record.policy_flags & LEG != 0;
+        if !is_leg
+            && vm::slot(record.ifindex) != slot
+            && self.lent.get(&record.ifindex) != Some(&slot)
+        {
             self.adopted
                 .insert(record.ifindex, slot, 0)
                 .map_err(failed(map::ADOPTED))?;
             self.lent.insert(record.ifindex, slot);
         }
         self.write_guests(record)?;
+        self.write_clients(record)?;
         if self.record_in_force(slot)? == Some(*record) {
             return Ok(());
         }
@@ -238,6 +256,7 @@ impl Maps {
         self.set_active(slot, next)?;
         self.in_force.insert(slot, record.policy);
         self.forget_guests(slot, Some(record))?;
+        self.forget_clients(slot, Some(record))?;
         self.forget_lent(slot, Some(record.ifindex))
     }
 
@@ -255,6 +274,7 @@ impl Maps {
         self.set_active(slot, 0)?;
         self.in_force.remove(&slot);
         self.forget_guests(slot, None)?;
+        self.forget_clients(slot, None)?;
         self.forget_lent(slot, None)
     }
 

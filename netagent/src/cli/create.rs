@@ -88,6 +88,12 @@ struct Flags {
     /// Queues of the TAP [default: 1]
     #[arg(long, value_name = "N")]
     queues: Option<u16>,
+    /// Interface of another instance through whose VM everything of this one goes
+    #[arg(long, value_name = "NAME")]
+    relay: Option<String>,
+    /// Whether the relay has its DNS too [default: true, where no domain is allowed by name]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", requires = "relay")]
+    relay_dns: Option<bool>,
 }
 
 pub(super) fn create(args: &CreateArgs) -> Result<ExitCode> {
@@ -157,6 +163,12 @@ impl Flags {
             text.parse::<u32>()
                 .map_or_else(|_| json!(text), |id| json!(id))
         };
+        let relay = self.relay.as_ref().map(|_| {
+            Value::Object(object([
+                ("name", text(&self.relay)),
+                ("relay_dns", self.relay_dns.map(Value::from)),
+            ]))
+        });
         let interface = object([
             ("name", text(&self.interface_name)),
             ("ip", text(&self.ip)),
@@ -167,6 +179,7 @@ impl Flags {
             ("tap_owner", self.tap_owner.as_ref().map(principal)),
             ("tap_group", self.tap_group.as_ref().map(principal)),
             ("queues", self.queues.map(Value::from)),
+            ("relay", relay),
         ]);
         object([
             ("name", text(&self.name)),
@@ -246,6 +259,15 @@ mod tests {
                 "denied_cidrs": [], "allowed_domains": ["api.example.com", "*.github.com", "example.org"],
                 "allowed_cidrs": ["10.0.0.0/8", "192.0.2.0/24", "::/0"]}),
         );
+        check(
+            &["--relay", "gw-eth0"],
+            &json!({"network_interfaces": [{"relay": {"name": "gw-eth0"}}]}),
+        );
+        check(
+            &["--relay", "gw-eth0", "--relay-dns", "false"],
+            &json!({"network_interfaces": [{"relay": {"name": "gw-eth0", "relay_dns": false}}]}),
+        );
+        assert!(Line::try_parse_from(["create", "--relay-dns"]).is_err());
         check(
             &[
                 "--publish-port",

@@ -8,6 +8,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::cli::client::{call, instance_path};
+use crate::cli::relays::relay_table;
 use crate::cli::table::{cell, print, print_json, table};
 use crate::cli::{Client, OneInstance};
 
@@ -49,13 +50,12 @@ pub(super) fn change(one: &OneInstance, action: &str) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn rm(one: &OneInstance) -> Result<ExitCode> {
-    call(
-        &one.client.socket,
-        Method::DELETE,
-        &instance_path(&one.instance)?,
-        Vec::new(),
-    )?;
+pub(super) fn rm(one: &OneInstance, force: bool) -> Result<ExitCode> {
+    let mut path = instance_path(&one.instance)?;
+    if force {
+        path.push_str("?force=true");
+    }
+    call(&one.client.socket, Method::DELETE, &path, Vec::new())?;
     if one.client.json {
         print_json(&json!({ "deleted": one.instance }))?;
     }
@@ -190,10 +190,11 @@ fn description(instance: &Value) -> String {
         &["INTERFACE", "TAP", "IP", "IP6", "MAC", "MTU", "ATTACHED"],
         &rows,
     ));
-    let ports = port_table(instance);
-    if !ports.is_empty() {
-        text.push_str("\n\n");
-        text.push_str(&ports);
+    for more in [relay_table(interfaces), port_table(instance)] {
+        if !more.is_empty() {
+            text.push_str("\n\n");
+            text.push_str(&more);
+        }
     }
     let traffic: Vec<Vec<String>> = interfaces.iter().map(traffic_row).collect();
     text.push_str("\n\n");

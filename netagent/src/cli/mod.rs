@@ -16,6 +16,7 @@ mod guest;
 mod instances;
 mod network;
 mod notify;
+mod relays;
 mod run;
 mod table;
 mod token;
@@ -67,7 +68,7 @@ enum Command {
     /// Stop an instance; its addresses stay reserved, its TAPs go, and its VMM is to be started again after it
     Stop(OneInstance),
     /// Delete an instance
-    Rm(OneInstance),
+    Rm(RmArgs),
     #[command(about = guest::ABOUT_SHORT, long_about = guest::ABOUT)]
     Guest(guest::GuestArgs),
     /// Show what the agent would change now
@@ -118,6 +119,15 @@ struct OneInstance {
     instance: String,
     #[command(flatten)]
     client: Client,
+}
+
+#[derive(Args, Debug)]
+struct RmArgs {
+    #[command(flatten)]
+    one: OneInstance,
+    /// Even if other instances have it as their relay: nothing passes for them until there is one of that name again
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Args, Debug)]
@@ -191,7 +201,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(one) => instances::inspect(one),
         Command::Start(one) => instances::change(one, "start"),
         Command::Stop(one) => instances::change(one, "stop"),
-        Command::Rm(one) => instances::rm(one),
+        Command::Rm(args) => instances::rm(&args.one, args.force),
         Command::Guest(args) => guest::guest(args),
         Command::Plan(client) => instances::plan(client),
         Command::Down(args) => down::down(args, cli.log_format),

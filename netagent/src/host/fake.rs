@@ -6,6 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use netagent_common::drop::DropReason;
+use netagent_common::policy::policy_flag::{LEG, RELAYED};
 use netagent_common::policy::{NO_POLICY, PolicyId, RouteKind};
 use netagent_common::publish::{Led, LedKey};
 use netagent_common::vm::Traffic;
@@ -15,7 +16,7 @@ use crate::host::{Changes, Cleaned, Counters, Host, HostError, Place, ServiceSoc
 use crate::instance::Before;
 use crate::learned::table::Table;
 use crate::learned::table::fake::FakeTable;
-use crate::plan::{KernelRoute, KernelRouteKind, Observed, ObservedLink, Step};
+use crate::plan::{KernelRoute, KernelRouteKind, Observed, ObservedLink, Step, legs};
 use crate::publish::{Leads, ReserveError, Reserved};
 use crate::spec::publish::HostPort;
 
@@ -188,6 +189,7 @@ impl FakeHost {
         state.applied.push(step.clone());
         check_closed(&state.observed);
         check_named(&state.observed, step);
+        check_legs(&state.observed, step);
         Ok(())
     }
 }
@@ -213,7 +215,7 @@ fn check_closed(observed: &Observed) {
         let written = datapath
             .interfaces
             .values()
-            .any(|record| record.ifindex == *ifindex);
+            .any(|record| record.ifindex == *ifindex && record.policy_flags & LEG == 0);
         assert!(written, "{} is up without record", link.name);
     }
     let open: BTreeSet<String> = datapath
@@ -238,6 +240,28 @@ fn check_named(observed: &Observed, step: &Step) {
         let mut records = datapath.interfaces.values();
         let named = records.any(|record| record.policy == *id);
         assert!(!named || is_there(id), "{step}");
+    }
+}
+
+/// no leg comes into force that leads to a TAP which nobody holds, no TAP goes that one leads to, and no interface with
+/// a relay comes into force before its leg.
+fn check_legs(observed: &Observed, step: &Step) {
+    let datapath = observed.datapath.clone().unwrap_or_default();
+    let records = datapath.interfaces.values();
+    let mut legs = records.filter(|record| record.policy_flags & LEG != 0);
+    if let Step::WriteInterface { record } = step {
+        let index = record.ifindex;
+        if record.policy_flags & LEG != 0 {
+            assert!(index == 0 || legs::is_there(index, observed), "{step}");
+        } else if record.policy_flags & RELAYED != 0 {
+            let leg = datapath.interfaces.get(&record.leg);
+            let is_its = leg.is_some_and(|leg| {
+                (leg.client, leg.generation) == (record.slot, record.generation)
+            });
+            assert!(is_its, "{step}");
+        }
+    } else if let Step::SetLinkDown { ifindex } | Step::DetachTap { ifindex } = step {
+        assert!(legs.all(|leg| leg.ifindex != *ifindex), "{step}");
     }
 }
 

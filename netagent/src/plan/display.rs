@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use netagent_common::policy::policy_flag::LEG;
 use netagent_common::policy::{PolicyId, RouteKind};
 
 use crate::plan::{RouteTarget, Step, TapSpec};
@@ -26,6 +27,11 @@ impl fmt::Display for Step {
             Self::RaiseRouteGeneration => write!(f, "let flows look up their way again"),
             Self::WritePolicy { policy } => write!(f, "write policy {}", Size(policy)),
             Self::RemovePolicy { id } => write!(f, "remove policy {}", Short(*id)),
+            Self::WriteInterface { record } if record.policy_flags & LEG != 0 => write!(
+                f,
+                "write leg record {} of interface {} (device {}, generation {})",
+                record.slot, record.client, record.ifindex, record.generation
+            ),
             Self::WriteInterface { record } => write!(
                 f,
                 "write interface record {} (device {}, generation {})",

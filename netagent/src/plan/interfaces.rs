@@ -8,7 +8,7 @@ use netagent_common::net::{GATEWAY_MAC, GATEWAY_V6};
 
 use crate::plan::{
     KernelRouteKind, Neighbour, Observed, ObservedLink, Owner, Plan, Problem, Step, Wanted,
-    WantedInterface, alias_prefix, policies, publish,
+    WantedInterface, alias_prefix, legs, policies, publish,
 };
 
 /// What is asked of an observation for every interface, found without a search.
@@ -52,6 +52,7 @@ pub(crate) fn plan_interfaces(wanted: &Wanted, observed: &Observed, plan: &mut P
                 // Whatever became of its device: what the programs know of it is to be what is wanted.
                 if is_in_force(interface, observed) {
                     policies::plan_named(interface, wanted, observed, &mut steps.policies);
+                    legs::plan_leg(interface, observed, &mut steps.legs);
                     plan_record(interface, observed, &mut steps.records);
                 }
             }
@@ -77,6 +78,7 @@ struct Steps {
     /// Links that are up without programs go down.
     down: Vec<Step>,
     policies: Vec<Step>,
+    legs: Vec<Step>,
     records: Vec<Step>,
     devices: Vec<Step>,
     /// Without them the filters deny.
@@ -89,6 +91,7 @@ impl Steps {
         let mut steps = std::mem::take(&mut self.down);
         steps.append(&mut self.policies);
         steps.extend(ports);
+        steps.append(&mut self.legs);
         steps.append(&mut self.records);
         steps.append(&mut self.devices);
         steps.append(&mut self.drop_all);
@@ -233,6 +236,7 @@ fn plan_interface(
     if open {
         steps.down.push(Step::SetLinkDown { ifindex });
     }
+    legs::plan_leg(interface, observed, &mut steps.legs);
     plan_record(interface, observed, &mut steps.records);
     let drop_all = &mut steps.drop_all;
     let steps = &mut steps.devices;

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use netagent_common::policy::policy_flag::LEG;
+
 use crate::plan::interfaces::is_tap_of;
 use crate::plan::{
     Lent, Observed, ObservedDatapath, ObservedLink, Owner, Plan, Step, Wanted, WantedInterface,
@@ -24,7 +26,11 @@ pub(crate) fn plan_leftovers(wanted: &Wanted, observed: &Observed, plan: &mut Pl
     let wanted_slots: BTreeSet<u32> = wanted
         .interfaces
         .values()
-        .map(|interface| interface.record.slot)
+        .flat_map(|interface| {
+            let leg = interface.leg.as_ref();
+            [Some(&interface.record), leg].into_iter().flatten()
+        })
+        .map(|record| record.slot)
         .collect();
     let slots = in_force(observed, |slot| !wanted_slots.contains(slot));
     plan_all(links, slots, (&wanted.lent, observed), plan);
@@ -77,6 +83,8 @@ fn plan_all<'a>(
     let records = observed.datapath.iter();
     let records: BTreeMap<u32, u32> = records
         .flat_map(|datapath| datapath.interfaces.values())
+        // That of a leg bears the index of its relay's.
+        .filter(|record| record.policy_flags & LEG == 0)
         .map(|record| (record.ifindex, record.slot))
         .collect();
     for (ifindex, link) in links {

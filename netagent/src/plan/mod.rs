@@ -20,6 +20,7 @@ pub(crate) mod display;
 mod host;
 pub(crate) mod interfaces;
 mod leftovers;
+pub(crate) mod legs;
 mod observed;
 mod policies;
 pub mod publish;
@@ -94,6 +95,9 @@ pub struct WantedInterface {
     pub guest_v6: Option<Ipv6Addr>,
     /// Whether nearly nothing that the guest sends is to pass, so that `drop_all` is to be attached.
     pub drop_all: bool,
+    /// What the programs know of its leg, where it has a relay: as it is while that is there. The index is 0 where it is
+    /// not wanted to be.
+    pub leg: Option<Interface>,
 }
 
 /// A TAP device to be made.
@@ -269,6 +273,7 @@ impl Plan {
 pub fn plan(wanted: &Wanted, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
     host::plan_host(wanted, observed, &mut plan);
+    legs::plan_turned(wanted, observed, &mut plan);
     publish::plan_ownerless(wanted, observed, &mut plan);
     leftovers::plan_leftovers(wanted, observed, &mut plan);
     interfaces::plan_interfaces(wanted, observed, &mut plan);
@@ -280,9 +285,18 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Plan {
 #[must_use]
 pub fn plan_start(wanted: &Wanted, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
+    legs::plan_turned(wanted, observed, &mut plan);
     leftovers::plan_replaced(wanted, observed, &mut plan);
     interfaces::plan_interfaces(wanted, observed, &mut plan);
     policies::plan_unwanted(wanted, observed, &mut plan);
+    plan
+}
+
+/// What must be done before a relay goes, for its clients.
+#[must_use]
+pub fn plan_turned(wanted: &Wanted, observed: &Observed) -> Plan {
+    let mut plan = Plan::default();
+    legs::plan_turned(wanted, observed, &mut plan);
     plan
 }
 

@@ -26,7 +26,7 @@ pub struct PublishedAt {
 pub struct PublishedTo {
     /// Number of the publication.
     pub id: u32,
-    /// Slot of the guest's interface.
+    /// Slot of the guest's interface; where that has a relay, of its leg.
     pub slot: u32,
     /// Generation of that interface.
     pub generation: u32,
@@ -50,7 +50,7 @@ pub struct Sender {
 /// A port of an instance's own addresses that the host may reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Exposure {
-    /// Number of the instance.
+    /// Number of the instance; where its first interface has a relay, that of the leg.
     pub instance: u32,
     /// The port.
     pub port: ExposedPort,
@@ -92,7 +92,7 @@ pub enum PortStep {
 struct Index {
     at: BTreeSet<PublishedAt>,
     ids: BTreeSet<u32>,
-    /// Instances by the slots of their interfaces.
+    /// Instances by the slots of their interfaces and legs.
     slots: BTreeMap<u32, u32>,
     /// Instances by the publications that lead to them now.
     owners: BTreeMap<u32, u32>,
@@ -100,8 +100,12 @@ struct Index {
 
 impl Index {
     fn of(wanted: &Wanted, datapath: &ObservedDatapath) -> Self {
-        let records = wanted.interfaces.values().map(|one| &one.record);
-        let slots: BTreeMap<u32, u32> = records.map(|one| (one.slot, one.instance)).collect();
+        let slots = wanted.interfaces.values().flat_map(|one| {
+            let leg = one.leg.as_ref().map(|leg| leg.slot);
+            let slots = std::iter::once(one.record.slot).chain(leg);
+            slots.map(|slot| (slot, one.record.instance))
+        });
+        let slots: BTreeMap<u32, u32> = slots.collect();
         let published = || wanted.ports.values().flat_map(|ports| &ports.published);
         let there = datapath.ports.published.values();
         Self {
@@ -156,11 +160,13 @@ fn plan_back(
         }
     }
     for exposure in datapath.ports.exposed.keys() {
-        let instance = exposure.instance;
-        let ports = wanted.ports.get(&instance);
+        let Some(instance) = index.slots.get(&exposure.instance) else {
+            continue;
+        };
+        let ports = wanted.ports.get(instance);
         let kept = ports.is_some_and(|ports| ports.exposed.contains_key(exposure));
-        if index.slots.values().any(|one| *one == instance) && !kept {
-            let of = steps.entry(instance).or_default();
+        if !kept {
+            let of = steps.entry(*instance).or_default();
             of.push(Step::Port(PortStep::Conceal {
                 exposure: *exposure,
             }));
@@ -192,7 +198,6 @@ pub(crate) fn plan_ownerless(wanted: &Wanted, observed: &Observed, plan: &mut Pl
         return;
     };
     let index = Index::of(wanted, datapath);
-    let instances: BTreeSet<u32> = index.slots.values().copied().collect();
     let published = datapath
         .ports
         .published
@@ -200,7 +205,7 @@ pub(crate) fn plan_ownerless(wanted: &Wanted, observed: &Observed, plan: &mut Pl
         .filter(|(at, to)| !index.slots.contains_key(&to.slot) && !index.at.contains(at))
         .map(|(at, _)| *at);
     let exposed = datapath.ports.exposed.keys();
-    let exposed = exposed.filter(|exposure| !instances.contains(&exposure.instance));
+    let exposed = exposed.filter(|exposure| !index.slots.contains_key(&exposure.instance));
     let senders =
         datapath.ports.senders.iter().filter(|sender| {
             !index.ids.contains(&sender.id) && !index.owners.contains_key(&sender.id)

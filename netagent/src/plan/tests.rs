@@ -4,6 +4,7 @@ mod lent;
 mod mend;
 mod policies;
 mod publish;
+mod relay;
 mod snat;
 mod taps;
 
@@ -49,6 +50,7 @@ fn interface(slot: u32, uses: u32, v6: bool) -> (Uuid, WantedInterface) {
         guest_v4: Ipv4Addr::new(172, 16, 0, third + 2),
         guest_v6: v6.then(|| Ipv6Addr::new(0xfd00, 0, 0, slot as u16, 0, 0, 0, 2)),
         drop_all: false,
+        leg: None,
     };
     (id, wanted)
 }

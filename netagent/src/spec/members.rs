@@ -107,7 +107,7 @@ const INTERFACE: &[Member] = &[
     member("model", Text, Now),
     member("mac", Text, Now),
     member("autoconfig", Boolean, Now),
-    member("relay", ObjectOf(RELAY), NotYet),
+    member("relay", ObjectOf(RELAY), Now),
     member("mode", Text, NotYetUnlessText("nat")),
     member("bridge", Text, NotYet),
     member("device", Text, NotYet),

@@ -16,6 +16,7 @@ mod members;
 pub mod name;
 pub mod policy;
 pub mod publish;
+pub mod relay;
 mod validate;
 
 pub use bounds::{Bounds, default_custom_subnets};
@@ -28,6 +29,7 @@ use crate::spec::limit::LimitsSpec;
 use crate::spec::name::Name;
 use crate::spec::policy::{PolicyMode, PolicySpec};
 use crate::spec::publish::{PortFault, PortsSpec};
+use crate::spec::relay::RelaySpec;
 
 /// Interfaces that one instance may have (I-2).
 pub const INTERFACES_MAX: usize = netagent_common::vm::INTERFACES_MAX;
@@ -85,6 +87,8 @@ pub struct InterfaceSpec {
     pub model: String,
     /// MTU, its own or the instance's; the uplink's where neither is given.
     pub mtu: Option<u32>,
+    /// Through whose VM everything of it goes.
+    pub relay: Option<RelaySpec>,
 }
 
 /// Where an address and a TAP come from (I-6).
@@ -258,6 +262,17 @@ pub enum SpecError {
         /// What is wrong with it.
         fault: PortFault,
     },
+    ///
+    #[error(
+        "Invalid relay '{0}'. Please make sure the relay exists and does not create a circular dependency"
+    )]
+    Relay(String),
+    /// A relay that is none.
+    #[error("Member 'relay' needs a 'name'")]
+    RelayWithoutName,
+    ///
+    #[error("relay_dns cannot be combined with allowed_domains")]
+    RelayDnsWithDomains,
     /// A list that is too long.
     #[error("Member '{member}' has {count} entries, and may have {max}")]
     TooMany {

@@ -190,7 +190,6 @@ fn the_texts_of_the_specification_are_exact() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     for (member, value) in [
-        ("relay", r#"{"name": "x"}"#),
         ("mode", r#""bridge""#),
         ("bridge", r#""br0""#),
         ("device", r#""eth0""#),
@@ -203,6 +202,50 @@ fn what_is_not_built_is_refused_by_name() {
         let text = format!(r#"{{"network_interfaces": [{{"{member}": {value}}}]}}"#);
         check_error(&text, &format!("Not supported yet: {member}"));
     }
+}
+
+#[test]
+fn r4_a_relay_has_a_name_and_no_list_of_names_beside_its_dns() {
+    let relay = |text: &str| {
+        let text = format!(r#"{{"network_interfaces": [{{"relay": {text}}}]}}"#);
+        parse(&text).interfaces.remove(0).relay
+    };
+    let name = Name::parse("gw").unwrap();
+    for (text, dns) in [
+        (r#"{"name": "gw"}"#, None),
+        (r#"{"name": "gw", "relay_dns": null}"#, None),
+        (r#"{"name": "gw", "relay_dns": true}"#, Some(true)),
+        (r#"{"name": "gw", "relay_dns": false}"#, Some(false)),
+    ] {
+        let name = name.clone();
+        assert_eq!(relay(text), Some(RelaySpec { name, dns }), "{text}");
+    }
+    assert_eq!(relay("null"), None);
+    let check = |relay: &str, more: &str, expected: &str| {
+        check_error(
+            &format!(r#"{{"network_interfaces": [{{"relay": {relay}}}]{more}}}"#),
+            expected,
+        );
+    };
+    check("{}", "", "Member 'relay' needs a 'name'");
+    check(r#"{"name": null}"#, "", "Member 'relay' needs a 'name'");
+    let expected = "Invalid relay 'My Gateway'. Please make sure the relay exists and does not create a circular dependency";
+    check(r#"{"name": "My Gateway"}"#, "", expected);
+    let (names, expected) = (
+        r#", "allowed_domains": []"#,
+        "relay_dns cannot be combined with allowed_domains",
+    );
+    check(r#"{"name": "gw", "relay_dns": true}"#, names, expected);
+    for dns in ["false", "null"] {
+        let text = format!(
+            r#"{{"network_interfaces": [{{"relay": {{"name": "gw", "relay_dns": {dns}}}}}]{names}}}"#
+        );
+        let spec = parse(&text);
+        let asked = spec.interfaces[0].relay.as_ref().unwrap().dns;
+        assert!(!relay::takes_dns(asked, &spec.policy), "{dns}");
+    }
+    assert!(relay::takes_dns(None, &PolicySpec::default()));
+    assert!(!relay::takes_dns(Some(false), &PolicySpec::default()));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::spec::limit::{self, LimitsSpec};
 use crate::spec::name::Name;
 use crate::spec::policy::{self, PolicySpec};
 use crate::spec::publish::PortsSpec;
+use crate::spec::relay::{self, RelaySpec};
 use crate::spec::{
     Addressing, INTERFACES_MAX, InstanceSpec, InterfaceSpec, MTU, Principal, QUEUES_MAX, SpecError,
     address, mac_text,
@@ -61,6 +62,9 @@ pub(crate) fn instance(object: &Object, faults: &mut Vec<SpecError>) -> Instance
     check_repeated(&interfaces, gateway, faults);
     let ports = PortsSpec::read(object, faults);
     let policy = PolicySpec::read(object, faults);
+    for relay in interfaces.iter().filter_map(|one| one.relay.as_ref()) {
+        noted(relay::check_dns(relay.dns, &policy), faults);
+    }
     let limits = LimitsSpec::read(object, faults);
     let kept = |name: &str| !policy::MEMBERS.contains(&name) && !limit::MEMBERS.contains(&name);
     let request = object.iter();
@@ -141,6 +145,7 @@ fn interface(object: &Object, faults: &mut Vec<SpecError>) -> Option<InterfaceSp
     let name = noted(name(object), faults).flatten();
     let tap_owner = noted(principal(object, "tap_owner"), faults).flatten();
     let tap_group = noted(principal(object, "tap_group"), faults).flatten();
+    let relay = noted(RelaySpec::read(object), faults).flatten();
     let given = |member: &&str| object.get(*member).is_some_and(|value| !value.is_null());
     Some(InterfaceSpec {
         name,
@@ -156,6 +161,7 @@ fn interface(object: &Object, faults: &mut Vec<SpecError>) -> Option<InterfaceSp
         queues: u16::try_from(queues).unwrap_or(1),
         model: model?.to_owned(),
         mtu: noted(mtu(object), faults).flatten(),
+        relay,
     })
 }
 

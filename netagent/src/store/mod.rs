@@ -26,6 +26,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("publish.sql"),
     include_str!("snat.sql"),
     include_str!("policy.sql"),
+    include_str!("relay.sql"),
 ];
 /// Statements kept prepared.
 const STATEMENTS: usize = 32;

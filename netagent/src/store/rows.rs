@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::access::{AccountName, TokenRecord};
-use crate::instance::{Instance, Interface, Life, Publication};
+use crate::instance::{Instance, Interface, Life, Publication, Relay};
 use crate::spec::limit::LimitsSpec;
 use crate::spec::name::Name;
 use crate::spec::policy::PolicySpec;
@@ -173,7 +173,19 @@ fn interface(row: &Row<'_>) -> rusqlite::Result<Interface> {
         model: row.get("model")?,
         autoconfig: row.get("autoconfig")?,
         mtu: row.get("mtu")?,
+        relay: relay(row)?,
     })
+}
+
+fn relay(row: &Row<'_>) -> rusqlite::Result<Option<Relay>> {
+    let Some(name) = row.get::<_, Option<String>>("relay")? else {
+        return Ok(None);
+    };
+    Ok(Some(Relay {
+        name: Name::parse(&name).ok_or_else(|| bad(row, "relay", &name))?,
+        dns: row.get("relay_dns")?,
+        leg: row.get("leg")?,
+    }))
 }
 
 fn token(row: &Row<'_>) -> rusqlite::Result<TokenRecord> {

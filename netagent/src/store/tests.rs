@@ -13,6 +13,7 @@ use crate::spec::publish::{ExposedPort, PortProtocol};
 use crate::spec::{Grant, InstanceSpec};
 
 mod policy;
+mod relay;
 
 struct Scratch {
     _directory: TempDir,
@@ -47,6 +48,7 @@ fn interface(slot: u32) -> Interface {
         model: "virtio-net-pci".into(),
         autoconfig: false,
         mtu: (slot % 2 == 1).then_some(9000),
+        relay: None,
     }
 }
 
@@ -285,7 +287,7 @@ fn a_database_of_a_newer_version_is_left_alone() {
     drop(store);
     check_refused(
         &scratch.path,
-        "newer netagent (version 99, this one knows 5)",
+        "newer netagent (version 99, this one knows 6)",
     );
 }
 
@@ -384,7 +386,7 @@ fn a_migration_runs_once_and_a_failed_one_changes_nothing() {
     }
     assert!(matches!(
         Store::open(&scratch.path),
-        Err(StoreError::Newer { found: 6, .. })
+        Err(StoreError::Newer { found: 7, .. })
     ));
 }
 
@@ -417,6 +419,7 @@ fn a_file_of_version_1_is_taken_over_in_place() {
     assert_eq!(old.snat_address, None);
     assert_eq!(old.policy, PolicySpec::default());
     assert_eq!(old.limits, LimitsSpec::default());
+    assert!(old.interfaces.iter().all(|one| one.relay.is_none()));
     let new = instance("b", &[7]);
     store.commit(&[insert(&new)]).unwrap();
     drop(store);

@@ -144,10 +144,11 @@ fn insert_interface(
     interface: &Interface,
 ) -> rusqlite::Result<()> {
     let guest_v6 = interface.guest_v6.map(IpNet::V6);
+    let relay = interface.relay.as_ref();
     run(
         to,
         "INSERT INTO interfaces VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
-         ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
+         ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)",
         params![
             interface.id.to_string(),
             instance.id.to_string(),
@@ -171,6 +172,9 @@ fn insert_interface(
             interface.model,
             interface.autoconfig,
             interface.mtu,
+            relay.map(|relay| relay.name.as_str()),
+            relay.and_then(|relay| relay.dns),
+            relay.map(|relay| relay.leg),
         ],
     )
 }

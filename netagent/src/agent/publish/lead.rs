@@ -54,9 +54,6 @@ impl<H: Host> Agent<H> {
     /// The ports that should be in the datapath for an instance that runs. They lead to its first interface (I-4).
     pub(crate) fn wanted_ports(&self, instance: &Instance) -> Ports {
         let mut ports = Ports::default();
-        let Some(primary) = instance.interfaces.first() else {
-            return ports;
-        };
         for publication in &instance.publications {
             let port = &publication.port;
             for (address, guest) in self.places(instance, port) {
@@ -67,7 +64,7 @@ impl<H: Host> Agent<H> {
                 };
                 let to = PublishedTo {
                     id: publication.id,
-                    slot: primary.slot,
+                    slot: instance.number_towards(),
                     generation: instance.generation,
                     guest,
                     guest_port: port.guest_port,
@@ -82,7 +79,7 @@ impl<H: Host> Agent<H> {
             });
             ports.senders.extend(senders);
         }
-        let instance_number = instance.number();
+        let instance_number = instance.number_towards();
         let exposed = instance.exposed.iter().map(|port| Exposure {
             instance: instance_number,
             port: *port,

@@ -71,8 +71,8 @@ async fn bad_requests_create_nothing() {
     )
     .await;
     let relay = r#"{"network_interfaces": [{"relay": {"name": "x", "relay_dns": true}}]}"#;
-    api.check_error(post(relay), 501, "Not supported yet: relay")
-        .await;
+    let expected = "Invalid relay 'x'. Please make sure the relay exists and does not create a circular dependency";
+    api.check_error(post(relay), 400, expected).await;
     assert_eq!(api.call("GET", "/v1/instances", "").await.1, json!([]));
     let links = api.agent.host.state().observed.links.len();
     assert_eq!(links, 3);
