@@ -1,6 +1,7 @@
 //! A relay and its clients: Linux guests on TAPs whose every frame is recorded, one of which forwards, and the uplink.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use netagent_common::net::protocol;
 use serde_json::{Value, json};
@@ -10,12 +11,16 @@ use crate::deadline::{SOON, wait_for, wait_until};
 use crate::guest::Nic;
 use crate::netns::NetNs;
 use crate::packet::Packet;
+use crate::ping::answers;
 use crate::raw::Raw;
 use crate::stack::{Crossed, INSIDE, Stack};
 use crate::tap::Header;
 use crate::world::{FAR_END, ROUTER_V4, ROUTER_V6, UPLINK, World};
 
-/// Name of the relay's instance, and of its interface.
+/// How long one answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Name of the relay's instance.
 pub const SHIELD: &str = "shield";
 /// Name of the relay's interface.
 pub const SHIELD_INTERFACE: &str = "shield-eth0";
@@ -342,16 +347,13 @@ impl Scene {
     /// # Panics
     /// When it does not.
     pub fn wait_for_client(&self, client: &Vm) {
-        let mut routers = vec![ROUTER_V4.to_string()];
+        let mut routers: Vec<IpAddr> = vec![ROUTER_V4.into()];
         if !client.v6.is_unspecified() {
-            routers.push(ROUTER_V6.to_string());
+            routers.push(ROUTER_V6.into());
         }
         for router in routers {
             let what = format!("{} reaches {router} through the relay", client.name);
-            wait_until(&what, SOON, || {
-                let ping = format!("ping -n -q -c 1 -W 1 {router}");
-                client.netns().try_shell(&ping).status.success()
-            });
+            wait_until(&what, SOON, || answers(client.netns(), router, PATIENCE));
         }
     }
 
@@ -362,13 +364,23 @@ impl Scene {
         drop((self.uplink.left(), self.uplink.arrived()));
     }
 
-    /// Where the one packet whose payload ends with these bytes was seen since [`Self::forget`].
+    /// Where the one packet between a client and a server whose payload ends with these bytes was seen since
+    /// [`Self::forget`].
     ///
     /// # Panics
     /// Where it was not seen once at each place.
     #[must_use]
-    pub fn passage(&self, client: &Vm, is_outbound: bool, text: &[u8]) -> Passage {
-        let has_text = |packet: &Packet| packet.payload.ends_with(text);
+    pub fn passage(
+        &self,
+        (client, server): (&Vm, IpAddr),
+        is_outbound: bool,
+        text: &[u8],
+    ) -> Passage {
+        let has_text = |packet: &Packet| {
+            let ends = &packet.ends;
+            let to = if is_outbound { ends.dst } else { ends.src };
+            to == server && packet.payload.ends_with(text)
+        };
         let one = |place: &str, mut seen: Vec<Packet>| {
             assert_eq!(seen.len(), 1, "{place}: {seen:?}");
             seen.remove(0)

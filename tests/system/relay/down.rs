@@ -9,23 +9,21 @@ use netagent_tests::world::SERVERS;
 use serde_json::{Value, json};
 
 use crate::policy::site::serve;
-use crate::relay::{FAMILIES, server};
+use crate::relay::{FAMILIES, pings, server};
 
 /// The clients' packets go nowhere, and are counted.
 fn check_closed(scene: &Scene, what: &str) {
     let client = scene.client();
     // What was on its way has arrived by the first drop.
     wait_until(&format!("{what}: relay_down"), SOON, || {
-        let ping = format!("ping -n -q -c 1 -W 1 {}", server(true, 0));
-        assert!(!client.netns().try_shell(&ping).status.success(), "{what}");
+        assert!(!pings(client.netns(), server(true, 0)), "{what}");
         scene.drops("sandbox", "relay_down") > 0
     });
     drop(scene.uplink.left());
     for is_v4 in FAMILIES {
         let before = scene.drops("sandbox", "relay_down");
-        let ping = format!("ping -n -q -c 2 -i 0.2 -W 1 {}", server(is_v4, 0));
-        assert!(!client.netns().try_shell(&ping).status.success(), "{what}");
-        scene.wait_for_drop("sandbox", "relay_down", before + 1);
+        assert!(!pings(client.netns(), server(is_v4, 0)), "{what}");
+        scene.wait_for_drop("sandbox", "relay_down", before);
     }
     let own = FAMILIES.map(netagent_tests::world::host_address);
     let left = packets_of(&scene.uplink.left()).into_iter();

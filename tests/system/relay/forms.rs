@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::exchange::Protocol;
 use crate::policy::site::serve;
 use crate::published_ports::check_tcp;
-use crate::relay::{FAMILIES, exchange, server};
+use crate::relay::{FAMILIES, exchange, pings, server};
 use crate::stacks::echo_tcp;
 
 /// An interface of the user's own in a network with others.
@@ -47,7 +47,7 @@ fn check(scene: &Scene) {
             for protocol in Protocol::ALL {
                 let text = format!("{protocol:?} of {}", client.name).into_bytes();
                 exchange(client.netns(), protocol, remote, &text);
-                let there = scene.passage(client, true, &text);
+                let there = scene.passage((client, remote), true, &text);
                 let address = client.address(is_v4);
                 assert_eq!(there.relay_client_side.ends.src, address);
                 assert_eq!(there.relay_world_side.ends.src, address);
@@ -82,8 +82,7 @@ fn r8_relay_and_clients_of_one_private_network() {
     // It asks for its clients' hardware addresses, and they stay closed to each other all the same.
     let (one, two) = (&scene.clients[0], &scene.clients[1]);
     for (from, to) in [(one, two), (one, scene.relay()), (scene.relay(), one)] {
-        let ping = format!("ping -n -q -c 1 -W 1 {}", to.address(true));
-        assert!(!from.netns().try_shell(&ping).status.success());
+        assert!(!pings(from.netns(), to.address(true)));
     }
 }
 
@@ -118,7 +117,7 @@ fn r1_of_an_instance_with_two_interfaces_one_may_have_a_relay() {
         .ip("-6 route add default via fe80::1 dev eth1 metric 2000");
     let by = |device: &str, is_v4| {
         scene.forget();
-        let ping = format!("ping -n -q -c 1 -W 5 -I {device} {}", server(is_v4, 0));
+        let ping = format!("busybox ping -q -c 1 -W 5 -I {device} {}", server(is_v4, 0));
         both.netns().shell(&ping);
         let is_echo = |packet: &Packet| packet.ends.dst == server(is_v4, 0);
         scene.relay().packets(false, is_echo)

@@ -11,11 +11,12 @@ mod ports;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
 
 use netagent_tests::client::connect;
 use netagent_tests::deadline::SOON;
 use netagent_tests::netns::NetNs;
-use netagent_tests::ping::{echo_request, ping_socket};
+use netagent_tests::ping::{answers, echo_request, ping_socket};
 use netagent_tests::relay::Vm;
 use netagent_tests::server::PORT;
 use netagent_tests::world::{server_v4, server_v6};
@@ -65,6 +66,11 @@ fn udp_socket(netns: &NetNs, is_v4: bool) -> UdpSocket {
     let socket = netns.run(|| UdpSocket::bind(any)).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
     socket
+}
+
+/// Whether an echo request is answered soon.
+fn pings(netns: &NetNs, address: IpAddr) -> bool {
+    answers(netns, address, Duration::from_millis(700))
 }
 
 /// Whether anything with this text crossed a VM's cables.

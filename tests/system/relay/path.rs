@@ -31,7 +31,7 @@ fn check_passages(scene: &Scene, protocol: Protocol, remote: IpAddr) {
     scene.forget();
     exchange(client.netns(), protocol, remote, &text);
 
-    let there = scene.passage(client, true, &text);
+    let there = scene.passage((client, remote), true, &text);
     for (place, seen) in between(&there) {
         let ends = (seen.ends.src, seen.ends.dst);
         assert_eq!(ends, (client.address(is_v4), remote), "{place}");
@@ -47,7 +47,7 @@ fn check_passages(scene: &Scene, protocol: Protocol, remote: IpAddr) {
     // The relay is a router; between the TAPs netagent is none.
     assert_eq!(ttls(&there), [TTL, TTL, TTL - 1, TTL - 2], "{there:?}");
 
-    let back = scene.passage(client, false, &text);
+    let back = scene.passage((client, remote), false, &text);
     for (place, seen) in between(&back) {
         let ends = (seen.ends.src, seen.ends.dst);
         assert_eq!(ends, (remote, client.address(is_v4)), "{place}");
