@@ -14,6 +14,9 @@ use nix::sys::socket::{getsockopt, sockopt};
 use crate::demo::http::{Head, PATIENCE, answer};
 use crate::shell::say;
 
+/// What the shield's script waits for.
+const LISTENS: &str = "the proxy listens";
+
 /// What the proxy is told.
 #[derive(Args)]
 pub(crate) struct ProxyOptions {
@@ -35,6 +38,7 @@ pub(crate) fn proxy(options: &ProxyOptions) -> Result<()> {
     let credential = credential.trim();
     // Bound to the IPv6 wildcard, it takes IPv4 too.
     let listener = TcpListener::bind(("::", options.port)).context("cannot listen")?;
+    say(LISTENS);
     thread::scope(|scope| {
         for client in listener.incoming().flatten() {
             scope.spawn(move || {

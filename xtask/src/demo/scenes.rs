@@ -248,11 +248,19 @@ fn lose_shield(stage: &mut Stage<'_>, show: &mut Show) -> Result<()> {
     let [service, _] = SERVICE;
     let host = stage.world.host_path();
     stage.kill_shield()?;
+    stage.wait_for_relay("down")?;
+    let try_once = format!("ping -q -c 1 -W 1 {service}");
+    // What is on its way to the dead VM's TAP is lost there; the first drop shows that nothing is any more.
+    let start = stage.drops(A, "relay_down")?;
+    let mut answered = false;
+    let patience = stage.patience;
+    let before = patience.wait_for("a drop as relay_down", || {
+        answered |= stage.ask(0, &try_once)?.is_ok();
+        let drops = stage.drops(A, "relay_down")?;
+        Ok((drops > start).then_some(drops))
+    })?;
     let filter = format!("host {service}");
     let mut capture = Capture::start(&host, &filter, stage.patience)?;
-    let try_once = format!("ping -q -c 1 -W 1 {service}");
-    let mut answered = false;
-    let before = stage.drops(A, "relay_down")?;
     for _ in 0..3 {
         answered |= stage.ask(0, &try_once)?.is_ok();
     }
@@ -268,11 +276,12 @@ fn lose_shield(stage: &mut Stage<'_>, show: &mut Show) -> Result<()> {
     ))?;
     show.check(
         !answered && drops == 3 && left == 0,
-        "its sandboxes fail closed: nothing takes the direct way",
+        "its sandboxes fail closed: nothing takes a direct way",
     )?;
     drop(capture);
     stage.start_shield()?;
     stage.shield()?;
+    stage.wait_for_relay("up")?;
     let (came, text) = fetch(stage, show, (0, &format!("http://{service}/")))?;
     show.check(
         came && text.ends_with("credential: right"),

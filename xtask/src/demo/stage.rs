@@ -110,7 +110,7 @@ impl<'a> Stage<'a> {
         for sandbox in &mut self.sandboxes {
             sandbox.wait_until_ready(self.patience)?;
         }
-        Ok(())
+        self.wait_for_relay("up")
     }
 
     /// Starts the world's web server.
@@ -170,6 +170,19 @@ impl<'a> Stage<'a> {
             Some(mut shield) => shield.kill(),
             None => bail!("the shield does not run"),
         }
+    }
+
+    /// Waits until the agent shows that the relay of every sandbox is so.
+    pub(crate) fn wait_for_relay(&self, status: &str) -> Result<()> {
+        for name in SANDBOXES {
+            let what = format!("the relay of {name} is {status}");
+            self.patience.wait_until(&what, || {
+                let interface = self.interface(name)?;
+                let shown = interface.pointer("/relay/status").and_then(Value::as_str);
+                Ok(shown == Some(status))
+            })?;
+        }
+        Ok(())
     }
 
     /// Runs a line of shell in a sandbox.
