@@ -70,8 +70,4 @@ fn r1_a_vm_fetches_pages_through_a_relay_vm_and_is_refused_by_its_rules() {
     for (address, server) in &refused {
         assert_eq!(server.peers(), [], "{address}");
     }
-    // As it is shown to whoever sets a relay up.
-    let told = agent.say(&["guest", "shield"]);
-    let told = String::from_utf8_lossy(&told.stdout).into_owned();
-    assert!(told.contains("ip_forward"), "{told}");
 }

@@ -1,5 +1,6 @@
 //! What stays closed between clients and relay, and what a relay cannot send.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 
@@ -8,14 +9,14 @@ use netagent_tests::client::connect;
 use netagent_tests::deadline::SOON;
 use netagent_tests::packet::{self, Ends};
 use netagent_tests::raw::Raw;
-use netagent_tests::relay::{SHIELD, Scene, Vm, client, packets_of};
+use netagent_tests::relay::{Scene, Vm, client, packets_of};
 use netagent_tests::server::PORT;
 use netagent_tests::stack::INSIDE;
 use serde_json::json;
 
 use crate::exchange::Protocol;
 use crate::policy::site::{ask_tcp, serve};
-use crate::relay::{FAMILIES, exchange, saw, server, udp_socket};
+use crate::relay::{FAMILIES, exchange, pings, saw, server, udp_socket};
 
 const FORGED: &[u8] = b"nobody may see this";
 
@@ -33,6 +34,15 @@ fn ends(from: &Vm, src: IpAddr, dst: IpAddr) -> Ends {
 /// judged by then: an exchange of the sender follows it on the same cable.
 fn check_lost(scene: &Scene, from: &Vm, (src, dst): (IpAddr, IpAddr)) {
     scene.forget();
+    let drops = || {
+        let listed = scene.agent.api("GET", "/v1/instances", "").body;
+        let names = listed.as_array().unwrap().iter();
+        let names = names.map(|instance| instance["name"].as_str().unwrap());
+        names
+            .map(|name| sum(&scene.agent.guest_drops(name)))
+            .sum::<u64>()
+    };
+    let before = drops();
     let cable = Raw::open(from.netns(), INSIDE);
     for protocol in Protocol::ALL {
         let ports = (7_777, PORT);
@@ -55,6 +65,11 @@ fn check_lost(scene: &Scene, from: &Vm, (src, dst): (IpAddr, IpAddr)) {
     let is_forged = |packet: &packet::Packet| packet.payload.ends_with(FORGED);
     let left = packets_of(&scene.uplink.left());
     assert!(!left.iter().any(is_forged), "{what}: {left:?}");
+    assert!(drops() >= before + 6, "{what}: each of them is counted");
+}
+
+fn sum(drops: &BTreeMap<String, u64>) -> u64 {
+    drops.values().sum()
 }
 
 #[test]
@@ -69,13 +84,10 @@ fn r3_clients_and_relay_do_not_reach_each_other() {
             .chain([relay])
             .flat_map(|vm| serve(vm.netns(), &[vm.address(is_v4)]))
             .collect();
-        let sent = scene.agent.guest_drops("one").values().sum::<u64>();
         for (from, to) in [(one, two), (two, one), (one, relay), (relay, one)] {
             let addresses = (from.address(is_v4), to.address(is_v4));
             check_lost(&scene, from, addresses);
         }
-        let lost = scene.agent.guest_drops("one").values().sum::<u64>();
-        assert!(lost >= sent + 6, "they are counted");
     }
 }
 
@@ -114,7 +126,42 @@ fn r5_a_relay_sends_nothing_in_the_name_of_those_who_are_not_its_clients() {
             assert!(!saw(&other, FORGED), "{pair:?}");
         }
     }
-    assert!(scene.agent.guest_drops(SHIELD).values().sum::<u64>() > 0);
+}
+
+#[test]
+fn p8_a_client_sends_nothing_in_the_name_of_others() {
+    let scene = Scene::new("", &["one", "two"].map(client));
+    let _echo = serve(&scene.world.outside, &[server(true, 0)]);
+    let one = &scene.clients[0];
+    for is_v4 in FAMILIES {
+        let world = server(is_v4, 3);
+        for claimed in [&scene.clients[1], scene.relay()] {
+            check_lost(&scene, one, (claimed.address(is_v4), world));
+        }
+        check_lost(&scene, one, (server(is_v4, 4), world));
+    }
+}
+
+#[test]
+fn p12_where_instances_of_an_account_reach_each_other_those_with_a_relay_do_not() {
+    let configuration = "[policy]\nvm_to_vm = \"account\"\n";
+    let scene = Scene::new(configuration, &["one", "two"].map(client));
+    let _echo = serve(&scene.world.outside, &[server(true, 0)]);
+    let spec = |name| json!({ "name": name });
+    let [free, other] = ["free", "other"].map(|name| {
+        let vm = Vm::create(&scene.world, &scene.agent, &spec(name));
+        scene.wait_for_client(&vm);
+        vm
+    });
+    let (one, two) = (&scene.clients[0], &scene.clients[1]);
+    for is_v4 in FAMILIES {
+        assert!(pings(free.netns(), other.address(is_v4)), "others do");
+        for (from, to) in [(one, two), (one, &free), (&free, one)] {
+            free.forget();
+            check_lost(&scene, from, (from.address(is_v4), to.address(is_v4)));
+            assert!(from.name == "free" || !saw(&free, FORGED));
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Every kind of interface at both ends, and instances with more than one.
 
-use netagent_tests::packet::Packet;
-use netagent_tests::relay::{SHIELD, SHIELD_INTERFACE, Scene, client, relayed};
+use netagent_common::net::GATEWAY_MAC;
+use netagent_tests::packet::{self, Ends, Packet};
+use netagent_tests::raw::Raw;
+use netagent_tests::relay::{SHIELD, SHIELD_INTERFACE, Scene, client, packets_of, relayed};
 use netagent_tests::stack::INSIDE;
 use netagent_tests::world::host_address;
 use serde_json::{Value, json};
@@ -122,6 +124,25 @@ fn r1_of_an_instance_with_two_interfaces_one_may_have_a_relay() {
         let is_echo = |packet: &Packet| packet.ends.dst == server(is_v4, 0);
         scene.relay().packets(false, is_echo)
     };
+    // Nobody goes round the relay: an address with one comes in by its own TAP alone.
+    let direct = Raw::open(both.netns(), INSIDE);
+    for is_v4 in FAMILIES {
+        let own = text(if is_v4 { "ip" } else { "ip6" });
+        let own = own.split('/').next().unwrap().parse().unwrap();
+        let ends = Ends {
+            src_mac: both.mac,
+            dst_mac: GATEWAY_MAC,
+            src: own,
+            dst: server(is_v4, 1),
+            ttl: 64,
+        };
+        scene.forget();
+        let before = scene.drops("both", "spoofed_address");
+        direct.send_bytes(packet::udp(&ends, (7_777, 7), b"round it"));
+        scene.wait_for_drop("both", "spoofed_address", before);
+        let left = packets_of(&scene.uplink.left());
+        assert!(!left.iter().any(|packet| packet.payload == b"round it"));
+    }
     for is_v4 in FAMILIES {
         assert_eq!(by(INSIDE, is_v4), [], "the other way is direct");
         let passed = by("eth1", is_v4);

@@ -29,6 +29,11 @@ impl Patience {
         Ok(Self { interrupted })
     }
 
+    /// Whether a signal came.
+    pub(crate) fn is_over(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
     /// Looks until there is a value.
     pub(crate) fn wait_for<T>(
         &self,
@@ -37,7 +42,7 @@ impl Patience {
     ) -> Result<T> {
         let start = SystemTime::now();
         loop {
-            if self.interrupted.load(Ordering::Relaxed) {
+            if self.is_over() {
                 bail!("interrupted");
             }
             if let Some(found) = look()? {

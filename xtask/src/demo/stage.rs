@@ -227,6 +227,9 @@ impl<'a> Stage<'a> {
 
     /// After a failure: what the agent and the guests wrote.
     pub(crate) fn complain(&self) {
+        if self.patience.is_over() {
+            return;
+        }
         say(&format!("the agent wrote:\n{}", self.agent.log()));
         if let Some(shield) = &self.shield {
             say(&format!("the shield wrote:\n{}", shield.written()));
