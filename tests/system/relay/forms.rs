@@ -1,17 +1,23 @@
 //! Every kind of interface at both ends, and instances with more than one.
 
+use std::net::UdpSocket;
+
 use netagent_common::net::GATEWAY_MAC;
+use netagent_tests::deadline::{SOON, wait_until};
 use netagent_tests::packet::{self, Ends, Packet};
 use netagent_tests::raw::Raw;
-use netagent_tests::relay::{SHIELD, SHIELD_INTERFACE, Scene, client, packets_of, relayed};
+use netagent_tests::relay::{
+    SHIELD, SHIELD_INTERFACE, Scene, Vm, client, packets_of, relayed, shield,
+};
+use netagent_tests::server::Server;
 use netagent_tests::stack::INSIDE;
-use netagent_tests::world::host_address;
+use netagent_tests::world::{UPLINK, World, host_address, server_v4};
 use serde_json::{Value, json};
 
 use crate::exchange::Protocol;
 use crate::policy::site::serve;
 use crate::published_ports::check_tcp;
-use crate::relay::{FAMILIES, exchange, pings, server};
+use crate::relay::{FAMILIES, exchange, pings, saw, server, udp_socket};
 use crate::stacks::echo_tcp;
 
 /// An interface of the user's own in a network with others.
@@ -98,6 +104,103 @@ fn r8_a_client_of_the_pool_by_a_relay_of_the_users_own() {
 fn r8_a_client_of_the_users_own_by_a_relay_of_the_pool() {
     let scene = Scene::new("", &[own_client("own", "vpc1", 2)]);
     check(&scene);
+}
+
+#[test]
+fn n8_a_client_with_an_address_of_its_own_has_it_behind_the_relay_too() {
+    let world = World::new();
+    let own = ["198.51.100.7", "2001:db8:100::7"];
+    for address in [format!("{}/32", own[0]), format!("{}/128 nodad", own[1])] {
+        world
+            .host
+            .ip(&format!("address add {address} dev {UPLINK}"));
+    }
+    let agent = world.agent("");
+    let spec = |index: usize| {
+        json!({
+            "name": format!("mail{index}"),
+            "network_interfaces": [relayed(None)],
+            "snat_address": own[index],
+        })
+    };
+    let scene = Scene::in_world(world, agent, (&shield(), &[spec(0), spec(1)]));
+    for ((is_v4, client), own) in FAMILIES.into_iter().zip(&scene.clients).zip(own) {
+        let remote = server(is_v4, 0);
+        let _echo = Server::udp(&scene.world.outside, remote);
+        scene.forget();
+        exchange(client.netns(), Protocol::Udp, remote, b"by name");
+        let there = scene.passage((client, remote), true, b"by name");
+        assert_eq!(there.uplink.ends.src.to_string(), own);
+    }
+}
+
+#[test]
+fn s5_a_new_client_inherits_nothing_of_the_one_before() {
+    let mut scene = Scene::new("", &[client("first")]);
+    let own = scene.client().v4;
+    let server = scene
+        .world
+        .outside
+        .run(|| UdpSocket::bind((server_v4(0), 7)));
+    let server = server.unwrap();
+    server.set_read_timeout(Some(SOON)).unwrap();
+    let from = (own, 20_000);
+    let socket = scene
+        .client()
+        .netns()
+        .run(|| UdpSocket::bind(from))
+        .unwrap();
+    socket.send_to(b"first", (server_v4(0), 7)).unwrap();
+    let (_, peer) = server.recv_from(&mut [0; 64]).unwrap();
+    drop(socket);
+    scene.clients.clear();
+    scene.agent.delete("first");
+    let second = Vm::create(&scene.world, &scene.agent, &client("second"));
+    assert_eq!(second.v4, own, "the lowest free slot");
+    scene.clients.push(second);
+    scene.wait_for_relay();
+    scene.forget();
+    server.send_to(b"for the one before", peer).unwrap();
+    exchange_first(&scene);
+    for vm in [scene.client(), scene.relay()] {
+        assert!(!saw(vm, b"for the one before"), "{}", vm.name);
+    }
+}
+
+/// What was sent before has arrived by then.
+fn exchange_first(scene: &Scene) {
+    let remote = server(true, 1);
+    let _echo = Server::udp(&scene.world.outside, remote);
+    exchange(scene.client().netns(), Protocol::Udp, remote, b"after it");
+}
+
+#[test]
+fn p13_a_clients_limit_of_flows_holds_and_its_relays_does_not() {
+    let relay = json!({
+        "name": SHIELD,
+        "network_interfaces": [{ "name": SHIELD_INTERFACE }],
+        "limits": { "flows": 4 },
+    });
+    let spec = json!({
+        "name": "few",
+        "network_interfaces": [relayed(None)],
+        "limits": { "flows": 10 },
+    });
+    let scene = Scene::with_relay("", &relay, &[spec]);
+    let remote = server(true, 0);
+    let echo = Server::udp(&scene.world.outside, remote);
+    let sockets: Vec<_> = (0..20)
+        .map(|_| {
+            let socket = udp_socket(scene.client().netns(), true);
+            socket.send_to(b"one more", (remote, 7)).unwrap();
+            socket
+        })
+        .collect();
+    scene.wait_for_drop("few", "flow_limit", 0);
+    // The pings before have taken some of the ten; more than the relay may have itself is left.
+    wait_until("flows of the client", SOON, || echo.peers().len() > 4);
+    assert!(echo.peers().len() <= 10, "{:?}", echo.peers());
+    drop(sockets);
 }
 
 #[test]

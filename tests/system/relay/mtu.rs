@@ -1,12 +1,13 @@
 //! How large a packet may be on a way by a relay: its narrowest part decides, and the client learns it (N-7).
 
+use netagent_tests::deadline::{SOON, wait_until};
 use netagent_tests::relay::{SHIELD, SHIELD_INTERFACE, Scene, client};
-use netagent_tests::server::Server;
+use netagent_tests::server::{PORT, Server};
 use netagent_tests::world::{ROUTER_V4, ROUTER_V6, UPLINK};
 use serde_json::json;
 
 use crate::path::check_path_mtu;
-use crate::relay::{FAMILIES, server};
+use crate::relay::{FAMILIES, server, udp_socket};
 use crate::stacks::echo_tcp;
 
 const NARROW: u32 = 1_300;
@@ -22,6 +23,19 @@ fn check_narrow(scene: &Scene) {
         netns.ip("route flush cache");
         netns.ip("-6 route flush cache");
         echo_tcp(netns, remote, 2 << 20);
+        if is_v4 {
+            // Pieces that may be cut further are dropped, with a relay or without: the programs cut nothing.
+            continue;
+        }
+        // The first pieces are lost: with them the client learns how large they may be.
+        let socket = udp_socket(netns, is_v4);
+        socket.set_read_timeout(Some(SOON / 20)).unwrap();
+        wait_until("a datagram in pieces comes back", SOON, || {
+            let sent = [7; 8_000];
+            let mut answer = [0; 8_001];
+            let asked = socket.send_to(&sent, (remote, PORT));
+            asked.is_ok() && socket.recv(&mut answer).is_ok_and(|length| length == 8_000)
+        });
     }
 }
 
