@@ -1,6 +1,6 @@
 //! The way of a client's packets: by its relay, unchanged between the two TAPs, in both directions.
 
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 
 use netagent_common::net::GATEWAY_MAC;
 use netagent_tests::client::{connect_from, echo};
@@ -9,7 +9,7 @@ use netagent_tests::packet::{self, Packet};
 use netagent_tests::ping::ping;
 use netagent_tests::relay::{Passage, SHIELD, Scene, Vm, client};
 use netagent_tests::server::{PORT, Server};
-use netagent_tests::stack::Crossed;
+use netagent_tests::stack::{Crossed, INSIDE};
 use netagent_tests::world::{NAT_PORTS, host_address};
 
 use crate::exchange::Protocol;
@@ -119,6 +119,31 @@ fn r1_everything_passes_the_relay_with_its_addresses_and_the_answers_too_by_tcx(
 #[test]
 fn r1_everything_passes_the_relay_with_its_addresses_and_the_answers_too_by_clsact() {
     check_way("[datapath]\nattach = \"clsact\"\n");
+}
+
+#[test]
+fn p8_every_address_of_a_clients_own_network_passes_the_relay() {
+    let scene = Scene::new("", &[client("sandbox")]);
+    let (sandbox, remote) = (scene.client(), server(false, 0));
+    let _echo = Server::udp(&scene.world.outside, remote);
+    let [a, b, c, d, ..] = sandbox.v6.segments();
+    let own = Ipv6Addr::new(a, b, c, d, 0xdead, 0, 0, 0x77);
+    let netns = sandbox.netns();
+    netns.ip(&format!("address add {own}/64 dev {INSIDE} nodad"));
+    let socket = netns.run(|| UdpSocket::bind((own, 0))).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    scene.forget();
+    socket.send_to(b"of the network", (remote, PORT)).unwrap();
+    socket.recv(&mut [0; 64]).unwrap();
+    for is_outbound in [true, false] {
+        let passage = scene.passage((sandbox, remote), is_outbound, b"of the network");
+        for (place, seen) in between(&passage) {
+            assert!(
+                [seen.ends.src, seen.ends.dst].contains(&own.into()),
+                "{place}"
+            );
+        }
+    }
 }
 
 #[test]
