@@ -82,7 +82,7 @@ fn check_peers(server: &NameServer, is_v4: bool) {
 }
 
 #[test]
-fn r4_names_of_clients_work_by_a_relay_that_merely_forwards_and_past_it() {
+fn r4_names_of_clients_work_by_a_relay_that_merely_forwards_and_past_it_also_without_it() {
     let site = Site::new();
     for client in &site.scene.clients {
         let by_relay = client.name != "past-relay";
@@ -97,6 +97,8 @@ fn r4_names_of_clients_work_by_a_relay_that_merely_forwards_and_past_it() {
     for (server, is_v4) in site.others.iter().zip(FAMILIES) {
         check_peers(server, is_v4);
     }
+    check_listed(&site);
+    check_down(site);
 }
 
 #[test]
@@ -126,9 +128,8 @@ fn r4_a_name_server_in_the_relay_answers_its_clients_whatever_server_they_ask() 
     assert!(site.others.iter().all(|other| other.queries().is_empty()));
 }
 
-#[test]
-fn r4_a_list_of_names_of_a_client_holds_and_its_addresses_are_reached_by_the_relay() {
-    let site = Site::new();
+/// A list of names holds, and the addresses that they lead to are reached by the relay.
+fn check_listed(site: &Site) {
     let spec = json!({
         "name": "listed",
         "network_interfaces": [{ "relay": { "name": SHIELD_INTERFACE } }],
@@ -161,9 +162,8 @@ fn r4_a_list_of_names_of_a_client_holds_and_its_addresses_are_reached_by_the_rel
     assert_eq!(asked, [IpAddr::from(OF_UPSTREAM)]);
 }
 
-#[test]
-fn r4_names_past_the_relay_work_while_it_is_down_and_others_do_not() {
-    let mut site = Site::new();
+/// Without the relay names past it work, and others do not.
+fn check_down(mut site: Site) {
     site.scene.kill_relay();
     let [default, _, past] = &site.scene.clients[..] else {
         panic!("three clients")

@@ -19,6 +19,8 @@ use crate::relay::{FAMILIES, exchange, pings, saw, server};
 use crate::{exchange::Protocol, stacks::echo_tcp};
 
 const TIME: Duration = Duration::from_secs(3);
+/// How often too little may arrive.
+const ATTEMPTS: usize = 5;
 const MEGABIT: u64 = 1_000_000;
 
 #[test]
@@ -99,8 +101,7 @@ fn is_reset(stream: &mut TcpStream) -> bool {
     })
 }
 
-fn check_resets(policy: &str) {
-    let scene = Scene::new("", &[client("one"), client("two")]);
+fn check_resets(scene: &Scene, policy: &str) {
     let remotes = FAMILIES.map(|is_v4| server(is_v4, 0));
     let _servers = serve(&scene.world.outside, &remotes);
     let mut kept = remotes.map(|remote| Talk::open(scene.clients[1].netns(), remote));
@@ -127,13 +128,16 @@ fn check_resets(policy: &str) {
 }
 
 #[test]
-fn p9_a_list_that_forbids_a_live_connection_resets_both_ends_through_the_relay() {
-    check_resets(r#"{"denied_cidrs": ["203.0.113.0/24", "2001:db8:200::/64"]}"#);
-}
-
-#[test]
-fn p9_deny_all_resets_both_ends_of_a_live_connection_through_the_relay() {
-    check_resets(DENY_ALL);
+fn p9_a_policy_that_forbids_a_live_connection_resets_both_ends_through_the_relay() {
+    let scene = Scene::new("", &[client("one"), client("two")]);
+    for policy in [
+        r#"{"denied_cidrs": ["203.0.113.0/24", "2001:db8:200::/64"]}"#,
+        DENY_ALL,
+    ] {
+        check_resets(&scene, policy);
+        put(&scene.agent, "one", ALLOW_ALL);
+        scene.wait_for_client(scene.client());
+    }
 }
 
 #[test]
@@ -224,9 +228,14 @@ fn p11_relayed_traffic_counts_once() {
         server: server(true, 1),
         is_upload: true,
     };
-    let rate = arriving(ends, Demand::Udp(80 * MEGABIT), TIME);
-    let megabits = rate / MEGABIT as f64;
-    assert!((28.0..48.0).contains(&megabits), "{megabits} Mbit/s");
+    // What a busy machine does not send, no limit makes up for; counted twice, it would never be that much.
+    let mut seen = Vec::new();
+    while seen.iter().all(|megabits| *megabits < 28.0) {
+        assert!(seen.len() < ATTEMPTS, "{seen:?} Mbit/s");
+        let rate = arriving(ends, Demand::Udp(80 * MEGABIT), TIME);
+        seen.push(rate / MEGABIT as f64);
+        assert!(seen.iter().all(|megabits| *megabits < 48.0), "{seen:?}");
+    }
 }
 
 #[test]
