@@ -102,7 +102,7 @@ impl Opener {
     pub const fn is_at_a_port(number: u8) -> bool {
         matches!(
             Self::from_number(number),
-            Self::World | Self::GuestAtHost | Self::Host
+            Self::World | Self::GuestAtHost | Self::Host | Self::AtGuestByRelay
         )
     }
 

@@ -5,7 +5,8 @@ use crate::wire;
 wire! {
     /// One fragmented packet on its way.
     pub struct FragmentKey<A> = 20 or 44 bytes {
-        /// Number of the instance that sends it; [`FROM_UPLINK`] where the world does.
+        /// Number of the instance that sends it; [`FROM_UPLINK`] where the world does, with
+        /// [`FROM_RELAY`] that to which a relay sends it.
         pub scope: u32,
         /// Source address, before translation.
         pub source: A,
@@ -35,6 +36,9 @@ wire! {
 
 /// The scope of what the world sends: no instance has this number.
 pub const FROM_UPLINK: u32 = u32::MAX;
+
+/// Bit of the scope of what a relay passes on to its client, beside the number of the client's instance.
+pub const FROM_RELAY: u32 = 1 << 31;
 
 /// How long after its first fragment a packet is known, ns: as long as receivers wait for the rest at least
 /// (RFC 1122, section 3.3.2).

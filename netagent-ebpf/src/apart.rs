@@ -12,7 +12,10 @@ use crate::kernel::Skb;
 use crate::limit::{self, Bill, Charged};
 use crate::services::Steered;
 use crate::verdict::Packed;
-use crate::{fragment, from_uplink, icmp, opening, publish, quote, resume, services, vm_to_vm};
+use crate::{
+    fragment, from_uplink, from_vm, icmp, opening, publish, quote, relay, resume, services,
+    vm_to_vm,
+};
 
 macro_rules! apart {
     ($(
@@ -48,6 +51,8 @@ macro_rules! apart {
 }
 
 apart! {
+    /// Judges a packet of the guest, or of the leg that is noted in it, once more.
+    judge_again() = judge_again_v4, judge_again_v6: from_vm::judge_again;
     /// Opens a flow by a packet of the guest that is no fragment.
     open() = open_v4, open_v6: opening::open_by_packet;
     /// Opens a flow by a first fragment of the guest.
@@ -62,8 +67,10 @@ apart! {
     fragment_from_vm() = fragment_from_vm_v4, fragment_from_vm_v6: fragment::from_vm;
     /// Judges an ICMP error of the guest.
     quote_from_vm() = quote_from_vm_v4, quote_from_vm_v6: quote::from_vm;
-    /// Tells the guest why its packet was dropped; the number is that of the reason.
-    tell_guest(reason) = tell_guest_v4, tell_guest_v6: icmp::tell_guest;
+    /// Tells the guest why its packet was dropped; the number holds that of the reason, and above it an MTU.
+    tell_guest(told) = tell_guest_v4, tell_guest_v6: icmp::tell_guest;
+    /// The MTU for which a packet of the guest was too big.
+    narrowest() = narrowest_v4, narrowest_v6: icmp::narrowest;
     /// Sends a packet of DNS to the servers.
     dns() = dns_v4, dns_v6: services::dns;
     /// Looks at the flow of a packet for the guest; the number is the [`publish::Entrance`].
@@ -74,6 +81,22 @@ apart! {
     open_published(entrance) = open_published_v4, open_published_v6: publish::open;
     /// Opens a flow by a packet of another guest for the guest's own address.
     open_at_guest() = open_at_guest_v4, open_at_guest_v6: vm_to_vm::open;
+    /// Looks whose a fragment is.
+    judge_source() = judge_source_v4, judge_source_v6: relay::judge_source;
+    /// Judges a packet from a TAP whose source is not its guest's.
+    judge_foreign() = judge_foreign_v4, judge_foreign_v6: relay::judge;
+    /// Judges the flow of a packet for a client of the relay anew.
+    judge_at_client() = judge_at_client_v4, judge_at_client_v6: relay::judge_anew;
+    /// Opens a flow by a packet for a port of a client.
+    open_at_client() = open_at_client_v4, open_at_client_v6: relay::open;
+    /// Ends the flow of a packet for a client; the number is that of the reason.
+    end_at_client(reason) = end_at_client_v4, end_at_client_v6: relay::end;
+    /// Judges a fragment for a client.
+    fragment_to_client() = fragment_to_client_v4, fragment_to_client_v6: relay::fragment;
+    /// Judges an ICMP error for a client.
+    report_to_client() = report_to_client_v4, report_to_client_v6: relay::report;
+    /// Judges the flow that an ICMP error for a client is about anew.
+    judge_report() = judge_report_v4, judge_report_v6: relay::judge_report_anew;
 }
 
 /// Charges a bill to the instance.

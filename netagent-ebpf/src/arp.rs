@@ -6,8 +6,8 @@ use netagent_common::vm::Interface;
 
 use crate::family::Family;
 use crate::kernel::Skb;
-use crate::maps;
 use crate::verdict::{Action, Packed};
+use crate::{maps, relay};
 
 const REQUEST: [u8; 2] = [0, 1];
 const REPLY: [u8; 2] = [0, 2];
@@ -34,7 +34,7 @@ fn judge(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
     // A guest that asks for an address of its own looks whether somebody else has it.
     let is_gateway =
         <[u8; 4]>::is_gateway(interface, target) && !<[u8; 4]>::is_own(interface, target);
-    if arp.two::<6>() != REQUEST || !is_gateway {
+    if arp.two::<6>() != REQUEST || !(is_gateway || relay::is_clients(interface, target)) {
         return Err(DropReason::ArpUnanswered);
     }
     let frame = skb.window::<42>(0)?;

@@ -9,7 +9,7 @@ use crate::family::Family;
 use crate::kernel;
 use crate::maps::{self, StateWord};
 use crate::parse::{Header, Kind, Transport};
-use crate::{listener, nat, policy, publish, vm_to_vm};
+use crate::{listener, nat, policy, publish, relay, vm_to_vm};
 
 /// Notes a packet: the flow's state follows it, and its life starts anew; true where that was written down, about
 /// once a second.
@@ -171,12 +171,14 @@ impl Again {
     const OVER: Self = Self(u32::MAX - 1);
     /// It is one between guests, and to be judged as that.
     const BETWEEN_GUESTS: Self = Self(u32::MAX - 2);
+    /// It goes through a relay, and is to be judged as such.
+    const BY_RELAY: Self = Self(u32::MAX - 3);
 
     /// Why it may not go on, where that is so.
     #[inline(always)]
     pub fn forbidden(self) -> Option<DropReason> {
         match self {
-            Self::NONE | Self::GOES_ON | Self::OVER | Self::BETWEEN_GUESTS => None,
+            Self::NONE | Self::GOES_ON | Self::OVER | Self::BETWEEN_GUESTS | Self::BY_RELAY => None,
             Self(number) => Some(DropReason::from_number(number).unwrap_or(DropReason::Malformed)),
         }
     }
@@ -190,6 +192,8 @@ pub fn revalidate<A: Family>(key: &FlowKey<A>, interface: &Interface) -> Again {
     let mut again = judge_flow(key, interface, generations);
     if again == Again::BETWEEN_GUESTS {
         again = judge_between_guests(key, interface, generations);
+    } else if again == Again::BY_RELAY {
+        again = judge_by_relay(key, interface, generations);
     }
     if again == Again::OVER {
         forget_found(key, interface);
@@ -228,6 +232,9 @@ fn judge_flow<A: Family>(
     let judged = if flow.generation == interface.generation {
         if Opener::is_between_guests(flow.opener) {
             return Again::BETWEEN_GUESTS;
+        }
+        if Opener::is_by_relay(flow.opener) {
+            return Again::BY_RELAY;
         }
         judge_again(key, flow, interface)
     } else {
@@ -279,6 +286,24 @@ fn judge_between_guests<A: Family>(
     noted(flow, judged.map(|()| true), generations)
 }
 
+/// As [`judge_between_guests`], of the near half of a flow that goes through a relay.
+#[inline(never)]
+fn judge_by_relay<A: Family>(
+    key: &FlowKey<A>,
+    interface: &Interface,
+    generations: Generations,
+) -> Again {
+    let Some(flow) = maps::flow(key) else {
+        return Again::NONE;
+    };
+    let judged = if flow.opener == Opener::GuestByRelay as u8 {
+        relay::judge_guest(interface, key).map(|()| true)
+    } else {
+        relay::judge_peer_again(interface, key)
+    };
+    noted(flow, judged, generations)
+}
+
 /// False where the flow's way is no longer its.
 #[inline(always)]
 fn judge_again<A: Family>(
@@ -302,7 +327,7 @@ fn judge_again<A: Family>(
             Ok(flow.nat_address == key.remote)
         }
         Opener::GuestAtHost => publish::judge_again(interface, key, flow).map(|()| true),
-        // Judged by `judge_between_guests`, or above.
+        // Judged by `judge_between_guests` or `judge_by_relay`, or above.
         Opener::GuestToGuest
         | Opener::GuestAtGuest
         | Opener::GuestToListener

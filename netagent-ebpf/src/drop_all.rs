@@ -4,7 +4,7 @@
 
 use netagent_common::drop::DropReason;
 use netagent_common::net::{ETHERNET_LEN, ethertype, protocol};
-use netagent_common::policy::policy_flag::{AUDIT, DENY_ALL, QUARANTINE};
+use netagent_common::policy::policy_flag::{AUDIT, DENY_ALL, QUARANTINE, RELAY};
 use netagent_common::vm::Interface;
 
 use crate::family::Family;
@@ -26,7 +26,7 @@ pub fn judge(frame: Xdp) -> Result<(), Dropped> {
     let flags = interface.policy_flags;
     let reason = if flags & QUARANTINE != 0 {
         DropReason::Quarantine
-    } else if flags & (DENY_ALL | AUDIT) != DENY_ALL || is_served(frame, interface) {
+    } else if flags & (DENY_ALL | AUDIT | RELAY) != DENY_ALL || is_served(frame, interface) {
         return Ok(());
     } else {
         DropReason::DenyAll

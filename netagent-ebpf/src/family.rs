@@ -60,6 +60,11 @@ pub trait Family: FamilyMaps {
     /// # Errors
     /// [`DropReason::Malformed`] where the frame ends before it.
     fn destination(skb: Skb) -> Result<Self, DropReason>;
+    /// The source, as [`Family::destination`].
+    ///
+    /// # Errors
+    /// As of that.
+    fn source(skb: Skb) -> Result<Self, DropReason>;
     /// Whether the instance may send from this address.
     fn is_own(interface: &Interface, address: Self) -> bool;
     /// The guest's own address on this interface, where it has one.

@@ -3,7 +3,9 @@
 
 use netagent_common::drop::DropReason;
 use netagent_common::flow::{FlowKey, Opener, Sender};
-use netagent_common::fragment::{FROM_UPLINK, First as Remembered, FragmentKey, REMEMBERED_NS};
+use netagent_common::fragment::{
+    FROM_RELAY, FROM_UPLINK, First as Remembered, FragmentKey, REMEMBERED_NS,
+};
 use netagent_common::limit::FRAGMENTED_PER_SECOND;
 use netagent_common::nat::ReverseKey;
 use netagent_common::net::{ETHERNET_LEN, GATEWAY_MAC, protocol};
@@ -18,7 +20,7 @@ use crate::opening::Parsed;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport, transport_offset};
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{conntrack, limit, maps, nat, opening, services, spoof};
+use crate::{conntrack, limit, maps, nat, opening, relay, services, spoof};
 
 /// One fragment of a packet.
 #[derive(Clone, Copy)]
@@ -198,6 +200,15 @@ fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Judged, D
         Some(_) => return Ok(Judged::Stale),
         None => return Err(DropReason::Fragment),
     };
+    if Opener::is_by_relay(flow.opener) {
+        if header.first_fragment {
+            conntrack::touch(flow, Sender::Vm, transport.kind);
+        }
+        let leg = relay::leg(interface)?;
+        fits(skb, leg.mtu)?;
+        limit::from_vm(skb, interface, (1, skb.len()))?;
+        return hand_over(skb, leg).map(Judged::Done);
+    }
     if flow.uplink == 0 {
         return Err(DropReason::HostAddress);
     }
@@ -300,6 +311,67 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     limit::to_vm(skb, interface, (1, skb.len())).map_err(dropped)?;
     A::rewrite_destination(skb, &header, guest).map_err(dropped)?;
     hand_over(skb, interface).map(Judged::Done).map_err(dropped)
+}
+
+/// A fragment that a relay passes on to its client. Nothing of it changes.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub fn to_client<A: Family>(skb: Skb, client: &Interface) -> Result<Judged, DropReason> {
+    skb.reach::<REACH>(Origin::Vm);
+    let fragment = A::fragment(skb)?;
+    let header = fragment.header;
+    spoof::check_no_partial_checksum(skb)?;
+    check(skb, &fragment)?;
+    let fragment_key = key(FROM_RELAY | client.instance, &fragment);
+    let transport = ports(skb, &fragment, &fragment_key)?;
+    if transport.kind == Kind::Datagram {
+        spoof::check_dhcp::<A>(&transport)?;
+    }
+    let key = key_to_client(client, &fragment, &transport);
+    let Some(flow) = maps::flow(&key) else {
+        return Ok(Judged::NoFlow);
+    };
+    if !Opener::is_by_relay(flow.opener) || !conntrack::is_current(flow, client) {
+        return Ok(Judged::Stale);
+    }
+    if header.first_fragment {
+        conntrack::touch(flow, Sender::World, transport.kind);
+        remember(client, &fragment_key, &fragment, &transport)?;
+    }
+    fits(skb, client.mtu)?;
+    limit::to_vm(skb, client, (1, skb.len()))?;
+    hand_over(skb, client).map(Judged::Done)
+}
+
+/// Key of the flow of a fragment for a client of a relay, and its kind where it is the first.
+#[inline(always)]
+pub fn key_at_client<A: Family>(
+    skb: Skb,
+    client: &Interface,
+) -> Option<(FlowKey<A>, Option<Kind>)> {
+    let fragment = A::fragment(skb).ok()?;
+    let fragment_key = key(FROM_RELAY | client.instance, &fragment);
+    let transport = ports(skb, &fragment, &fragment_key).ok()?;
+    let kind = fragment.header.first_fragment.then_some(transport.kind);
+    Some((key_to_client(client, &fragment, &transport), kind))
+}
+
+#[inline(always)]
+fn key_to_client<A: Family>(
+    client: &Interface,
+    fragment: &Fragment<A>,
+    transport: &Transport,
+) -> FlowKey<A> {
+    FlowKey {
+        instance: client.instance,
+        guest: fragment.header.destination,
+        remote: fragment.header.source,
+        guest_port: transport.destination,
+        remote_port: transport.source,
+        protocol: fragment.protocol.into(),
+    }
 }
 
 /// Remembers a first fragment of a guest; false where there is no room.
@@ -453,11 +525,17 @@ pub fn transport<A: Family>(skb: Skb, fragment: &Fragment<A>) -> Result<Transpor
 /// Whether a fragment can go on by a way of this MTU.
 #[inline(always)]
 fn passes<A: Family>(skb: Skb, header: &Header<A>, mtu: u32) -> Result<(), DropReason> {
-    if skb.len() - ETHERNET_LEN > mtu {
-        return Err(DropReason::TooBig);
-    }
+    fits(skb, mtu)?;
     if header.hop_limit <= 1 {
         return Err(DropReason::TtlExpired);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn fits(skb: Skb, mtu: u32) -> Result<(), DropReason> {
+    if skb.len() - ETHERNET_LEN > mtu {
+        return Err(DropReason::TooBig);
     }
     Ok(())
 }

@@ -250,6 +250,9 @@ fn judge_answer<A: Answered>(skb: Skb, interface: &Interface) -> Result<Action, 
         .ok_or(DropReason::Unsolicited)?;
     let addresses = (ends.source, ends.destination);
     services::readdress(skb, header, addresses, checksum_offset)?;
+    if interface.ifindex == 0 {
+        return Err(DropReason::RelayDown);
+    }
     skb.window::<12>(0)?.set_macs(ends.mac, GATEWAY_MAC);
     limit::to_vm(skb, interface, on_the_wire)?;
     skb.set_mark(maps::mark());

@@ -378,9 +378,13 @@ fn pass<A: Family>(
 /// Hands a packet over to its guest.
 ///
 /// # Errors
-/// [`DropReason::Malformed`] where it has no Ethernet header.
+/// [`DropReason::RelayDown`] where it would have to go to a relay that is not there; [`DropReason::Malformed`] where it
+/// has no Ethernet header.
 #[inline(always)]
 pub fn hand_over(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
+    if interface.ifindex == 0 {
+        return Err(DropReason::RelayDown);
+    }
     skb.window::<12>(0)?
         .set_macs(interface.guest_mac, GATEWAY_MAC);
     skb.set_mark(maps::mark());

@@ -17,7 +17,7 @@ use crate::services::Steered;
 use crate::verdict::{Action, Dropped, Judged, Packed};
 use crate::{
     arp, conntrack, echo, fragment, from_uplink, icmp, limit, maps, mss, nat, neighbour, opening,
-    policy, quote, resume, services, spoof,
+    policy, quote, relay, resume, services, spoof,
 };
 
 /// Judges a frame from a TAP.
@@ -26,6 +26,7 @@ use crate::{
 /// Why it is dropped.
 #[inline(always)]
 pub fn judge(skb: Skb) -> Result<Action, Dropped> {
+    skb.set_no_leg();
     if maps::is_marked(skb) {
         // No frame that a VMM writes has a mark.
         skb.set_mark(0);
@@ -53,15 +54,25 @@ pub fn judge(skb: Skb) -> Result<Action, Dropped> {
             .window::<14>(0)
             .map(|ethernet| u16::from_be_bytes(ethernet.two::<12>()));
         judged = match ethertype {
-            Ok(ethertype::IPV4) => <[u8; 4]>::tell_guest(skb, reason as u64),
-            Ok(ethertype::IPV6) => <[u8; 16]>::tell_guest(skb, reason as u64),
+            Ok(ethertype::IPV4) => tell::<[u8; 4]>(skb, reason),
+            Ok(ethertype::IPV6) => tell::<[u8; 16]>(skb, reason),
             Ok(_) | Err(_) => judged,
         };
     }
     judged.action().map_err(|reason| Dropped {
-        slot: interface.slot,
+        slot: skb.leg().unwrap_or(interface.slot),
         reason,
     })
+}
+
+#[inline(always)]
+fn tell<A: Apart>(skb: Skb, reason: DropReason) -> Packed {
+    let mtu = if reason == DropReason::TooBig {
+        A::narrowest(skb).to_number()
+    } else {
+        0
+    };
+    A::tell_guest(skb, mtu << 32 | reason as u64)
 }
 
 #[inline(always)]
@@ -77,16 +88,12 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Packed, DropReason> {
     }
     let to_gateway = ethernet.is_mac::<0, 4>(GATEWAY_MAC);
     Ok(match u16::from_be_bytes(ethernet.two::<12>()) {
-        ethertype::IPV4 => {
-            carry_on::<[u8; 4]>(skb, interface, |interface| ipv4(skb, interface, to_gateway))
-        }
+        ethertype::IPV4 => carry_on::<[u8; 4]>(skb, interface, ipv4(skb, interface, to_gateway)),
         ethertype::IPV6 => {
             skb.reach::<{ 14 + 40 + 32 }>(Origin::Vm);
             match neighbour::kind(skb) {
                 Some(kind) => neighbour::from_vm(skb, interface, kind),
-                None => carry_on::<[u8; 16]>(skb, interface, |interface| {
-                    ipv6(skb, interface, to_gateway)
-                }),
+                None => carry_on::<[u8; 16]>(skb, interface, ipv6(skb, interface, to_gateway)),
             }
         }
         ethertype::ARP => arp::from_vm(skb, interface),
@@ -97,16 +104,22 @@ fn frame(skb: Skb, interface: &Interface) -> Result<Packed, DropReason> {
 /// Does what takes a deep stack: within the 512 bytes that nested functions share, it cannot lie below the function
 /// that found nothing. So opening a flow parses the packet again.
 #[inline(always)]
-fn carry_on<A: Apart>(
-    skb: Skb,
-    interface: &Interface,
-    judge: impl Fn(&Interface) -> Packed,
-) -> Packed {
-    let mut judged = judge(interface);
+fn carry_on<A: Apart>(skb: Skb, interface: &Interface, judged: Packed) -> Packed {
+    let mut judged = judged;
     if judged.is_done() {
         return judged;
     }
     judged = judged.forgotten();
+    if judged.is_refused_for(DropReason::Fragment) {
+        judged = A::judge_source(skb).forgotten();
+    }
+    if judged.is_refused_for(DropReason::SpoofedAddress) {
+        judged = from_relay::<A>(skb).forgotten();
+        if !judged.is_of_leg() {
+            return judged;
+        }
+        judged = A::judge_again(skb).forgotten();
+    }
     if judged.is_no_flow() {
         judged = match maps::interface_of(skb) {
             Ok(interface) => opening::provide::<A, Whole>(skb, interface),
@@ -116,11 +129,9 @@ fn carry_on<A: Apart>(
         if judged.is_opened() {
             // By the record in force now, as the flow was: another CPU may have judged it by a newer one than this. Nothing
             // is found again only where the agent changed routes or policy in this very moment.
-            judged = match maps::interface_of(skb) {
-                Ok(interface) => judge(interface).or_refused_for(DropReason::NoRoute),
-                Err(reason) => Packed::refused(reason),
-            }
-            .forgotten();
+            judged = A::judge_again(skb)
+                .or_refused_for(DropReason::NoRoute)
+                .forgotten();
         }
     }
     if judged.is_for_dns() {
@@ -138,9 +149,63 @@ fn carry_on<A: Apart>(
             done => Packed::of(done.map_err(|dropped| dropped.reason)),
         }
     } else if judged.is_refused_for(DropReason::IcmpError) {
-        quoted::<A>(skb, interface)
+        quoted::<A>(skb)
     } else if judged.is_refused_for(DropReason::Fragment) {
-        fragment::judge::<A>(skb, interface)
+        match maps::interface_of(skb) {
+            Ok(interface) => fragment::judge::<A>(skb, interface),
+            Err(reason) => Packed::refused(reason),
+        }
+    } else {
+        judged
+    }
+}
+
+/// A packet whose source is not the guest's own: one that it forwards as a relay, or a spoofed one. Whoever sent what a
+/// relay did not deliver is told of its size alone: everything else about it is the client's affair.
+#[inline(never)]
+fn from_relay<A: Apart>(skb: Skb) -> Packed {
+    let mut judged = to_client::<A>(skb).forgotten();
+    if judged.is_refused_for(DropReason::IcmpError) {
+        judged = from_relay_itself::<A>(skb);
+    }
+    match judged.refusal() {
+        None | Some(DropReason::TooBig) => judged,
+        Some(reason) => Packed::refused_silently(reason),
+    }
+}
+
+#[inline(always)]
+fn to_client<A: Apart>(skb: Skb) -> Packed {
+    let mut judged = delivered::<A>(skb);
+    if judged.is_stale() {
+        judged = A::judge_at_client(skb).forgotten();
+        if let Some(reason) = judged.forbidden() {
+            return A::end_at_client(skb, reason);
+        }
+        if judged.is_opened() {
+            judged = delivered::<A>(skb);
+        }
+    }
+    if judged.is_no_flow() {
+        judged = A::open_at_client(skb).forgotten();
+        if !judged.is_opened() {
+            return judged;
+        }
+        judged = delivered::<A>(skb);
+    }
+    if judged.is_stale() || judged.is_no_flow() {
+        // Its flow was removed, or the policy changed, in this very moment.
+        return Packed::refused(DropReason::Unsolicited);
+    }
+    judged
+}
+
+/// As far as a flow stands for it.
+#[inline(always)]
+fn delivered<A: Apart>(skb: Skb) -> Packed {
+    let judged = A::judge_foreign(skb).forgotten();
+    if judged.is_refused_for(DropReason::Fragment) {
+        A::fragment_to_client(skb).forgotten()
     } else {
         judged
     }
@@ -148,10 +213,14 @@ fn carry_on<A: Apart>(
 
 /// An ICMP error, about whose flow may have to be judged first.
 #[inline(always)]
-fn quoted<A: Apart>(skb: Skb, interface: &Interface) -> Packed {
+fn quoted<A: Apart>(skb: Skb) -> Packed {
     let mut judged = A::quote_from_vm(skb).forgotten();
+    if judged.is_refused_for(DropReason::IcmpError) && skb.leg().is_none() {
+        // A relay's own error about a packet of its client.
+        judged = from_relay_itself::<A>(skb);
+    }
     if judged.is_stale() {
-        if !quote::judge_from_vm_anew::<A>(skb, interface) {
+        if !quote::judge_from_vm_anew::<A>(skb) {
             return Packed::refused(DropReason::IcmpError);
         }
         judged = A::quote_from_vm(skb).forgotten();
@@ -160,6 +229,50 @@ fn quoted<A: Apart>(skb: Skb, interface: &Interface) -> Packed {
         return Packed::refused(DropReason::IcmpError);
     }
     judged
+}
+
+#[inline(always)]
+fn from_relay_itself<A: Apart>(skb: Skb) -> Packed {
+    let mut judged = A::report_to_client(skb).forgotten();
+    if judged.is_stale() && A::judge_report(skb).is_opened() {
+        judged = A::report_to_client(skb).forgotten();
+    }
+    if judged.is_stale() {
+        return Packed::refused(DropReason::IcmpError);
+    }
+    judged
+}
+
+/// A family whose packets guests send.
+pub trait Sent: Steered {
+    /// Judges a packet of the guest.
+    fn judge(skb: Skb, interface: &Interface, to_gateway: bool) -> Packed;
+}
+
+impl Sent for [u8; 4] {
+    #[inline(always)]
+    fn judge(skb: Skb, interface: &Interface, to_gateway: bool) -> Packed {
+        ipv4(skb, interface, to_gateway)
+    }
+}
+
+impl Sent for [u8; 16] {
+    #[inline(always)]
+    fn judge(skb: Skb, interface: &Interface, to_gateway: bool) -> Packed {
+        ipv6(skb, interface, to_gateway)
+    }
+}
+
+/// Judges a packet by what was found out about it meanwhile: a flow of its own, or that it is one of a leg.
+#[inline(always)]
+pub fn judge_again<A: Sent>(skb: Skb) -> Packed {
+    let to_gateway = skb
+        .window::<6>(0)
+        .map(|ethernet| ethernet.is_mac::<0, 4>(GATEWAY_MAC));
+    match (maps::interface_of(skb), to_gateway) {
+        (Ok(interface), Ok(to_gateway)) => A::judge(skb, interface, to_gateway),
+        (Err(reason), _) | (_, Err(reason)) => Packed::refused(reason),
+    }
 }
 
 #[inline(never)]
@@ -211,6 +324,10 @@ fn judge_ipv6(skb: Skb, interface: &Interface, to_gateway: bool) -> Result<Judge
     }
     if to_gateway && services::is_link_local_dns(skb, interface, &header) {
         policy::judge_any(interface)?;
+        if relay::takes_dns(interface) {
+            // No relay can pass it on, and nothing goes past the relay.
+            return Err(DropReason::GatewayClosed);
+        }
         return Ok(Judged::Dns);
     }
     Err(spoof::foreign_v6(&header))
@@ -275,6 +392,11 @@ fn packet<A: Steered>(
         _ => return Ok(Judged::NoFlow),
     };
     if flow.uplink == 0 {
+        if Opener::is_by_relay(flow.opener) {
+            conntrack::touch(flow, Sender::Vm, transport.kind);
+            let code = relay::pass_on::<A>(skb, interface, transport)?;
+            return Ok(Judged::Done(Action::Redirect(code)));
+        }
         return to_host(skb, interface, flow, (header, transport));
     }
     let refreshed = conntrack::touch(flow, Sender::Vm, transport.kind);
@@ -336,6 +458,9 @@ fn gateway<A: Steered>(
 ) -> Result<Judged, DropReason> {
     if services::is_dns(transport) {
         policy::judge_any(interface)?;
+        if relay::takes_dns(interface) {
+            return Ok(Judged::NoFlow);
+        }
         return Ok(Judged::Dns);
     }
     if transport.kind != Kind::EchoRequest {

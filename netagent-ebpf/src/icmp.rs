@@ -11,7 +11,7 @@ use crate::kernel::Skb;
 use crate::parse::{self, Header, Kind, Transport};
 use crate::reset::Cause;
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{conntrack, fragment, maps, reset, services};
+use crate::{conntrack, fragment, maps, relay, reset, services};
 
 /// What an error says.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,8 +41,8 @@ pub struct Report<A> {
 pub const fn is_told(reason: DropReason) -> bool {
     use DropReason::{
         AlwaysDenied, DeniedCidr, DenyAll, DnsBypass, FlowLimit, FlowTableFull, GatewayClosed,
-        HostAddress, NoRoute, NotAllowed, NotUplink, OtherInstance, PolicyMissing, SnatAddress,
-        SnatExhausted, TooBig, TtlExpired,
+        HostAddress, NoRoute, NotAllowed, NotUplink, OtherInstance, PolicyMissing, RelayDown,
+        SnatAddress, SnatExhausted, TooBig, TtlExpired,
     };
     matches!(
         reason,
@@ -63,6 +63,7 @@ pub const fn is_told(reason: DropReason) -> bool {
             | NotAllowed
             | DnsBypass
             | PolicyMissing
+            | RelayDown
     )
 }
 
@@ -80,22 +81,26 @@ const fn message(reason: DropReason, mtu: u32) -> Message {
         Message::TooBig(if mtu > 0xffff { 0xffff } else { mtu as u16 })
     } else if matches!(reason, DropReason::TtlExpired) {
         Message::TimeExceeded
-    } else if matches!(reason, DropReason::NoRoute | DropReason::SnatAddress) {
+    } else if matches!(
+        reason,
+        DropReason::NoRoute | DropReason::SnatAddress | DropReason::RelayDown
+    ) {
         Message::NoRoute
     } else {
         Message::Prohibited
     }
 }
 
-/// Sends the guest the error, where there is one to be sent. The drop is counted here then, else by whoever ends the
+/// Sends the guest the error, where there is one to be sent. The number holds that of the reason, and above it the MTU for
+/// which the packet was too big. The drop is counted here then, else by whoever ends the
 /// frame.
 #[inline(always)]
-pub fn tell_guest<A: Family>(skb: Skb, reason: u64) -> Packed {
-    let Some(reason) = DropReason::from_number(reason as u32) else {
+pub fn tell_guest<A: Family>(skb: Skb, told: u64) -> Packed {
+    let Some(reason) = DropReason::from_number(told as u32) else {
         return Packed::refused(DropReason::Malformed);
     };
     if let Ok(interface) = maps::interface_of(skb)
-        && let Some(action) = guest::<A>(skb, interface, reason)
+        && let Some(action) = guest::<A>(skb, interface, (reason, (told >> 32) as u32))
     {
         let slot = interface.slot;
         maps::count_drop(Dropped { slot, reason });
@@ -105,16 +110,18 @@ pub fn tell_guest<A: Family>(skb: Skb, reason: u64) -> Packed {
 }
 
 #[inline(always)]
-fn guest<A: Family>(skb: Skb, interface: &Interface, reason: DropReason) -> Option<Action> {
+fn guest<A: Family>(
+    skb: Skb,
+    interface: &Interface,
+    (reason, mtu): (DropReason, u32),
+) -> Option<Action> {
     let (header, transport) = asked::<A>(skb)?;
     if !A::is_unicast(header.destination) {
         return None;
     }
-    let from = A::gateway(interface)?;
-    let mut mtu = 0;
-    if reason == DropReason::TooBig {
-        let key = conntrack::key_from_vm(interface, &header, &transport);
-        mtu = maps::flow(&key)?.mtu;
+    let from = relay::reporter(interface, &header)?;
+    if reason == DropReason::TooBig && mtu == 0 {
+        return None;
     }
     pay(interface)?;
     let cause = Cause::read(skb, &header, &transport);
@@ -130,6 +137,20 @@ fn guest<A: Family>(skb: Skb, interface: &Interface, reason: DropReason) -> Opti
     }
     skb.set_mark(maps::mark());
     Some(Action::Redirect(skb.redirect(interface.ifindex)))
+}
+
+/// The MTU for which a packet of the guest was too big, as a number; 0 where it is not known. A function of its own beside
+/// [`tell_guest`], whose stack it would not fit into.
+#[inline(always)]
+pub fn narrowest<A: Family>(skb: Skb) -> Packed {
+    let mtu = asked::<A>(skb).and_then(|(header, transport)| {
+        let interface = maps::interface_of(skb).ok()?;
+        relay::mtu(interface, header.destination).or_else(|| {
+            let key = conntrack::key_from_vm(interface, &header, &transport);
+            maps::flow(&key).map(|flow| flow.mtu)
+        })
+    });
+    Packed::from_number(mtu.map_or(0, u64::from))
 }
 
 /// Resets the connection to which a segment of the guest belongs.

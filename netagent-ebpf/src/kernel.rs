@@ -22,6 +22,9 @@ const MARK_MANGLED_0: u64 = 1 << 5;
 /// Flag of `bpf_skb_store_bytes`: keep `skb->csum` right.
 const RECOMPUTE_CSUM: u64 = 1;
 
+/// Marks the slot of a leg in the control buffer.
+const LEG: u32 = 1 << 31;
+
 /// A packet in the hands of a tc program.
 #[derive(Clone, Copy)]
 pub struct Skb {
@@ -114,6 +117,30 @@ impl Skb {
     pub fn set_mark(self, mark: u32) {
         // SAFETY: as in `len`; the kernel lets tc programs write the mark.
         unsafe { (*self.raw).mark = mark }
+    }
+
+    /// The slot of the leg as whose packet this is judged, where it is not the TAP's own guest's: see
+    /// [`Skb::set_leg`].
+    #[inline(always)]
+    pub fn leg(self) -> Option<u32> {
+        // SAFETY: as in `len`.
+        let [noted, ..] = unsafe { (*self.raw).cb };
+        (noted & LEG != 0).then_some(noted & !LEG)
+    }
+
+    /// Notes that the packet is judged as one of a leg, for everything that is called later and takes nothing but the
+    /// packet.
+    #[inline(always)]
+    pub fn set_leg(self, slot: u32) {
+        // SAFETY: as in `len`; the kernel lets tc programs write the control buffer, which is theirs.
+        unsafe { (*self.raw).cb[0] = LEG | slot }
+    }
+
+    /// Notes that the packet is the guest's of its TAP: whoever had the control buffer before left anything in it.
+    #[inline(always)]
+    pub fn set_no_leg(self) {
+        // SAFETY: as in `set_leg`.
+        unsafe { (*self.raw).cb[0] = 0 }
     }
 
     /// Cookie of the socket that sent the frame; 0 where none did.

@@ -35,6 +35,7 @@ pub mod policy;
 pub mod ports;
 pub mod publish;
 pub mod quote;
+pub mod relay;
 pub mod reset;
 pub mod resume;
 pub mod services;

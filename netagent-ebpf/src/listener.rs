@@ -54,7 +54,7 @@ pub fn judge<A: Family>(interface: &Interface, key: &FlowKey<A>) -> Result<(), D
 
 /// What the guest is told where no listener is open to it.
 #[inline(always)]
-fn closed<A: Family>(interface: &Interface, key: &FlowKey<A>) -> DropReason {
+pub fn closed<A: Family>(interface: &Interface, key: &FlowKey<A>) -> DropReason {
     if A::is_gateway(interface, key.remote) {
         DropReason::GatewayClosed
     } else {

@@ -26,7 +26,7 @@ use netagent_common::limit::{
 };
 use netagent_common::names::ABI_VERSION;
 use netagent_common::nat::{Holdings, Mapping, MappingKey, Reverse, ReverseKey, fill};
-use netagent_common::policy::{PolicyId, Route};
+use netagent_common::policy::{PolicyId, Route, policy_flag};
 use netagent_common::publish::{
     EXPOSED_MAX, ExposedKey, HOST_PORTS_MAX, HostPortKey, LED_SOCKETS_MAX, Led, LedKey,
     PUBLISHED_MAX, PublishKey, Published, SENDERS_MAX, SenderKey,
@@ -221,8 +221,10 @@ pub fn used(slot: u32) -> Option<&'static mut Used> {
 #[inline(always)]
 pub fn interface(ifindex: u32) -> Result<&'static Interface, Dropped> {
     let own = record(vm::slot(ifindex));
+    // The record of a leg bears the index of another TAP, which may be one whose index names no slot.
     if let Ok(record) = own
         && record.ifindex == ifindex
+        && record.policy_flags & policy_flag::LEG == 0
     {
         return Ok(record);
     }
@@ -230,13 +232,20 @@ pub fn interface(ifindex: u32) -> Result<&'static Interface, Dropped> {
     adopted(ifindex, missing).map_err(Dropped::nowhere)
 }
 
-/// The interface of the guest whose packet it is, for functions that take nothing but the packet.
+/// The interface of the guest whose packet it is, or the leg that stands for it, for functions that take nothing but the
+/// packet.
 ///
 /// # Errors
-/// As of [`interface`].
+/// As of [`interface`]; [`DropReason::RelayDown`] where the leg went.
 #[inline(always)]
 pub fn interface_of(skb: Skb) -> Result<&'static Interface, DropReason> {
-    interface(skb.ifindex()).map_err(|dropped| dropped.reason)
+    match skb.leg() {
+        None => interface(skb.ifindex()).map_err(|dropped| dropped.reason),
+        Some(slot) => match record(slot) {
+            Ok(leg) if leg.policy_flags & policy_flag::LEG != 0 => Ok(leg),
+            Ok(_) | Err(_) => Err(DropReason::RelayDown),
+        },
+    }
 }
 
 /// The record of a TAP that the agent did not make, whose index names no slot.

@@ -7,11 +7,11 @@ use netagent_common::vm::Interface;
 
 use crate::family::Family;
 use crate::kernel::Skb;
-use crate::maps;
 use crate::parse::{ICMP_CHECKSUM_OFFSET, transport_offset};
 use crate::services;
 use crate::spoof::{self, is_link_local};
 use crate::verdict::{Action, Packed};
+use crate::{maps, relay};
 
 const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
@@ -86,15 +86,13 @@ fn judge(skb: Skb, interface: &Interface, kind: u8) -> Result<Action, DropReason
     {
         return Err(DropReason::SpoofedNeighbour);
     }
-    if kind != SOLICITATION || target != interface.gateway_v6 {
+    if kind != SOLICITATION
+        || !(target == interface.gateway_v6 || relay::is_clients(interface, target))
+    {
         return Err(DropReason::NeighbourUnanswered);
     }
-    answer(
-        skb,
-        interface,
-        if is_probe { ALL_NODES } else { source },
-        is_probe,
-    )
+    let to = if is_probe { ALL_NODES } else { source };
+    answer(skb, interface, (to, target), is_probe)
 }
 
 /// A router solicitation: the agent's server answers it.
@@ -133,7 +131,7 @@ fn is_claimable(interface: &Interface, address: [u8; 16]) -> bool {
 fn answer(
     skb: Skb,
     interface: &Interface,
-    to: [u8; 16],
+    (to, target): ([u8; 16], [u8; 16]),
     is_probe: bool,
 ) -> Result<Action, DropReason> {
     const ROUTER_OVERRIDE: u8 = 0xa0;
@@ -166,7 +164,7 @@ fn answer(
     sum = checksum::add(
         sum,
         checksum::add(
-            checksum::sum(&gateway),
+            checksum::sum(&target),
             checksum::sum(&[2, 1, m0, m1, m2, m3, m4, m5]),
         ),
     );
@@ -182,7 +180,7 @@ fn answer(
     frame.set_sixteen::<38>(to);
     frame.set_four::<54>([ADVERTISEMENT, 0, high, low]);
     frame.set_four::<58>(flags);
-    frame.set_sixteen::<62>(gateway);
+    frame.set_sixteen::<62>(target);
     frame.set_four::<78>([2, 1, m0, m1]);
     frame.set_four::<82>([m2, m3, m4, m5]);
     skb.set_mark(maps::mark());

@@ -2,7 +2,7 @@
 
 use netagent_common::drop::DropReason;
 use netagent_common::flow::{Flow, FlowKey, FlowState, Opener};
-use netagent_common::policy::Route;
+use netagent_common::policy::{Route, policy_flag};
 use netagent_common::vm::Interface;
 
 use crate::apart::Apart;
@@ -13,7 +13,7 @@ use crate::kernel::{self, Skb};
 use crate::maps::{self, InsertError};
 use crate::parse::{self, Kind};
 use crate::verdict::{Judged, Packed};
-use crate::{listener, mapping, nat, policy, ports, publish, resume, vm_to_vm};
+use crate::{listener, mapping, nat, policy, ports, publish, relay, resume, vm_to_vm};
 
 /// How the flow of a packet of the guest is found: [`Whole`] packets and first fragments have their ports in different
 /// places.
@@ -109,13 +109,24 @@ fn opened<A: Family, P: Parsed<A>>(skb: Skb) -> Packed {
 #[inline(always)]
 fn open<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), DropReason> {
     let mut opening = Opening::<A>::new();
-    match prepare::<A, P>(skb, interface, &mut opening) {
-        Err(DropReason::OtherInstance) => prepare_for_guest(interface, &mut opening)?,
+    let is_relayed = interface.policy_flags & policy_flag::RELAYED != 0;
+    let prepared = if is_relayed {
+        prepare_by_relay::<A, P>(skb, interface, &mut opening)
+    } else {
+        prepare::<A, P>(skb, interface, &mut opening)
+    };
+    match prepared {
+        Err(DropReason::OtherInstance) if !is_relayed => {
+            prepare_for_guest(interface, &mut opening)?;
+        }
         Err(DropReason::GatewayClosed | DropReason::HostAddress) if P::REACHES_LISTENERS => {
             let Opening {
                 key, generations, ..
             } = &opening;
             listener::judge_opening(interface, key)?;
+            if is_relayed {
+                return open_by_relay(interface, key, *generations);
+            }
             let of_listener = (A::ZERO, [0; 2]);
             return open_with_host::<A, { Opener::GuestToListener as u8 }>(
                 interface,
@@ -127,6 +138,9 @@ fn open<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), 
         prepared => prepared?,
     }
     let Opening { key, way, .. } = &opening;
+    if is_relayed {
+        return open_by_relay(interface, key, opening.generations);
+    }
     let opener = Opener::from_number(opening.opener as u8);
     let mapped = match opener {
         Opener::Guest => mapping::claim(skb, key, &way.nat_address, interface),
@@ -150,6 +164,18 @@ fn open<A: Family, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Result<(), 
         None => ports::claim(skb, key, &way.nat_address)?,
     };
     write(interface, key, way, (opening.generations, nat_port, opener))
+}
+
+/// Opens the near half of a flow that goes through a relay, where that is there.
+#[inline(always)]
+fn open_by_relay<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    generations: Generations,
+) -> Result<(), DropReason> {
+    relay::leg(interface)?;
+    let own = (key.guest, key.guest_port);
+    open_with_host::<A, { Opener::GuestByRelay as u8 }>(interface, key, &own, generations)
 }
 
 /// A flow that is about to be opened.
@@ -205,6 +231,22 @@ fn prepare<A: Family, P: Parsed<A>>(
     let (way, opener) = way_for_guest(interface, &opening.key)?;
     (opening.way, opening.opener) = (way, opener as u32);
     check_limit(interface)
+}
+
+/// As [`prepare`], where the interface has a relay: there is no way to be found.
+#[inline(never)]
+fn prepare_by_relay<A: Family, P: Parsed<A>>(
+    skb: Skb,
+    interface: &Interface,
+    opening: &mut Opening<A>,
+) -> Result<(), DropReason> {
+    opening.generations = Generations::now(interface);
+    let (key, kind) = P::parse(skb, interface)?;
+    if kind == Kind::EchoReply {
+        return Err(DropReason::UnknownProtocol);
+    }
+    opening.key = key;
+    relay::judge_guest_opening(interface, &opening.key)
 }
 
 /// The way to another guest, of a flow that leads to one: a function of its own beside [`prepare`], whose stack it would not
@@ -435,7 +477,22 @@ pub fn open_from_host<A: Family>(
     open_with_host::<A, { Opener::Host as u8 }>(interface, key, asked, generations)
 }
 
-/// Opens a flow between the guest and the host itself: it has no way out. One copy for each opener has room on the stack
+/// Opens the near half of a flow that others opened at a port of a guest, which goes through a relay. A quarter of the
+/// guest's flows stays its own.
+#[inline(always)]
+pub fn open_at_client<A: Family>(
+    interface: &Interface,
+    key: &FlowKey<A>,
+    generations: Generations,
+) -> Result<(), DropReason> {
+    if !has_room(interface, u64::from(interface.flow_limit) * 3 / 4) {
+        return Err(DropReason::FlowLimit);
+    }
+    let own = (key.guest, key.guest_port);
+    open_with_host::<A, { Opener::AtGuestByRelay as u8 }>(interface, key, &own, generations)
+}
+
+/// Opens a flow between the guest and the host itself, or a relay: no port is claimed for it. One copy for each opener has room on the stack
 /// for what else is there.
 #[inline(never)]
 fn open_with_host<A: Family, const OPENER: u8>(

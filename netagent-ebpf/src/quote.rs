@@ -15,7 +15,7 @@ use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{Header, Kind, checksum_field, transport_offset};
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{conntrack, limit, maps, nat, spoof};
+use crate::{conntrack, limit, maps, nat, relay, spoof};
 
 /// Ethernet, IP, ICMP, the quoted IP and fragment headers, and of a quoted TCP header as much as to the checksum.
 const REACH: usize = 14 + 40 + 8 + 40 + 8 + 18;
@@ -112,8 +112,8 @@ fn quoted_by_world<A: Family>(
 
 /// Judges the flow that an error of the guest is about anew; false where it may not go on.
 #[inline(never)]
-pub fn judge_from_vm_anew<A: Family>(skb: Skb, interface: &Interface) -> bool {
-    let Ok(header) = A::header(skb) else {
+pub fn judge_from_vm_anew<A: Family>(skb: Skb) -> bool {
+    let (Ok(interface), Ok(header)) = (maps::interface_of(skb), A::header(skb)) else {
         return false;
     };
     let Some((quoted, ports)) = with_ports(A::quoted(skb, header.payload_len)) else {
@@ -163,6 +163,15 @@ fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Judged, D
     }
     let key = quoted_by_vm(interface, &quoted, ports);
     let flow: &Flow<A> = maps::flow(&key).ok_or(DropReason::IcmpError)?;
+    if Opener::is_by_relay(flow.opener) {
+        if !conntrack::is_current(flow, interface) {
+            return Ok(Judged::Stale);
+        }
+        let leg = relay::leg(interface)?;
+        check_report::<A>(skb, leg.mtu)?;
+        limit::from_vm(skb, interface, (1, skb.len()))?;
+        return hand_over(skb, leg).map(Judged::Done);
+    }
     if flow.uplink == 0 || Opener::turns_round(flow.opener) {
         return Err(DropReason::IcmpError);
     }
@@ -197,6 +206,45 @@ fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Judged, D
     Ok(Judged::Done(Action::Redirect(code)))
 }
 
+/// An error that a relay passes on to its client, or makes itself. Nothing of it changes.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub fn to_client<A: Family>(skb: Skb, client: &Interface) -> Result<Judged, DropReason> {
+    skb.reach::<REACH>(Origin::Vm);
+    let key = key_at_client::<A>(skb, client).ok_or(DropReason::IcmpError)?;
+    let flow: &Flow<A> = maps::flow(&key).ok_or(DropReason::IcmpError)?;
+    if !Opener::is_by_relay(flow.opener) {
+        return Err(DropReason::IcmpError);
+    }
+    if !conntrack::is_current(flow, client) {
+        return Ok(Judged::Stale);
+    }
+    check_report::<A>(skb, client.mtu)?;
+    limit::to_vm(skb, client, (1, skb.len()))?;
+    hand_over(skb, client).map(Judged::Done)
+}
+
+/// Key of the flow of a packet of a client that an error for it quotes.
+#[inline(always)]
+pub fn key_at_client<A: Family>(skb: Skb, client: &Interface) -> Option<FlowKey<A>> {
+    let header = A::header(skb).ok()?;
+    if header.protocol != A::ICMP || header.first_fragment {
+        return None;
+    }
+    let (quoted, (guest_port, remote_port)) = with_ports(A::quoted(skb, header.payload_len))?;
+    // Whoever sent the packet is told, and nobody else.
+    (quoted.source == header.destination).then_some(FlowKey {
+        instance: client.instance,
+        guest: quoted.source,
+        remote: quoted.destination,
+        guest_port,
+        remote_port,
+        protocol: quoted.protocol.into(),
+    })
+}
+
 /// Source and destination.
 type Ports = ([u8; 2], [u8; 2]);
 
@@ -225,6 +273,19 @@ fn with_ports<A: Family>(quoted: Result<Quoted<A>, DropReason>) -> Option<(Quote
 /// Why not.
 #[inline(always)]
 fn check<A: Family>(skb: Skb, header: &Header<A>, mtu: u32) -> Result<(), DropReason> {
+    check_report::<A>(skb, mtu)?;
+    if header.hop_limit <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    Ok(())
+}
+
+/// Whether it is an error that may be passed on, by a way of this MTU on which nobody counts a hop.
+///
+/// # Errors
+/// Why not.
+#[inline(always)]
+fn check_report<A: Family>(skb: Skb, mtu: u32) -> Result<(), DropReason> {
     let kind = skb.window::<1>(transport_offset::<A>())?.byte::<0>();
     if !A::is_report(kind) || skb.gso_size() != 0 {
         return Err(DropReason::IcmpError);
@@ -233,9 +294,6 @@ fn check<A: Family>(skb: Skb, header: &Header<A>, mtu: u32) -> Result<(), DropRe
     spoof::check_no_partial_checksum(skb)?;
     if skb.len() - ETHERNET_LEN > mtu {
         return Err(DropReason::TooBig);
-    }
-    if header.hop_limit <= 1 {
-        return Err(DropReason::TtlExpired);
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use netagent_common::flow::{Flow, FlowKey, Opener, Sender};
 use netagent_common::nat::ReverseKey;
 use netagent_common::net::tcp_flag::RST;
 use netagent_common::net::{ETHERNET_LEN, GATEWAY_MAC, ethertype, protocol};
+use netagent_common::policy::policy_flag;
 use netagent_common::vm::Interface;
 
 use crate::conntrack::{self, Again};
@@ -16,7 +17,7 @@ use crate::kernel::Skb;
 use crate::parse::{Header, Kind, Transport};
 use crate::reset::{self, Cause};
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{maps, nat, parse};
+use crate::{maps, nat, parse, relay};
 
 /// What is left of a flow that ended, for those who tell its ends.
 #[repr(C)]
@@ -54,7 +55,7 @@ fn judge_packet_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Ju
 
 /// `None` where there is no flow, or not on its way.
 #[inline(always)]
-fn judge<A: Family>(key: &FlowKey<A>, interface: &Interface) -> Option<Judged> {
+pub fn judge<A: Family>(key: &FlowKey<A>, interface: &Interface) -> Option<Judged> {
     let again = conntrack::revalidate(key, interface);
     if again == Again::GOES_ON {
         return Some(Judged::Opened);
@@ -152,6 +153,9 @@ fn tell_from_vm<A: Family>(
     if ended.uplink == 0 {
         let ports = [transport.source, transport.destination];
         reset::write(skb, &cause.for_receiver(there, (guest, remote), ports))?;
+        if interface.policy_flags & policy_flag::RELAYED != 0 {
+            return hand_over(skb, relay::leg(interface)?);
+        }
         return Ok(Action::Next);
     }
     let ports = [ended.nat_port, transport.destination];

@@ -129,6 +129,8 @@ pub fn is_dhcp<A: Steered>(
 ) -> bool {
     (datagram.source, datagram.destination) == (DHCP_CLIENT, DHCP_SERVER)
         && A::asks_dhcp(interface, header.destination)
+        // Between a client and its gateway: no relay carries it.
+        && interface.policy_flags & policy_flag::LEG == 0
 }
 
 /// Whether a packet to the gateway asks its resolver.
@@ -137,10 +139,14 @@ pub fn is_dns(transport: &Transport) -> bool {
     transport.destination == DNS && matches!(transport.kind, Kind::Segment(_) | Kind::Datagram)
 }
 
-/// Whether a packet asks for names, and such are the resolver's whomever they ask (D-2).
+/// Whether a packet asks for names, and such are the resolver's whomever they ask (D-2, R-4).
 #[inline(always)]
 pub fn is_steered(interface: &Interface, transport: &Transport) -> bool {
-    interface.policy_flags & policy_flag::NAMES != 0 && is_dns(transport)
+    use policy_flag::{AUDIT, DENY_ALL, DNS_STEERED, NAMES};
+    let flags = interface.policy_flags;
+    // Under `deny-all` it is a flow that is not opened.
+    let may_ask = flags & (DENY_ALL | AUDIT) != DENY_ALL;
+    flags & (NAMES | DNS_STEERED) != 0 && may_ask && is_dns(transport)
 }
 
 /// Whether a packet from a link-local address asks the resolver of the gateway.

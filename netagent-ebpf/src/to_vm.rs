@@ -2,7 +2,8 @@
 
 use netagent_common::drop::DropReason;
 use netagent_common::flow::Sender;
-use netagent_common::net::ethertype;
+use netagent_common::net::{GATEWAY_MAC, ethertype};
+use netagent_common::policy::policy_flag;
 use netagent_common::vm::Interface;
 
 use crate::apart::Apart;
@@ -12,7 +13,7 @@ use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{conntrack, host_error, icmp, limit, maps, opening, publish, resume};
+use crate::{conntrack, host_error, icmp, limit, maps, opening, publish, relay, resume};
 
 /// Judges a frame that leaves by a TAP.
 ///
@@ -23,9 +24,18 @@ pub fn judge(skb: Skb) -> Result<Action, Dropped> {
     let interface = maps::interface(skb.ifindex())?;
     let is_redirected = maps::is_marked(skb);
     skb.set_mark(0);
+    skb.set_no_leg();
     if is_redirected {
         return Ok(Action::Next);
     }
+    if interface.policy_flags & policy_flag::RELAYED != 0 && !is_gateways_ping(skb, interface) {
+        return by_relay(skb, interface);
+    }
+    judge_of_host(skb, interface)
+}
+
+#[inline(always)]
+fn judge_of_host(skb: Skb, interface: &Interface) -> Result<Action, Dropped> {
     from_host(skb, interface)
         .action()
         .map_err(|reason| Dropped {
@@ -33,6 +43,48 @@ pub fn judge(skb: Skb) -> Result<Action, Dropped> {
             reason,
         })
         .or_else(|dropped| host_error::judge(skb, interface, dropped))
+}
+
+/// What the host sends to a client of a relay goes there as what the world sends does: judged as the leg's.
+#[inline(always)]
+fn by_relay(skb: Skb, interface: &Interface) -> Result<Action, Dropped> {
+    let slot = interface.slot;
+    let dropped = |reason| Dropped { slot, reason };
+    let leg = relay::leg(interface).map_err(dropped)?;
+    skb.set_leg(leg.slot);
+    // Whatever is made of the frame goes to the relay, too.
+    skb.window::<12>(0)
+        .map_err(dropped)?
+        .set_macs(leg.guest_mac, GATEWAY_MAC);
+    match judge_of_host(skb, leg) {
+        Ok(Action::Next) => {
+            skb.set_mark(maps::mark());
+            Ok(Action::Redirect(skb.redirect(leg.ifindex)))
+        }
+        judged => judged,
+    }
+}
+
+/// Whether the host pings the guest from the gateway's own address: that stays between the two.
+#[inline(never)]
+fn is_gateways_ping(skb: Skb, interface: &Interface) -> bool {
+    let ethertype = skb
+        .window::<14>(0)
+        .map(|ethernet| u16::from_be_bytes(ethernet.two::<12>()));
+    match ethertype {
+        Ok(ethertype::IPV4) => is_gateways_echo::<[u8; 4]>(skb, interface),
+        Ok(ethertype::IPV6) => is_gateways_echo::<[u8; 16]>(skb, interface),
+        Ok(_) | Err(_) => false,
+    }
+}
+
+#[inline(always)]
+fn is_gateways_echo<A: Family>(skb: Skb, interface: &Interface) -> bool {
+    A::header(skb).is_ok_and(|header| {
+        A::is_gateway(interface, header.source)
+            && header.protocol == A::ICMP
+            && parse::icmp::<A>(skb).is_ok_and(|echo| echo.kind == Kind::EchoRequest)
+    })
 }
 
 /// Only what the host made itself may be the host's: frames without a device that they came in by.

@@ -58,6 +58,8 @@ pub enum Judged {
     Unsettled,
     /// Its flow was looked at and may go on, to the interface of this slot.
     Settled(u32),
+    /// It is judged as one of the leg in this slot.
+    Leg(u32),
 }
 
 /// Whether the flow of a packet was looked at, and where it leads; in one register.
@@ -111,6 +113,7 @@ impl Packed {
     const UNSETTLED: u64 = 9;
     const SETTLED: u64 = 10;
     const FORBIDDEN: u64 = 11;
+    const LEG: u64 = 12;
 
     /// Packs an answer.
     #[inline(always)]
@@ -128,6 +131,7 @@ impl Packed {
             Ok(Judged::Forbidden(reason)) => Self::FORBIDDEN | (reason as u32 as u64) << 32,
             Ok(Judged::Unsettled) => Self::UNSETTLED,
             Ok(Judged::Settled(slot)) => Self::SETTLED | (slot as u64) << 32,
+            Ok(Judged::Leg(slot)) => Self::LEG | (slot as u64) << 32,
             Err(reason) => (reason as u32 as u64) << 8,
         })
     }
@@ -251,6 +255,13 @@ impl Packed {
         } else {
             None
         }
+    }
+
+    /// Whether [`Judged::Leg`] was packed; the slot is [`Packed::slot`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_of_leg(self) -> bool {
+        self.0 & 0xff == Self::LEG
     }
 
     /// Whether a drop for this reason was packed.

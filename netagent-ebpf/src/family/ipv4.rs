@@ -132,6 +132,11 @@ impl Family for [u8; 4] {
     }
 
     #[inline(always)]
+    fn source(skb: Skb) -> Result<Self, DropReason> {
+        Ok(skb.window::<4>(ETHERNET_LEN + 12)?.four::<0>())
+    }
+
+    #[inline(always)]
     fn is_own(interface: &Interface, address: Self) -> bool {
         let [first, second, third, fourth] = interface.addresses_v4;
         let count = interface.addresses;

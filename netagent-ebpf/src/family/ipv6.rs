@@ -124,6 +124,11 @@ impl Family for [u8; 16] {
     }
 
     #[inline(always)]
+    fn source(skb: Skb) -> Result<Self, DropReason> {
+        Ok(skb.window::<16>(ETHERNET_LEN + 8)?.sixteen::<0>())
+    }
+
+    #[inline(always)]
     fn is_own(interface: &Interface, address: Self) -> bool {
         let [first, second, third, fourth] = &interface.addresses_v6;
         let [of_first, of_second, of_third, of_fourth] = interface.prefixes_v6;

@@ -39,6 +39,9 @@ pub trait FamilyMaps: Copy + Eq + 'static {
     fn guests_map() -> &'static Guests<Self>;
     #[doc(hidden)]
     fn clients_map() -> &'static Clients<Self>;
+    /// The network that is one interface's as a whole, where the family has such; else the address.
+    #[doc(hidden)]
+    fn network(self) -> Self;
     #[doc(hidden)]
     fn policy_map() -> &'static Policies<Self>;
     #[doc(hidden)]
@@ -89,6 +92,10 @@ impl FamilyMaps for [u8; 4] {
     #[inline(always)]
     fn clients_map() -> &'static Clients<Self> {
         &CLIENTS_V4
+    }
+    #[inline(always)]
+    fn network(self) -> Self {
+        self
     }
     #[inline(always)]
     fn policy_map() -> &'static Policies<Self> {
@@ -151,6 +158,11 @@ impl FamilyMaps for [u8; 16] {
     #[inline(always)]
     fn clients_map() -> &'static Clients<Self> {
         &CLIENTS_V6
+    }
+    #[inline(always)]
+    fn network(self) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = self;
+        [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0]
     }
     #[inline(always)]
     fn policy_map() -> &'static Policies<Self> {
@@ -391,10 +403,14 @@ pub fn guest_slot<A: FamilyMaps>(address: A) -> Option<u32> {
     A::guests_map().get(&Key::new(A::BITS, address)).copied()
 }
 
-/// The client of a relay that has an address.
+/// The client of a relay that has an address, or all of its network.
 #[inline(always)]
 pub fn client<A: FamilyMaps>(address: A) -> Option<Client> {
-    let client = A::clients_map().get_ptr(address)?;
+    let clients = A::clients_map();
+    let client = match clients.get_ptr(address.network()) {
+        None if address.network() != address => clients.get_ptr(address)?,
+        found => found?,
+    };
     // SAFETY: the element stays readable until the program ends (RCU). It may become another client's meanwhile: whoever
     // asks looks at the records that it names.
     Some(unsafe { client.read_volatile() })
