@@ -55,7 +55,8 @@ impl Judge<'_> {
         let goes = if self.is_gateway() {
             (is_dns && relay.takes_dns()) || self.host_port().is_some()
         } else {
-            !self.is_steered() && !self.is_own() && !(asks_dhcp && is_broadcast)
+            let stays = self.is_steered() || self.is_own();
+            !(stays || (asks_dhcp && is_broadcast))
         };
         goes.then_some(relay)
     }
