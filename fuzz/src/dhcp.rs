@@ -73,6 +73,7 @@ fn interfaces() -> [GuestInterface; 3] {
         }),
         nameservers: vec![HOST],
         v6: None,
+        relay: false,
     };
     let off_link = GuestInterface {
         mtu: 9_000,

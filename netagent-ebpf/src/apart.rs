@@ -85,8 +85,8 @@ apart! {
     judge_source() = judge_source_v4, judge_source_v6: relay::judge_source;
     /// Judges a packet from a TAP whose source is not its guest's.
     judge_foreign() = judge_foreign_v4, judge_foreign_v6: relay::judge;
-    /// Judges the flow of a packet for a client of the relay anew.
-    judge_at_client() = judge_at_client_v4, judge_at_client_v6: relay::judge_anew;
+    /// Judges the near half of a flow that goes through a relay anew; the number is a [`relay::FoundBy`].
+    judge_relayed(by) = judge_relayed_v4, judge_relayed_v6: relay::judge_anew;
     /// Opens a flow by a packet for a port of a client.
     open_at_client() = open_at_client_v4, open_at_client_v6: relay::open;
     /// Ends the flow of a packet for a client; the number is that of the reason.
@@ -95,8 +95,6 @@ apart! {
     fragment_to_client() = fragment_to_client_v4, fragment_to_client_v6: relay::fragment;
     /// Judges an ICMP error for a client.
     report_to_client() = report_to_client_v4, report_to_client_v6: relay::report;
-    /// Judges the flow that an ICMP error for a client is about anew.
-    judge_report() = judge_report_v4, judge_report_v6: relay::judge_report_anew;
 }
 
 /// Charges a bill to the instance.

@@ -192,7 +192,21 @@ pub fn revalidate<A: Family>(key: &FlowKey<A>, interface: &Interface) -> Again {
     let mut again = judge_flow(key, interface, generations);
     if again == Again::BETWEEN_GUESTS {
         again = judge_between_guests(key, interface, generations);
-    } else if again == Again::BY_RELAY {
+    }
+    if again == Again::OVER {
+        forget_found(key, interface);
+        return Again::NONE;
+    }
+    again
+}
+
+/// As [`revalidate`], where the flow may be the near half of one that goes through a relay: elsewhere none stands for the
+/// packet then. One more function below this one is more than each caller of the other could bear.
+#[inline(always)]
+pub fn revalidate_relayed<A: Family>(key: &FlowKey<A>, interface: &Interface) -> Again {
+    let generations = Generations::now(interface);
+    let mut again = judge_flow(key, interface, generations);
+    if again == Again::BY_RELAY {
         again = judge_by_relay(key, interface, generations);
     }
     if again == Again::OVER {

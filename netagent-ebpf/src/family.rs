@@ -67,6 +67,8 @@ pub trait Family: FamilyMaps {
     fn source(skb: Skb) -> Result<Self, DropReason>;
     /// Whether the instance may send from this address.
     fn is_own(interface: &Interface, address: Self) -> bool;
+    /// Whether the guest may send from this address by its own one on this interface: a leg has no other.
+    fn is_first(interface: &Interface, address: Self) -> bool;
     /// The guest's own address on this interface, where it has one.
     fn guest(interface: &Interface) -> Option<Self>;
     /// Whether the host sends to this address of the instance, by a route of its own.

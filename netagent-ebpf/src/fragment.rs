@@ -9,6 +9,7 @@ use netagent_common::fragment::{
 use netagent_common::limit::FRAGMENTED_PER_SECOND;
 use netagent_common::nat::ReverseKey;
 use netagent_common::net::{ETHERNET_LEN, GATEWAY_MAC, protocol};
+use netagent_common::policy::policy_flag;
 use netagent_common::vm::Interface;
 
 use crate::apart::Apart;
@@ -49,7 +50,11 @@ pub fn judge<A: Apart>(skb: Skb, interface: &Interface) -> Packed {
     }
     let judged = A::fragment_from_vm(skb).forgotten();
     if judged.is_stale() {
-        let judged = judge_later_anew::<A>(skb, interface);
+        let judged = if interface.policy_flags & policy_flag::RELAYED != 0 {
+            <First as Parsed<A>>::resume_relayed(skb)
+        } else {
+            judge_later_anew::<A>(skb, interface)
+        };
         if !judged.is_opened() {
             return judged.or_refused_for(DropReason::Fragment);
         }
@@ -95,6 +100,15 @@ impl<A: Family> Parsed<A> for First {
         A: Apart,
     {
         judge_first_anew::<A>(skb, interface)
+    }
+
+    /// Nobody answers a fragment.
+    #[inline(always)]
+    fn end(_skb: Skb, reason: u64) -> Packed
+    where
+        A: Apart,
+    {
+        Packed::refused(DropReason::from_number(reason as u32).unwrap_or(DropReason::Fragment))
     }
 
     #[inline(always)]
@@ -356,6 +370,15 @@ pub fn key_at_client<A: Family>(
     let transport = ports(skb, &fragment, &fragment_key).ok()?;
     let kind = fragment.header.first_fragment.then_some(transport.kind);
     Some((key_to_client(client, &fragment, &transport), kind))
+}
+
+/// Key of the flow of a fragment of a client, the first or a later one.
+#[inline(always)]
+pub fn key_of_client<A: Family>(skb: Skb, client: &Interface) -> Option<FlowKey<A>> {
+    let fragment = A::fragment(skb).ok()?;
+    let transport = ports(skb, &fragment, &key(client.instance, &fragment)).ok()?;
+    let (source, destination) = (transport.source, transport.destination);
+    Some(key_from_vm(client, &fragment, source, destination))
 }
 
 #[inline(always)]

@@ -13,6 +13,7 @@ use crate::opening::Whole;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
 use crate::publish::Entrance;
+use crate::relay::FoundBy;
 use crate::services::Steered;
 use crate::verdict::{Action, Dropped, Judged, Packed};
 use crate::{
@@ -178,7 +179,7 @@ fn from_relay<A: Apart>(skb: Skb) -> Packed {
 fn to_client<A: Apart>(skb: Skb) -> Packed {
     let mut judged = delivered::<A>(skb);
     if judged.is_stale() {
-        judged = A::judge_at_client(skb).forgotten();
+        judged = A::judge_relayed(skb, FoundBy::Inbound as u64).forgotten();
         if let Some(reason) = judged.forbidden() {
             return A::end_at_client(skb, reason);
         }
@@ -220,7 +221,7 @@ fn quoted<A: Apart>(skb: Skb) -> Packed {
         judged = from_relay_itself::<A>(skb);
     }
     if judged.is_stale() {
-        if !quote::judge_from_vm_anew::<A>(skb) {
+        if !may_go_on::<A>(skb) {
             return Packed::refused(DropReason::IcmpError);
         }
         judged = A::quote_from_vm(skb).forgotten();
@@ -231,10 +232,20 @@ fn quoted<A: Apart>(skb: Skb) -> Packed {
     judged
 }
 
+/// Whether the flow that an error of the guest is about may go on.
+#[inline(always)]
+fn may_go_on<A: Apart>(skb: Skb) -> bool {
+    if relay::is_relayed(skb) {
+        A::judge_relayed(skb, FoundBy::OutboundReport as u64).is_opened()
+    } else {
+        quote::judge_from_vm_anew::<A>(skb)
+    }
+}
+
 #[inline(always)]
 fn from_relay_itself<A: Apart>(skb: Skb) -> Packed {
     let mut judged = A::report_to_client(skb).forgotten();
-    if judged.is_stale() && A::judge_report(skb).is_opened() {
+    if judged.is_stale() && A::judge_relayed(skb, FoundBy::InboundReport as u64).is_opened() {
         judged = A::report_to_client(skb).forgotten();
     }
     if judged.is_stale() {

@@ -12,6 +12,7 @@ use crate::fragment::First;
 use crate::kernel::{self, Skb};
 use crate::maps::{self, InsertError};
 use crate::parse::{self, Kind};
+use crate::relay::FoundBy;
 use crate::verdict::{Judged, Packed};
 use crate::{listener, mapping, nat, policy, ports, publish, relay, resume, vm_to_vm};
 
@@ -30,6 +31,24 @@ pub trait Parsed<A> {
     /// Judges its flow, opened under another policy or other routes, anew, and ends it where it may not go on:
     /// [`Judged::Opened`] where it may, [`Judged::NoFlow`] where there is none.
     fn resume(skb: Skb, interface: &Interface) -> Packed
+    where
+        A: Apart;
+
+    /// The same, where the interface has a relay.
+    #[inline(always)]
+    fn resume_relayed(skb: Skb) -> Packed
+    where
+        A: Apart,
+    {
+        let judged = A::judge_relayed(skb, FoundBy::Outbound as u64).forgotten();
+        match judged.forbidden() {
+            Some(reason) => Self::end(skb, reason),
+            None => judged,
+        }
+    }
+
+    /// Ends its flow, which may not go on for the reason with this number.
+    fn end(skb: Skb, reason: u64) -> Packed
     where
         A: Apart;
 
@@ -60,9 +79,17 @@ impl<A: Family> Parsed<A> for Whole {
     {
         let judged = resume::judge_from_vm::<A>(skb, interface).forgotten();
         match judged.forbidden() {
-            Some(reason) => A::end_from_vm(skb, reason),
+            Some(reason) => <Self as Parsed<A>>::end(skb, reason),
             None => judged,
         }
+    }
+
+    #[inline(always)]
+    fn end(skb: Skb, reason: u64) -> Packed
+    where
+        A: Apart,
+    {
+        A::end_from_vm(skb, reason)
     }
 
     #[inline(always)]
@@ -80,7 +107,12 @@ impl<A: Family> Parsed<A> for Whole {
 /// [`Judged::Opened`], or the reason why the guest may not have it.
 #[inline(always)]
 pub fn provide<A: Apart, P: Parsed<A>>(skb: Skb, interface: &Interface) -> Packed {
-    let judged = P::resume(skb, interface).forgotten();
+    let judged = if interface.policy_flags & policy_flag::RELAYED != 0 {
+        P::resume_relayed(skb)
+    } else {
+        P::resume(skb, interface)
+    }
+    .forgotten();
     if judged.is_no_flow() {
         P::open(skb)
     } else {

@@ -245,6 +245,14 @@ pub fn key_at_client<A: Family>(skb: Skb, client: &Interface) -> Option<FlowKey<
     })
 }
 
+/// Key of the flow of a packet to a client that an error of the client quotes.
+#[inline(always)]
+pub fn key_of_client<A: Family>(skb: Skb, client: &Interface) -> Option<FlowKey<A>> {
+    let header = A::header(skb).ok()?;
+    let (quoted, ports) = with_ports(A::quoted(skb, header.payload_len))?;
+    Some(quoted_by_vm(client, &quoted, ports))
+}
+
 /// Source and destination.
 type Ports = ([u8; 2], [u8; 2]);
 

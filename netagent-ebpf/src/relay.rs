@@ -14,7 +14,7 @@ use netagent_common::policy::policy_flag;
 use netagent_common::services::port;
 use netagent_common::vm::Interface;
 
-use crate::conntrack::{self, Again, Generations};
+use crate::conntrack::{self, Generations};
 use crate::family::Family;
 use crate::from_uplink::hand_over;
 use crate::kernel::Skb;
@@ -22,7 +22,7 @@ use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
 use crate::reset::{self, Cause};
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{fragment, limit, listener, maps, mss, opening, policy, publish, quote, resume, spoof};
+use crate::{fragment, limit, listener, maps, opening, policy, publish, quote, resume, spoof};
 
 /// The leg of an interface, while its relay is there.
 ///
@@ -46,6 +46,13 @@ fn record_of_leg(interface: &Interface) -> Option<&'static Interface> {
     is_its.then_some(leg)
 }
 
+/// Whether a packet is one of an interface that has a relay.
+#[inline(always)]
+pub fn is_relayed(skb: Skb) -> bool {
+    maps::interface_of(skb)
+        .is_ok_and(|interface| interface.policy_flags & policy_flag::RELAYED != 0)
+}
+
 /// Whether what the guest asks of its gateway's resolver goes through the relay too.
 #[inline(always)]
 #[must_use]
@@ -62,7 +69,7 @@ pub fn mtu<A: Family>(interface: &Interface, destination: A) -> Option<u32> {
         return leg(interface).ok().map(|leg| leg.mtu);
     }
     let is_to_client =
-        interface.policy_flags & policy_flag::LEG != 0 && A::is_own(interface, destination);
+        interface.policy_flags & policy_flag::LEG != 0 && A::is_first(interface, destination);
     is_to_client.then_some(interface.mtu)
 }
 
@@ -72,7 +79,7 @@ pub fn mtu<A: Family>(interface: &Interface, destination: A) -> Option<u32> {
 pub fn reporter<A: Family>(interface: &Interface, header: &Header<A>) -> Option<A> {
     let is_of_leg = interface.policy_flags & policy_flag::LEG != 0;
     let is_v6 = A::ICMP == protocol::ICMPV6;
-    if is_of_leg && (is_v6 || A::is_own(interface, header.destination)) {
+    if is_of_leg && (is_v6 || A::is_first(interface, header.destination)) {
         return Some(header.destination);
     }
     A::gateway(interface)
@@ -161,8 +168,9 @@ fn is_opened_at_port<A: Family>(leg: &Interface, key: &FlowKey<A>) -> bool {
         .is_some_and(|flow| flow.generation == leg.generation && Opener::is_at_a_port(flow.opener))
 }
 
-/// Passes a packet of a client, whose flow stands, on to its relay; gives the code of the redirect. Nothing of it changes but the MAC addresses, and an
-/// MSS for which the way is too narrow: the relay counts the hop.
+/// Passes a packet of a client, whose flow stands, on to its relay; gives the code of the redirect. Nothing of it changes
+/// but the MAC addresses: the relay counts the hop, and by the leg, whose MTU is the lower one of both TAPs, the MSS is
+/// clamped.
 ///
 /// # Errors
 /// Why it is dropped.
@@ -175,9 +183,6 @@ pub fn pass_on<A: Family>(
     let leg = leg(interface)?;
     parse::fits::<A>(skb, transport, leg.mtu)?;
     parse::check_segments(skb, transport)?;
-    if transport.kind.opens() {
-        mss::clamp::<A>(skb, transport.len, leg.mtu);
-    }
     limit::from_vm(skb, interface, parse::on_the_wire::<A>(skb, transport))?;
     skb.window::<12>(0)?.set_macs(leg.guest_mac, GATEWAY_MAC);
     skb.set_mark(maps::mark());
@@ -196,7 +201,7 @@ fn client_at<A: Family>(
     if leg.policy_flags & policy_flag::LEG == 0
         || leg.ifindex != relay.ifindex
         || leg.client != found.slot
-        || !A::is_own(leg, address)
+        || !A::is_first(leg, address)
     {
         return None;
     }
@@ -235,7 +240,7 @@ fn judge_foreign<A: Family>(skb: Skb) -> Result<Judged, DropReason> {
     let relay = maps::interface(skb.ifindex()).map_err(|dropped| dropped.reason)?;
     if let Some((client, leg)) = client_at(relay, A::destination(skb)?) {
         skb.set_leg(leg.slot);
-        return deliver::<A>(skb, (client, leg));
+        return deliver::<A>(skb, client);
     }
     let (_, leg) = client_at(relay, A::source(skb)?).ok_or(DropReason::SpoofedAddress)?;
     skb.set_leg(leg.slot);
@@ -248,10 +253,7 @@ fn judge_foreign<A: Family>(skb: Skb) -> Result<Judged, DropReason> {
 /// Delivers a packet to a client of the relay that sends it: [`Judged::NoFlow`] where none stands for it,
 /// [`Judged::Stale`] where it is to be judged anew.
 #[inline(always)]
-fn deliver<A: Family>(
-    skb: Skb,
-    (client, leg): (&Interface, &Interface),
-) -> Result<Judged, DropReason> {
+fn deliver<A: Family>(skb: Skb, client: &Interface) -> Result<Judged, DropReason> {
     skb.reach::<{ 14 + 40 + 20 }>(Origin::Vm);
     check_gateway(skb)?;
     let header = A::header(skb)?;
@@ -273,9 +275,6 @@ fn deliver<A: Family>(
     conntrack::touch(flow, Sender::World, transport.kind);
     parse::fits::<A>(skb, &transport, client.mtu)?;
     parse::check_segments(skb, &transport)?;
-    if transport.kind.opens() {
-        mss::clamp::<A>(skb, transport.len, leg.mtu);
-    }
     limit::to_vm(skb, client, parse::on_the_wire::<A>(skb, &transport))?;
     hand_over(skb, client).map(Judged::Done)
 }
@@ -355,16 +354,74 @@ const fn no_key<A: Family>() -> FlowKey<A> {
     }
 }
 
-/// Judges the flow of a packet for a client anew, as [`resume::judge_from_vm`] does.
+/// What the flow of a packet is found by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum FoundBy {
+    /// The packet, which its relay sends to a client.
+    Inbound,
+    /// The packet that an ICMP error for a client quotes.
+    InboundReport,
+    /// The packet, which a client sends.
+    Outbound,
+    /// The packet that an ICMP error of a client quotes.
+    OutboundReport,
+}
+
+/// Judges the near half of a flow anew, as [`resume::judge_from_vm`] does; the number is a [`FoundBy`].
 #[inline(always)]
-pub fn judge_anew<A: Family>(skb: Skb) -> Packed {
+pub fn judge_anew<A: Family>(skb: Skb, by: u64) -> Packed {
     let mut key = no_key::<A>();
-    let found = find(skb, &mut key);
+    let found = if by == FoundBy::Inbound as u64 {
+        find(skb, &mut key)
+    } else if by == FoundBy::InboundReport as u64 {
+        find_quoted(skb, &mut key)
+    } else if by == FoundBy::Outbound as u64 {
+        find_outbound(skb, &mut key)
+    } else {
+        find_quoted_outbound(skb, &mut key)
+    };
     let judged = match maps::record(found as u32) {
-        Ok(client) if found & FOUND != 0 => resume::judge(&key, client),
+        Ok(client) if found & FOUND != 0 => {
+            let again = conntrack::revalidate_relayed(&key, client);
+            resume::judged(&key, client, again)
+        }
         Ok(_) | Err(_) => None,
     };
     Packed::new(Ok(judged.unwrap_or(Judged::NoFlow)))
+}
+
+/// As [`find`], of a packet that a client sends.
+#[inline(never)]
+fn find_outbound<A: Family>(skb: Skb, key: &mut FlowKey<A>) -> u64 {
+    let Ok(interface) = maps::interface_of(skb) else {
+        return 0;
+    };
+    match A::header(skb) {
+        Ok(header) if !header.first_fragment => {
+            let Ok(transport) = parse::transport(skb, &header) else {
+                return 0;
+            };
+            *key = conntrack::key_from_vm(interface, &header, &transport);
+        }
+        Ok(_) | Err(_) => match fragment::key_of_client(skb, interface) {
+            Some(of_fragment) => *key = of_fragment,
+            None => return 0,
+        },
+    }
+    FOUND | u64::from(interface.slot)
+}
+
+/// As [`find`], of the packet that an ICMP error of a client quotes.
+#[inline(never)]
+fn find_quoted_outbound<A: Family>(skb: Skb, key: &mut FlowKey<A>) -> u64 {
+    let Ok(interface) = maps::interface_of(skb) else {
+        return 0;
+    };
+    match quote::key_of_client(skb, interface) {
+        Some(quoted) => *key = quoted,
+        None => return 0,
+    }
+    FOUND | u64::from(interface.slot)
 }
 
 /// Opens the near half of a flow that was opened at a port of the client, by a packet for it: [`Judged::Opened`].
@@ -453,21 +510,6 @@ pub fn report<A: Family>(skb: Skb) -> Packed {
         quote::to_client::<A>(skb, client)
     });
     Packed::new(judged)
-}
-
-/// Judges the flow that an ICMP error for a client is about anew: [`Judged::Opened`] where it may go on.
-#[inline(always)]
-pub fn judge_report_anew<A: Family>(skb: Skb) -> Packed {
-    let mut key = no_key::<A>();
-    let found = find_quoted(skb, &mut key);
-    match maps::record(found as u32) {
-        Ok(client)
-            if found & FOUND != 0 && conntrack::keep_or_forget(&key, client) == Again::GOES_ON =>
-        {
-            Packed::new(Ok(Judged::Opened))
-        }
-        Ok(_) | Err(_) => Packed::refused(DropReason::IcmpError),
-    }
 }
 
 /// As [`find`], of the packet that an ICMP error for a client quotes.

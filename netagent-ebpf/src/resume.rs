@@ -55,8 +55,13 @@ fn judge_packet_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Ju
 
 /// `None` where there is no flow, or not on its way.
 #[inline(always)]
-pub fn judge<A: Family>(key: &FlowKey<A>, interface: &Interface) -> Option<Judged> {
-    let again = conntrack::revalidate(key, interface);
+fn judge<A: Family>(key: &FlowKey<A>, interface: &Interface) -> Option<Judged> {
+    judged(key, interface, conntrack::revalidate(key, interface))
+}
+
+/// The same, once it is known what becomes of the flow.
+#[inline(always)]
+pub fn judged<A: Family>(key: &FlowKey<A>, interface: &Interface, again: Again) -> Option<Judged> {
     if again == Again::GOES_ON {
         return Some(Judged::Opened);
     }

@@ -142,11 +142,8 @@ pub fn is_dns(transport: &Transport) -> bool {
 /// Whether a packet asks for names, and such are the resolver's whomever they ask (D-2, R-4).
 #[inline(always)]
 pub fn is_steered(interface: &Interface, transport: &Transport) -> bool {
-    use policy_flag::{AUDIT, DENY_ALL, DNS_STEERED, NAMES};
-    let flags = interface.policy_flags;
-    // Under `deny-all` it is a flow that is not opened.
-    let may_ask = flags & (DENY_ALL | AUDIT) != DENY_ALL;
-    flags & (NAMES | DNS_STEERED) != 0 && may_ask && is_dns(transport)
+    const STEERED: u32 = policy_flag::NAMES | policy_flag::DNS_STEERED;
+    interface.policy_flags & STEERED != 0 && is_dns(transport)
 }
 
 /// Whether a packet from a link-local address asks the resolver of the gateway.

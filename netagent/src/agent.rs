@@ -37,7 +37,7 @@ pub mod store_id;
 pub mod uplink;
 mod vm_to_vm;
 
-pub use handle::{AgentHandle, Announcement, NewToken, PlanView, RequestError};
+pub use handle::{AgentHandle, Announcement, NewToken, PlanView, RequestError, Template};
 pub use start::{StartError, host_options, open_store, start, take_down};
 
 use crate::access::TokenRecord;

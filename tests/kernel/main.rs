@@ -30,6 +30,7 @@ mod policy;
 mod ports;
 mod published;
 mod quotes;
+mod relay;
 mod requests;
 mod segments;
 mod services;

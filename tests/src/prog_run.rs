@@ -180,6 +180,18 @@ impl Datapath {
         datapath
     }
 
+    /// How many instructions the verifier followed in a program.
+    ///
+    /// # Panics
+    /// Where the kernel does not say.
+    pub fn verified_instructions(&mut self, program: &str) -> u32 {
+        let info = classifier(&mut self.ebpf, program).info();
+        let count = info
+            .expect("the program is loaded")
+            .verified_instruction_count();
+        count.expect("Linux 5.16 says it")
+    }
+
     /// Makes a device with this interface index and hardware address, so that packets can be seen there.
     pub fn add_device(&mut self, ifindex: u32, mac: [u8; 6]) {
         let name = format!("t{}", self.taps.len());

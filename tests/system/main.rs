@@ -49,6 +49,7 @@ mod published_ports;
 mod recovery;
 mod refusals;
 mod relay;
+mod relay_requests;
 mod second_uplink;
 mod settings;
 mod show;

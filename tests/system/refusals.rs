@@ -223,8 +223,8 @@ const BODIES: [(&str, u16, &str); 17] = [
     ),
     (
         r#"{"network_interfaces": [{"relay": {"name": "x"}}]}"#,
-        501,
-        "Not supported yet: relay",
+        400,
+        "Invalid relay 'x'. Please make sure the relay exists and does not create a circular dependency",
     ),
 ];
 

@@ -147,6 +147,12 @@ impl Family for [u8; 4] {
     }
 
     #[inline(always)]
+    fn is_first(interface: &Interface, address: Self) -> bool {
+        let [first, ..] = interface.addresses_v4;
+        address == first && interface.addresses > 0
+    }
+
+    #[inline(always)]
     fn guest(interface: &Interface) -> Option<Self> {
         let [first, ..] = interface.addresses_v4;
         (interface.addresses > 0).then_some(first)

@@ -140,6 +140,13 @@ impl Family for [u8; 16] {
     }
 
     #[inline(always)]
+    fn is_first(interface: &Interface, address: Self) -> bool {
+        let [first, ..] = &interface.addresses_v6;
+        let [of_first, ..] = interface.prefixes_v6;
+        interface.has_v6 != 0 && covers(first, of_first, &address)
+    }
+
+    #[inline(always)]
     fn guest(interface: &Interface) -> Option<Self> {
         let [first, ..] = interface.addresses_v6;
         (interface.has_v6 != 0).then_some(first)

@@ -1,6 +1,7 @@
 //! What becomes of what a guest sends, asked of what is in force (O-3).
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use netagent_common::policy::policy_flag::QUARANTINE;
 use netagent_common::vm;
@@ -8,13 +9,14 @@ use netagent_common::vm;
 use crate::access::Caller;
 use crate::agent::registry::Held;
 use crate::agent::{Agent, RequestError};
+use crate::gateway::gateway_of;
 use crate::host::Host;
 use crate::instance::{Instance, Life};
 use crate::plan::publish::Ports;
 use crate::plan::routes;
 use crate::policy::explain::{
-    Behind, Explanation, InForce, LearnedFrom, NameExplanation, Question, Subject, explain,
-    explain_name, publication,
+    Behind, ByRelay, Explanation, InForce, LearnedFrom, NameExplanation, Question, Subject,
+    explain, explain_name, publication,
 };
 use crate::spec::name::Name;
 
@@ -60,6 +62,7 @@ impl<H: Host> Agent<H> {
         let ports = datapath.map_or(&none, |datapath| &datapath.ports);
         let records = self.records(instance);
         let learned = self.learned_of(instance);
+        let by_relay = self.by_relay(instance, &records);
         let in_force = InForce {
             records: &records,
             policy: &instance.policy,
@@ -72,6 +75,11 @@ impl<H: Host> Agent<H> {
             }),
             behind: self.behind(caller, ports, subject),
             learned: &learned,
+            relay: by_relay.as_ref().map(|(name, down, flags)| ByRelay {
+                name: name.as_str(),
+                down: down.as_deref(),
+                flags: *flags,
+            }),
         };
         Ok(Explained {
             instance: instance.name.clone(),
@@ -101,6 +109,22 @@ impl<H: Host> Agent<H> {
             record
         });
         records.collect()
+    }
+
+    /// The relay of the interface with the default route, why it is down, and the flags of that interface.
+    fn by_relay(
+        &self,
+        instance: &Instance,
+        records: &[vm::Interface],
+    ) -> Option<(Name, Option<String>, u32)> {
+        let way = gateway_of(&instance.interfaces, instance.gateway).interface;
+        let (interface, record) = instance.interfaces.get(way).zip(records.get(way))?;
+        let name = interface.relay.as_ref()?.name.clone();
+        Some((
+            name,
+            self.why_down(instance, interface),
+            record.policy_flags,
+        ))
     }
 
     /// The instance behind the port that is asked for. The names of other accounts are nobody's business.
@@ -140,6 +164,7 @@ impl<H: Host> Agent<H> {
             notes.push(reason);
             notes.push(without_quarantine(subject, in_force));
         }
+        notes.extend(which_way(instance));
         notes.extend(limits(instance));
         notes
     }
@@ -167,6 +192,18 @@ fn without_quarantine(subject: &Subject, in_force: &InForce<'_>) -> String {
         Answered::Name(_, found) => (found.verdict, found.rule.to_string()),
     };
     format!("after the quarantine: {} ({rule})", verdict.as_str())
+}
+
+/// Where interfaces have different relays, by which of them it goes.
+fn which_way(instance: &Instance) -> Option<String> {
+    let relays = instance.interfaces.iter().map(|one| one.relay.as_ref());
+    let names: BTreeSet<Option<&Name>> = relays.map(|relay| relay.map(|one| &one.name)).collect();
+    let way = gateway_of(&instance.interfaces, instance.gateway).interface;
+    let by = instance.interfaces.get(way).filter(|_| names.len() > 1)?;
+    Some(format!(
+        "this is what becomes of what goes by network interface '{}', which has the default route: not all have the same relay",
+        by.name
+    ))
 }
 
 /// The limits that may drop what is allowed.

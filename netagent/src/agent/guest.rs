@@ -10,6 +10,7 @@ use crate::gateway::{Gateway, gateway_of};
 use crate::guest::{DefaultRoute, GuestConfig, GuestInterface, GuestV6};
 use crate::host::Host;
 use crate::instance::{Instance, Interface, Origin};
+use crate::spec::relay::takes_dns;
 
 /// Where the default routes of an instance go.
 struct Routes {
@@ -42,6 +43,9 @@ impl<H: Host> Agent<H> {
                     }),
                     nameservers: vec![nameserver(instance, interface, index, &routes.v4)],
                     v6: self.guest_v6(instance, interface, routes.v6 == Some(index)),
+                    relay: self
+                        .registry
+                        .has_clients(&instance.account, &interface.name),
                 })
                 .collect(),
         }
@@ -70,16 +74,19 @@ impl<H: Host> Agent<H> {
         has_route: bool,
     ) -> Option<GuestV6> {
         let gateway = Ipv6Addr::from(GATEWAY_V6);
+        let relay = interface.relay.as_ref();
+        let by_relay = relay.is_some_and(|one| takes_dns(one.dns, &instance.policy));
         let nameserver = match instance.nameserver {
-            Some(IpAddr::V6(nameserver)) => nameserver,
-            Some(IpAddr::V4(_)) | None => gateway,
+            Some(IpAddr::V6(nameserver)) => Some(nameserver),
+            // No relay passes on what is sent to a link-local address (RFC 4291 section 2.5.6).
+            Some(IpAddr::V4(_)) | None => (!by_relay).then_some(gateway),
         };
         let address = interface.guest_v6.filter(|_| self.has_v6(interface))?;
         Some(GuestV6 {
             address,
             whole_network: interface.origin == Origin::Pool,
             gateway: has_route.then_some(gateway),
-            nameservers: vec![nameserver],
+            nameservers: nameserver.into_iter().collect(),
         })
     }
 }

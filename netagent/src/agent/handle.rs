@@ -128,6 +128,15 @@ pub struct Announcement {
     pub port: AnnouncedPort,
 }
 
+/// What makes more instances like one (I-19).
+#[derive(Clone, Debug)]
+pub struct Template {
+    /// The request that made it, without its network configuration.
+    pub request: Map<String, Value>,
+    /// What of that others would miss.
+    pub warnings: Vec<String>,
+}
+
 /// A new token; its secret is shown once.
 #[derive(Clone, Debug)]
 pub struct NewToken {
@@ -165,7 +174,7 @@ pub(crate) enum Request {
     ),
     /// Replaces the limits.
     Limits(String, LimitsSpec, Answer<InstanceState>),
-    Template(String, Answer<Map<String, Value>>),
+    Template(String, Answer<Template>),
     /// Whether it may be branched or checkpointed.
     Copyable(String, &'static str, Answer<()>),
     /// What its guest is to be configured with.
@@ -369,11 +378,7 @@ impl AgentHandle {
     ///
     /// # Errors
     /// Where the instance does not exist.
-    pub async fn template(
-        &self,
-        caller: &Caller,
-        key: String,
-    ) -> Result<Map<String, Value>, RequestError> {
+    pub async fn template(&self, caller: &Caller, key: String) -> Result<Template, RequestError> {
         self.ask(caller, |answer| Request::Template(key, answer))
             .await
     }

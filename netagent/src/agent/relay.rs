@@ -153,7 +153,8 @@ impl<H: Host> Agent<H> {
 
     /// Why nothing passes the relay of an interface.
     pub(crate) fn why_down(&self, instance: &Instance, interface: &Interface) -> Option<String> {
-        let name = &interface.relay.as_ref()?.name;
+        let own = interface.relay.as_ref()?;
+        let name = &own.name;
         let Some((key, relay)) = self.relay_of(instance, interface) else {
             return Some(format!("there is no network interface '{name}'"));
         };
@@ -162,7 +163,10 @@ impl<H: Host> Agent<H> {
             return Some(format!("instance '{}' does not run", of.name));
         }
         if legs::is_there(relay.ifindex, &self.observed) {
-            return None;
+            let waits = instance.life == Life::Running && !self.leads_to(own.leg, relay.ifindex);
+            return waits.then(|| {
+                format!("network interface '{name}' has just come: it is in use in a moment")
+            });
         }
         let tap = &relay.tap_name;
         let link = self.observed.links.get(&relay.ifindex);
@@ -173,6 +177,13 @@ impl<H: Host> Agent<H> {
             }
             Some(_) => format!("TAP device '{tap}' of instance '{}' is not up", of.name),
         })
+    }
+
+    /// Whether the leg in force leads to this TAP.
+    fn leads_to(&self, leg: u32, ifindex: u32) -> bool {
+        let datapath = self.observed.datapath.as_ref();
+        let leg = datapath.and_then(|datapath| datapath.interfaces.get(&leg));
+        leg.is_some_and(|leg| leg.ifindex == ifindex)
     }
 
     /// The interfaces that have this one as their relay.

@@ -1,12 +1,10 @@
 //! Which requests wait for a commit together, and the questions that change nothing.
 
-use serde_json::{Map, Value};
-
 use crate::access::Caller;
 use crate::agent::handle::{Asked, Request};
 use crate::agent::learned::start_of;
 use crate::agent::state::InstanceState;
-use crate::agent::{Agent, RequestError};
+use crate::agent::{Agent, RequestError, Template};
 use crate::guest::GuestConfig;
 use crate::host::{Counters, Host, HostError};
 use crate::instance::Life;
@@ -154,7 +152,7 @@ impl<H: Host> Agent<H> {
         Ok(())
     }
 
-    fn template(&self, caller: &Caller, name: &str) -> Result<Map<String, Value>, RequestError> {
+    fn template(&self, caller: &Caller, name: &str) -> Result<Template, RequestError> {
         let key = self.find(caller, name)?;
         let instance = &self.held(key, name)?.instance;
         let mut template = InstanceSpec::template(&instance.request);
@@ -165,7 +163,18 @@ impl<H: Host> Agent<H> {
             let exposed = instance.exposed.iter().map(ToString::to_string);
             template.insert("exposed_ports".to_owned(), exposed.collect());
         }
-        Ok(template)
+        let interfaces = instance.interfaces.iter();
+        let warnings = interfaces.filter_map(|interface| {
+            let relay = &interface.relay.as_ref()?.name;
+            let name = &interface.name;
+            Some(format!(
+                "network interface '{name}' has the relay '{relay}', and what is made of this template has none"
+            ))
+        });
+        Ok(Template {
+            request: template,
+            warnings: warnings.collect(),
+        })
     }
 
     fn guest(&self, caller: &Caller, name: &str) -> Result<GuestConfig, RequestError> {

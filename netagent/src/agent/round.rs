@@ -108,7 +108,9 @@ impl<H: Host> Agent<H> {
             keys
         };
         self.carry_out(&keys).await;
-        self.greet(&keys);
+        // Their clients' own links are as they were.
+        let greeted = changed.difference(&waiting).copied();
+        self.greet(&greeted.collect::<Vec<_>>());
         if changes.network {
             self.follow_ports().await;
         }

@@ -63,6 +63,8 @@ pub(crate) struct PacketBody {
     rule: String,
     /// Where it goes, or would go.
     path: String,
+    /// Name of the interface that is its relay: it goes there first.
+    relay: Option<String>,
     /// Name of the uplink by which it leaves.
     uplink: Option<String>,
     /// Neighbour on that way; null where the destination itself is it.
@@ -171,7 +173,10 @@ fn packet(
     runs: bool,
     notes: Vec<String>,
 ) -> PacketBody {
-    let path = explanation.path.to_string();
+    let path = match &explanation.relay {
+        Some(relay) => format!("via relay {relay}, then {}", explanation.path),
+        None => explanation.path.to_string(),
+    };
     let (uplink, next_hop, source) = match explanation.path {
         Path::Uplink {
             name,
@@ -199,6 +204,7 @@ fn packet(
         reason: explanation.reason.map(|reason| reason.name()),
         rule: explanation.rule.to_string(),
         path,
+        relay: explanation.relay,
         uplink,
         next_hop,
         source,

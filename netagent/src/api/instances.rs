@@ -2,7 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri};
+use axum::http::header::WARNING;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use serde_json::{Map, Value, json};
 
 use crate::access::Caller;
@@ -120,13 +121,22 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `POST /v1/instances/{instance}/template` (I-19)
+/// `POST /v1/instances/{instance}/template` (I-19). The body makes an instance as it stands, so what it lacks is said in a
+/// header.
 pub(crate) async fn template(
     State(shared): State<Shared>,
     caller: Caller,
     Key(key): Key,
-) -> Answer<Json<Map<String, Value>>> {
-    Ok(Json(shared.agent.template(&caller, key).await?))
+) -> Answer<(HeaderMap, Json<Map<String, Value>>)> {
+    let template = shared.agent.template(&caller, key).await?;
+    let mut headers = HeaderMap::new();
+    for warning in template.warnings {
+        // Names of interfaces fit into a header as they are (RFC 7234 section 5.5).
+        if let Ok(value) = HeaderValue::try_from(format!("299 netagent \"{warning}\"")) {
+            headers.append(WARNING, value);
+        }
+    }
+    Ok((headers, Json(template.request)))
 }
 
 /// `GET /v1/plan`

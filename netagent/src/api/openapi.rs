@@ -24,6 +24,15 @@ use crate::api::views::{InstanceView, PlanBody};
 use crate::guest::format::Format;
 use crate::spec::{Described, Kind, described_request};
 
+/// A flag and what it means.
+const CHECK: (&str, &str) = (
+    "check",
+    "true: answer 200 with {\"faults\": [...]}, everything that is wrong, and create nothing",
+);
+const FORCE: (&str, &str) = (
+    "force",
+    "true: delete it even if other instances have it as their relay",
+);
 const TOKEN: &str = "token";
 const JSON: &str = "application/json";
 
@@ -89,10 +98,13 @@ fn operation(route: &Route) -> OperationBuilder {
         operation = operation.security(SecurityRequirement::new(TOKEN, none));
     }
     if takes_check(route) {
-        operation = operation.parameter(check());
+        operation = operation.parameter(flag(CHECK));
     }
     if is_guest(route) {
         operation = operation.parameter(format());
+    }
+    if route.method == "DELETE" && route.path.ends_with("/{instance}") {
+        operation = operation.parameter(flag(FORCE));
     }
     if route.path == "/v1/explain" {
         for (name, description, required) in explain::PARAMETERS {
@@ -167,12 +179,10 @@ fn takes_check(route: &Route) -> bool {
     (route.method, route.path.as_str()) == ("POST", "/v1/instances")
 }
 
-fn check() -> Parameter {
+fn flag((name, description): (&str, &str)) -> Parameter {
     ParameterBuilder::new()
-        .name("check")
-        .description(Some(
-            "true: answer 200 with {\"faults\": [...]}, everything that is wrong, and create nothing",
-        ))
+        .name(name)
+        .description(Some(description))
         .parameter_in(ParameterIn::Query)
         .required(Required::False)
         .schema(Some(ObjectBuilder::new().schema_type(Type::Boolean)))

@@ -1,5 +1,6 @@
 //! A network-config of cloud-init, version 2, which is netplan's form.
 
+use crate::guest::forwarding::settings;
 use crate::guest::{GuestConfig, GuestInterface};
 
 /// The interfaces that the guest configures by itself. All is said, so nothing is to be asked of the network.
@@ -10,7 +11,25 @@ pub(crate) fn print(guest: &GuestConfig) -> String {
     } else {
         format!("\n{interfaces}")
     };
-    format!("network:\n  version: 2\n  ethernets:{ethernets}")
+    format!(
+        "{}network:\n  version: 2\n  ethernets:{ethernets}",
+        forwarding(guest)
+    )
+}
+
+/// A network-config has no place for what the kernel of a relay must be told, but user-data has.
+fn forwarding(guest: &GuestConfig) -> String {
+    let settings = settings(guest);
+    if settings.is_empty() {
+        return String::new();
+    }
+    let lines = settings.iter();
+    let lines = lines.map(|(name, value)| format!("#       {name} = {value}\n"));
+    let lines: String = lines.collect();
+    format!(
+        "# Other instances have this VM as their relay, so it must forward. Its user-data needs:\n# write_files:\n\
+         #   - path: /etc/sysctl.d/90-relay.conf\n#     content: |\n{lines}# runcmd:\n#   - sysctl --system\n"
+    )
 }
 
 fn ethernet(interface: &GuestInterface) -> String {

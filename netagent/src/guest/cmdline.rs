@@ -1,10 +1,11 @@
 //! `ip=` words for the kernel's command line (Documentation/admin-guide/nfs/nfsroot.rst). They know IPv4 alone: IPv6
-//! comes by router advertisements, and the MTU by DHCP or from the device.
+//! comes by router advertisements, and the MTU by DHCP or from the device. What a relay must set stands behind them as
+//! `sysctl.` words (Linux 5.8), which the kernel takes before it starts init.
 
 use std::net::Ipv4Addr;
 
 use crate::guest::format::FormatError;
-use crate::guest::{DefaultRoute, GuestConfig, GuestInterface};
+use crate::guest::{DefaultRoute, GuestConfig, GuestInterface, forwarding};
 
 /// Name servers that one word has room for.
 const SERVERS_MAX: usize = 2;
@@ -19,6 +20,9 @@ pub(crate) fn print(guest: &GuestConfig) -> Result<String, FormatError> {
     let words: Vec<String> = words
         .map(|interface| word(&guest.hostname, interface))
         .collect::<Result<_, _>>()?;
+    let sysctls = forwarding::settings(guest).into_iter();
+    let sysctls = sysctls.map(|(name, value)| format!("sysctl.{name}={value}"));
+    let words: Vec<String> = words.into_iter().chain(sysctls).collect();
     Ok(words.join(" ") + "\n")
 }
 

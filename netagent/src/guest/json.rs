@@ -1,15 +1,20 @@
 //! What the guest sets, as JSON: for scripts and agents inside it.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 
+use crate::guest::forwarding::settings;
 use crate::guest::{GuestConfig, GuestInterface};
 
 #[derive(Serialize)]
 struct Guest<'a> {
     hostname: &'a str,
     interfaces: Vec<Interface>,
+    /// What the kernel of a relay must be told.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    sysctls: BTreeMap<String, u8>,
 }
 
 /// One interface: the members come out in this order.
@@ -34,6 +39,7 @@ pub(crate) fn print(guest: &GuestConfig) -> String {
     let guest = Guest {
         hostname: &guest.hostname,
         interfaces: guest.configured().map(described).collect(),
+        sysctls: settings(guest).into_iter().collect(),
     };
     pretty(&guest)
 }

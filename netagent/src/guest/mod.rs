@@ -13,6 +13,7 @@ pub mod format;
 mod cloud_init;
 mod cmdline;
 mod firecracker;
+mod forwarding;
 mod json;
 mod qemu;
 
@@ -52,6 +53,8 @@ pub struct GuestInterface {
     pub nameservers: Vec<Ipv4Addr>,
     /// IPv6, where the interface has it.
     pub v6: Option<GuestV6>,
+    /// Whether others have it as their relay, so that the guest must forward.
+    pub relay: bool,
 }
 
 /// The default route of IPv4.

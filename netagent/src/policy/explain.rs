@@ -21,11 +21,13 @@ mod host;
 mod names;
 mod path;
 mod question;
+mod relay;
 mod words;
 
 pub use names::{LearnedFrom, NameExplanation, NameRule, explain_name};
 pub use path::Path;
 pub use question::{Packet, Question, QuestionError, Subject};
+pub use relay::ByRelay;
 
 /// What the programs know of an instance, and of where its packets go.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +50,8 @@ pub struct InForce<'a> {
     pub behind: Option<Behind<'a>>,
     /// What allowed names led to.
     pub learned: &'a [LearnedFrom],
+    /// Through whose VM everything goes, where it does.
+    pub relay: Option<ByRelay<'a>>,
 }
 
 /// The instance behind a published port.
@@ -74,6 +78,8 @@ pub struct Explanation {
     pub rule: Rule,
     /// Where it goes, or would go.
     pub path: Path,
+    /// Name of the relay through which it goes there.
+    pub relay: Option<String>,
 }
 
 /// Whether a packet passes.
@@ -124,6 +130,8 @@ pub enum Rule {
     DeniedPeer(IpNet),
     NoRoute,
     NoSnatAddress(IpAddr),
+    /// Name of the relay, and why.
+    RelayDown(String, String),
 }
 
 /// What the gateway serves.
@@ -170,7 +178,8 @@ pub fn explain(question: &Question, in_force: &InForce<'_>) -> Explanation {
         packet: question.packet,
         audited: None,
     };
-    let (verdict, reason, rule) = match (judge.judge(), judge.audited.take()) {
+    let judged = judge.judge().and_then(|rule| judge.judge_relay(rule));
+    let (verdict, reason, rule) = match (judged, judge.audited.take()) {
         (Err((reason, rule)), _) => (Verdict::Denied, Some(reason), rule),
         (Ok(_), Some((reason, rule))) => (Verdict::Audited, Some(reason), rule),
         (Ok(rule), None) => (Verdict::Allowed, None, rule),
@@ -180,6 +189,7 @@ pub fn explain(question: &Question, in_force: &InForce<'_>) -> Explanation {
         reason,
         rule,
         path: judge.path(),
+        relay: judge.by_relay().map(|relay| relay.name.to_owned()),
     }
 }
 
@@ -223,7 +233,11 @@ impl Judge<'_> {
                 None => self.judge_published(),
             },
             Err(DropReason::NoRoute) => {
-                self.judge_lists()?;
+                let rule = self.judge_lists()?;
+                if self.in_force.relay.is_some() {
+                    // It may know a way.
+                    return Ok(rule);
+                }
                 Err((DropReason::NoRoute, Rule::NoRoute))
             }
             Err(reason) => Err((reason, Rule::Destination(network))),

@@ -109,9 +109,11 @@ fn the_example_requests_of_the_guides_work_as_they_stand() {
     assert_eq!(relay.status, 201, "{relay:?}");
     assert_eq!(each(&relay.body, "name"), ["my-gateway-iface"]);
     let client = agent.api("POST", "/v1/instances", MY_SANDBOX);
+    assert_eq!(client.status, 201, "{client:?}");
+    assert_eq!(client.body["status"], "running");
     assert_eq!(
-        (client.status, client.message()),
-        (501, "Not supported yet: relay")
+        client.body["network_interfaces"][0]["relay"],
+        json!({ "name": "my-gateway-iface", "relay_dns": true })
     );
     let exposed = WEB_SERVER.replace(
         "\"web-server\",",

@@ -279,7 +279,7 @@ async fn i19_a_template_has_the_policy_and_the_limits_of_now() {
     handle.create(spec(request)).await.unwrap();
     let template = async || {
         let template = handle.0.template(&caller(), "a".into()).await;
-        Value::Object(template.unwrap()).to_string()
+        Value::Object(template.unwrap().request).to_string()
     };
     let made = r#"{"image":"x","network_policy":"custom","denied_cidrs":["10.0.0.0/8"],"bandwidth":"7mbit"}"#;
     assert_eq!(template().await, made);

@@ -476,7 +476,7 @@ async fn a_template_has_the_exposed_ports_of_now_and_no_published_ones() {
     handle.create(spec(request)).await.unwrap();
     let template = async || {
         let template = handle.0.template(&caller(), "a".into()).await.unwrap();
-        serde_json::Value::Object(template)
+        serde_json::Value::Object(template.request)
     };
     let with = |ports: &[&str]| serde_json::json!({"exposed_ports": ports, "image": "x"});
     assert_eq!(template().await, with(&["80/tcp"]));

@@ -26,6 +26,7 @@ pub(super) fn interface() -> GuestInterface {
         }),
         nameservers: vec![[10, 1, 2, 1].into(), [9, 9, 9, 9].into()],
         v6: None,
+        relay: false,
     }
 }
 

@@ -19,6 +19,7 @@ fn interface(index: usize, tap_name: &str, address: &str) -> GuestInterface {
         route: None,
         nameservers: vec![host],
         v6: None,
+        relay: false,
     }
 }
 
@@ -161,6 +162,17 @@ fn i15_name_servers_of_the_users_choice() {
         v6.nameservers = vec!["2001:db8::53".parse().unwrap()];
     }
     check("nameserver_v6", &guest(vec![interface]));
+}
+
+#[test]
+fn r9_a_relay_says_what_it_must_set() {
+    let relay = |interface| GuestInterface {
+        relay: true,
+        ..interface
+    };
+    check("relay", &guest(vec![relay(pool())]));
+    let second = relay(interface(1, "tap1", "172.16.0.6/30"));
+    check("relay_v4", &guest(vec![pool(), second]));
 }
 
 #[test]

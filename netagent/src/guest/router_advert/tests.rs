@@ -29,6 +29,7 @@ fn interface() -> GuestInterface {
             gateway: Some(GATEWAY),
             nameservers: vec![GATEWAY],
         }),
+        relay: false,
     }
 }
 

@@ -45,6 +45,10 @@ pub enum NameRule {
     EveryName,
     Allowed(Domain),
     NotAllowed,
+    /// Name of the relay, which has the question.
+    ByRelay(String),
+    /// And why nothing passes there.
+    RelayDown(String, String),
 }
 
 /// What becomes of the question for a name, which is lower case and has no dot at its end.
@@ -74,6 +78,16 @@ fn judge_name(name: &str, in_force: &InForce<'_>) -> (Verdict, Option<DropReason
     if has(policy_flag::DENY_ALL) {
         return (refused, Some(DropReason::DenyAll), NameRule::DenyAll);
     }
+    if let Some(relay) = in_force.relay_of_dns() {
+        let name = relay.name.to_owned();
+        return match relay.down {
+            Some(reason) => {
+                let rule = NameRule::RelayDown(name, reason.to_owned());
+                (Verdict::Denied, Some(DropReason::RelayDown), rule)
+            }
+            None => (Verdict::Allowed, None, NameRule::ByRelay(name)),
+        };
+    }
     match in_force.policy.permission() {
         Permission::Listed(names) | Permission::Audited(names) => match names.entry(name) {
             Some(entry) => (Verdict::Allowed, None, NameRule::Allowed(entry)),
@@ -94,7 +108,7 @@ impl InForce<'_> {
 }
 
 impl Judge<'_> {
-    /// DNS of a guest with a list of names, whatever address it is sent to; `None` where it is something else.
+    /// DNS of a guest with a list of names, or one whose relay is not to have it, whatever address it is sent to; `None` where it is something else.
     pub(super) fn judge_names(&mut self) -> Result<Option<Rule>, Refusal> {
         if self.is_steered() {
             self.judge_any()?;
@@ -111,7 +125,9 @@ impl Judge<'_> {
 
     /// Whether it goes to the agent's resolver whatever its address is.
     pub(super) fn is_steered(&self) -> bool {
-        self.has_names() && matches!(self.packet, Packet::ToPort(_, port::DNS))
+        let relay = self.in_force.relay.as_ref();
+        let by_agent = relay.is_some_and(|relay| !relay.takes_dns());
+        (self.has_names() || by_agent) && matches!(self.packet, Packet::ToPort(_, port::DNS))
     }
 
     pub(super) fn dns_service(&self) -> Service {
@@ -156,6 +172,11 @@ impl fmt::Display for NameRule {
                 f.write_str("there is no list of names: the agent's resolver answers for every one")
             }
             Self::Allowed(entry) => write!(f, "allowed_domains: {entry}"),
+            Self::ByRelay(name) => write!(
+                f,
+                "the relay {name} has the question: it answers, or passes it on"
+            ),
+            Self::RelayDown(name, reason) => write!(f, "relay {name} is down: {reason}"),
             Self::NotAllowed => {
                 f.write_str("not in allowed_domains: the agent's resolver answers REFUSED")
             }

@@ -34,6 +34,7 @@ impl fmt::Display for Rule {
                 write!(f, "denied_cidrs of the instance behind the port: {network}")
             }
             Self::NoRoute => f.write_str("the host has no route"),
+            Self::RelayDown(name, reason) => write!(f, "relay {name} is down: {reason}"),
             Self::NoSnatAddress(address) => {
                 write!(f, "the host no longer has its snat_address {address}")
             }

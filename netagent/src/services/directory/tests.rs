@@ -29,6 +29,7 @@ fn guest(generation: u32) -> Guest {
                 gateway: Some("fe80::1".parse().unwrap()),
                 nameservers: Vec::new(),
             }),
+            relay: false,
         },
         nameserver: None,
         gateway: None,

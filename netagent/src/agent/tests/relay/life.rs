@@ -203,3 +203,43 @@ async fn r7_a_client_that_is_in_trouble_is_turned_away_from_a_relay_that_goes() 
     handle.stop("gw".into()).await.unwrap();
     assert_eq!(leg(host), DOWN);
 }
+
+#[tokio::test]
+async fn i19_a_template_has_no_relay_and_says_so() {
+    let agent = pair().await;
+    let found = async |key| {
+        let handle = &agent.handle.0;
+        handle.template(&caller(), key).await.unwrap()
+    };
+    let made = found("box".to_owned()).await;
+    assert!(!made.request.contains_key("network_interfaces"));
+    let expected = "network interface 'box-eth0' has the relay 'gw-iface', and what is made of this template has none";
+    assert_eq!(made.warnings, [expected]);
+    assert!(found("gw".to_owned()).await.warnings.is_empty());
+}
+
+#[tokio::test]
+async fn r9_the_guest_of_a_relay_is_told_to_forward_and_its_client_who_answers_for_names() {
+    let agent = pair().await;
+    let handle = &agent.handle;
+    let steered = BOX
+        .replace("box", "own")
+        .replace("}}]", r#", "relay_dns": false}}]"#);
+    handle.create(spec(&steered)).await.unwrap();
+    let told = async |key: &str| {
+        let guest = handle.0.guest(&caller(), key.to_owned()).await.unwrap();
+        let first = &guest.interfaces[0];
+        let servers = first.v6.as_ref().unwrap().nameservers.len();
+        (first.relay, first.nameservers.len(), servers)
+    };
+    assert_eq!(told("gw").await, (true, 1, 1));
+    assert_eq!(
+        told("box").await,
+        (false, 1, 0),
+        "fe80::1 is behind no relay"
+    );
+    assert_eq!(told("own").await, (false, 1, 1));
+    handle.delete("box".into()).await.unwrap();
+    handle.delete("own".into()).await.unwrap();
+    assert_eq!(told("gw").await, (false, 1, 1));
+}

@@ -274,3 +274,34 @@ async fn keys_that_no_name_has_are_not_found() {
     api.check_error(("DELETE", "/v1/tokens/%2e%2e", ""), 404, message)
         .await;
 }
+
+#[tokio::test]
+async fn r7_a_relay_is_deleted_by_force_alone() {
+    let api = api().await;
+    for body in [
+        r#"{"name": "gw"}"#,
+        r#"{"name": "box", "network_interfaces": [{"relay": {"name": "gw-eth0"}}]}"#,
+    ] {
+        assert_eq!(api.call("POST", "/v1/instances", body).await.0, 201);
+    }
+    let (_, made) = api.call("GET", "/v1/instances", "").await;
+    let [gw, client] = [0, 1].map(|index| &made[index]["network_interfaces"][0]);
+    let relay = json!({"name": "gw-eth0", "relay_dns": true});
+    assert_eq!(client["relay"], relay);
+    assert_eq!(gw["relay_clients"], json!(["box-eth0"]));
+    let (_, shown) = api.call("GET", "/v1/instances/box", "").await;
+    let relay = json!({"name": "gw-eth0", "relay_dns": true, "status": "down",
+        "reason": "no VMM holds TAP device 'tap0' of instance 'gw'"});
+    assert_eq!(shown["network_interfaces"][0]["relay"], relay);
+    let refused = "Network interface 'gw-eth0' is the relay of 'box-eth0' of instance 'box': delete those first, or \
+        delete it with force (--force): until there is a network interface of that name again, nothing passes to or from them";
+    let path = "/v1/instances/gw";
+    api.check_error(("DELETE", path, ""), 409, refused).await;
+    let delete = |query: &str| ("DELETE", format!("{path}?{query}"), "");
+    let (method, unknown, body) = delete("now=true");
+    let expected = "Unknown parameter 'now=true': use force=true, or none";
+    api.check_error((method, &unknown, body), 400, expected)
+        .await;
+    let (method, forced, body) = delete("force=true");
+    assert_eq!(api.call(method, &forced, body).await.0, 204);
+}
