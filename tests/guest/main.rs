@@ -12,3 +12,5 @@ mod on_a_tap;
 mod configures_itself;
 
 mod kernel_floor;
+
+mod relay;

@@ -37,6 +37,7 @@ pub mod database;
 pub mod guest;
 pub mod http;
 pub mod limits;
+pub mod relay;
 pub mod stack;
 pub mod talk;
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::thread;
@@ -37,6 +38,19 @@ impl NetNs {
         netns.sysctl("net/ipv6/conf/all/accept_dad", "0");
         netns.ip("link set lo up");
         netns
+    }
+
+    /// The namespace that a file names, as `/run/netns/<name>`.
+    ///
+    /// # Panics
+    /// Where there is none.
+    #[must_use]
+    pub fn open(path: &Path) -> Self {
+        let file = File::open(path);
+        let file = file.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Self {
+            descriptor: Arc::new(file.into()),
+        }
     }
 
     /// The namespace that this process is in.

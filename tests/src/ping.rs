@@ -1,6 +1,7 @@
 //! Echo requests from a namespace, by the kernel's ping sockets.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
@@ -60,4 +61,20 @@ pub fn echo_request(is_v4: bool, sequence: u16, payload: &[u8]) -> Vec<u8> {
     request.extend(sequence.to_be_bytes());
     request.extend(payload);
     request
+}
+
+/// Whether one echo request is answered within a while.
+///
+/// # Panics
+/// Without the rights to send one.
+#[must_use]
+pub fn answers(netns: &NetNs, address: impl Into<IpAddr>, limit: Duration) -> bool {
+    let address = address.into();
+    let socket = ping_socket(netns, address.is_ipv4());
+    socket
+        .set_read_timeout(Some(limit))
+        .expect("an open socket");
+    let request = echo_request(address.is_ipv4(), 1, b"is anybody there");
+    let to = SocketAddr::new(address, 0);
+    socket.send_to(&request, to).is_ok() && socket.recv(&mut [0; 64]).is_ok()
 }

@@ -48,6 +48,7 @@ mod published_kills;
 mod published_ports;
 mod recovery;
 mod refusals;
+mod relay;
 mod relay_requests;
 mod second_uplink;
 mod settings;

@@ -68,11 +68,11 @@ fn boot(world: &World, agent: &Agent, name: &str) -> Stack {
 }
 
 /// In both families: an address of the world's router's own network.
-fn near() -> [IpAddr; 2] {
+pub(crate) fn near() -> [IpAddr; 2] {
     [server_v4(0).into(), server_v6(0).into()]
 }
 
-fn udp_to(netns: &NetNs, remote: SocketAddr) -> UdpSocket {
+pub(crate) fn udp_to(netns: &NetNs, remote: SocketAddr) -> UdpSocket {
     let any = if remote.is_ipv4() {
         "0.0.0.0:0"
     } else {
@@ -96,7 +96,7 @@ fn megabytes_cross_a_path_of_1300_bytes_both_ways() {
 }
 
 /// A datagram that must not be fragmented is refused once the path is known, and one that fits arrives.
-fn check_path_mtu(netns: &NetNs, remote: IpAddr, mtu: u32) {
+pub(crate) fn check_path_mtu(netns: &NetNs, remote: IpAddr, mtu: u32) {
     let headers = if remote.is_ipv4() { 28 } else { 48 };
     let socket = udp_to(netns, (remote, PORT).into());
     forbid_fragments(socket.as_fd(), remote.is_ipv4()).unwrap();
@@ -192,7 +192,7 @@ fn the_world_learns_the_mtu_of_a_guest() {
 }
 
 /// A line for every hop, in order.
-fn hops(output: &str) -> Vec<&str> {
+pub(crate) fn hops(output: &str) -> Vec<&str> {
     output
         .lines()
         .filter(|line| {

@@ -98,7 +98,7 @@ fn loopback(is_v4: bool) -> IpAddr {
     }
 }
 
-fn check_tcp(netns: &NetNs, to: SocketAddr, length: usize) {
+pub(crate) fn check_tcp(netns: &NetNs, to: SocketAddr, length: usize) {
     let stream = connect(netns, to).unwrap_or_else(|error| panic!("{to}: {error}"));
     assert_eq!(stream.peer_addr().unwrap(), to, "it talks to whom it asked");
     echo(stream, length);
@@ -111,7 +111,7 @@ fn udp_socket(netns: &NetNs, is_v4: bool) -> UdpSocket {
     socket
 }
 
-fn check_udp(netns: &NetNs, to: SocketAddr) {
+pub(crate) fn check_udp(netns: &NetNs, to: SocketAddr) {
     let socket = udp_socket(netns, to.is_ipv4());
     let mut received = [0; 64];
     for word in ["first", "second"] {
@@ -127,7 +127,7 @@ fn check_udp(netns: &NetNs, to: SocketAddr) {
     assert_eq!(&received[..count], b"third");
 }
 
-fn check_refused(netns: &NetNs, to: SocketAddr) {
+pub(crate) fn check_refused(netns: &NetNs, to: SocketAddr) {
     let refused = netns.run(|| TcpStream::connect_timeout(&to, NEVER));
     let kind = refused.map(|_| ()).expect_err("nobody answers").kind();
     assert!(

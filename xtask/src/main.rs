@@ -4,6 +4,7 @@
 
 mod boot;
 mod check;
+mod demo;
 mod private;
 mod run;
 mod setup;
@@ -40,6 +41,14 @@ enum Task {
     Run(run::RunOptions),
     /// Boot a QEMU guest on the TAP of an instance; it pings its gateway and fetches pages.
     Guest(boot::GuestOptions),
+    /// Show a shield: two sandboxes whose traffic all passes a VM that filters it and adds a credential.
+    Demo(demo::DemoOptions),
+    /// The proxy in the demonstration's shield.
+    #[command(hide = true)]
+    ShieldProxy(demo::ProxyOptions),
+    /// The web server of the demonstration's world.
+    #[command(hide = true)]
+    DemoServer(demo::ServerOptions),
     /// Run every test, those that need root too.
     Test(check::TestOptions),
     /// Check formatting, clippy and documentation, without a warning.
@@ -68,6 +77,9 @@ fn perform(task: Task) -> Result<()> {
         Task::Build { release } => check::build(release),
         Task::Run(options) => run::run(&options),
         Task::Guest(options) => boot::boot(&options),
+        Task::Demo(options) => demo::demo(&options),
+        Task::ShieldProxy(options) => demo::proxy(&options),
+        Task::DemoServer(options) => demo::server(&options),
         Task::Test(options) => check::test(&options),
         Task::Lint => check::lint(),
         Task::Bench { arguments } => check::bench(&arguments),

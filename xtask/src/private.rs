@@ -1,6 +1,6 @@
 //! `cargo xtask run --private`: an agent in a namespace `host`, whose uplink leads to a namespace `world`.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -40,8 +40,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     }
 
     mount_bpffs()?;
-    let mut agent = PrivateAgent::prepare()?;
-    let world = World::make(&format!("netagent-{}", std::process::id()), &agent.dir)?;
+    let mut agent = PrivateAgent::prepare(&format!("netagent-private-{}", std::process::id()))?;
+    agent.take_default_socket()?;
+    let mut world = World::make(&format!("netagent-{}", std::process::id()))?;
+    world.serve(&agent.dir.join("www"))?;
     let result = agent
         .start(&world, arguments)
         .and_then(|()| agent.attend(&world, arguments, &end));
@@ -62,7 +64,7 @@ fn rest(end: &AtomicBool) -> bool {
 }
 
 /// bpffs is the one thing that stays: others may have pinned something in the meantime.
-fn mount_bpffs() -> Result<()> {
+pub(crate) fn mount_bpffs() -> Result<()> {
     let mounted = statfs(BPFFS).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
     if !mounted {
         say(&format!("mounting bpffs on {BPFFS}"));
@@ -74,7 +76,7 @@ fn mount_bpffs() -> Result<()> {
 }
 
 /// The agent and what it keeps.
-struct PrivateAgent {
+pub(crate) struct PrivateAgent {
     /// State, sockets and the web server's page; removed at the end.
     dir: PathBuf,
     bpf_dir: PathBuf,
@@ -82,38 +84,79 @@ struct PrivateAgent {
     /// The socket's directory, if it is ours to remove.
     socket_dir: Option<PathBuf>,
     process: Option<Child>,
+    /// Where it writes to; to our own output where there is none.
+    log: Option<PathBuf>,
 }
 
 impl PrivateAgent {
-    fn prepare() -> Result<Self> {
-        let name = format!("netagent-private-{}", std::process::id());
-        let dir = Path::new("/run").join(&name);
+    /// An agent that is not started yet, with directories and a socket of this name.
+    pub(crate) fn prepare(name: &str) -> Result<Self> {
+        let dir = Path::new("/run").join(name);
         fs::create_dir_all(dir.join("state"))?;
         fs::write(
             dir.join("netagent.toml"),
             "# Everything as it is by default.\n",
         )?;
-        let default = PathBuf::from(DEFAULT_SOCKET);
-        let mut agent = Self {
-            bpf_dir: Path::new(BPFFS).join(&name),
+        Ok(Self {
+            bpf_dir: Path::new(BPFFS).join(name),
             socket: dir.join("netagent.sock"),
             socket_dir: None,
             process: None,
+            log: None,
             dir,
-        };
+        })
+    }
+
+    /// Where no agent listens on the default socket, this one shall: the command line then finds it by itself.
+    fn take_default_socket(&mut self) -> Result<()> {
+        let default = PathBuf::from(DEFAULT_SOCKET);
         if UnixStream::connect(&default).is_err() {
             if let Some(parent) = default.parent().filter(|parent| !parent.exists()) {
                 fs::create_dir_all(parent)?;
-                agent.socket_dir = Some(parent.to_path_buf());
+                self.socket_dir = Some(parent.to_path_buf());
             }
-            agent.socket = default;
+            self.socket = default;
         }
-        Ok(agent)
+        Ok(())
+    }
+
+    /// Its directory, which goes with it.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Has it write to a file in its directory.
+    pub(crate) fn write_log(&mut self) {
+        self.log = Some(self.dir.join("log"));
+    }
+
+    /// What it wrote there.
+    pub(crate) fn log(&self) -> String {
+        let log = self.log.as_ref().and_then(|path| fs::read(path).ok());
+        String::from_utf8_lossy(&log.unwrap_or_default()).into_owned()
+    }
+
+    /// Whether it answers; an error where it has ended.
+    pub(crate) fn answers(&mut self) -> Result<bool> {
+        if let Some(status) = self.ended()? {
+            bail!("the agent ended by itself ({status})");
+        }
+        Ok(UnixStream::connect(&self.socket).is_ok())
+    }
+
+    /// Words of the command line that speak to it.
+    pub(crate) fn client(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(agent_binary());
+        command
+            .args(words)
+            .env("NETAGENT_SOCKET", &self.socket)
+            .process_group(0);
+        command
     }
 
     /// `netagent <word>` in the host's namespace, with this agent's flags.
     fn command(&self, world: &World, word: &str, arguments: &[String]) -> Command {
-        let mut command = world.in_host(&paths::built("release").join("netagent"));
+        let mut command = world.in_host(&agent_binary());
         command.arg(word);
         if !arguments
             .iter()
@@ -134,8 +177,12 @@ impl PrivateAgent {
         command
     }
 
-    fn start(&mut self, world: &World, arguments: &[String]) -> Result<()> {
+    pub(crate) fn start(&mut self, world: &World, arguments: &[String]) -> Result<()> {
         let mut command = self.command(world, "run", arguments);
+        if let Some(path) = &self.log {
+            let log = File::options().create(true).append(true).open(path)?;
+            command.stdout(log.try_clone()?).stderr(log);
+        }
         // Ctrl-C is for us alone; we then ask the agent to end.
         let child = command.process_group(0).spawn();
         self.process =
@@ -184,7 +231,7 @@ impl PrivateAgent {
         } else {
             format!("NETAGENT_SOCKET={} ", self.socket.display())
         };
-        let binary = paths::built("release").join("netagent");
+        let binary = agent_binary();
         let binary = binary
             .strip_prefix(paths::workspace())
             .unwrap_or(&binary)
@@ -222,7 +269,7 @@ Ctrl-C here ends the agent and removes all of it.
     }
 
     /// Ends the agent and has it take down what it made. Goes on after a failure, and says so.
-    fn stop(&mut self, world: &World, arguments: &[String]) {
+    pub(crate) fn stop(&mut self, world: &World, arguments: &[String]) {
         if let Err(error) = self.end() {
             say(&format!("cannot end the agent: {error:#}"));
         }
@@ -266,6 +313,12 @@ impl Drop for PrivateAgent {
             remove_tree(dir);
         }
     }
+}
+
+/// The agent: the one that was built, or that which `NETAGENT_BIN` names.
+pub(crate) fn agent_binary() -> PathBuf {
+    let built = || paths::built("release").join("netagent");
+    std::env::var_os("NETAGENT_BIN").map_or_else(built, PathBuf::from)
 }
 
 /// Removes a directory of ours; one that is not there is as good.

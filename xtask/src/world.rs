@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -21,14 +22,13 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Makes the namespaces `<name>-host` and `<name>-world`, and serves a page kept below `dir`.
-    pub(crate) fn make(name: &str, dir: &Path) -> Result<Self> {
-        let mut world = Self {
+    /// Makes the namespaces `<name>-host` and `<name>-world`.
+    pub(crate) fn make(name: &str) -> Result<Self> {
+        let world = Self {
             name: name.to_owned(),
             server: None,
         };
         world.make_links()?;
-        world.serve(&dir.join("www"))?;
         Ok(world)
     }
 
@@ -55,6 +55,30 @@ impl World {
     /// A command in the host's network namespace.
     pub(crate) fn in_host(&self, program: &Path) -> Command {
         enter(&self.host_path(), program)
+    }
+
+    /// A command in the world's network namespace.
+    pub(crate) fn in_world(&self, program: &Path) -> Command {
+        enter(&self.world_path(), program)
+    }
+
+    /// Gives the world one more address, behind its router.
+    pub(crate) fn add_address(&self, address: IpAddr) -> Result<()> {
+        let (length, nodad): (&str, &[&str]) = match address {
+            IpAddr::V4(_) => ("32", &[]),
+            IpAddr::V6(_) => ("128", &["nodad"]),
+        };
+        let address = format!("{address}/{length}");
+        let words = [
+            "-n",
+            &self.world_name(),
+            "addr",
+            "add",
+            &address,
+            "dev",
+            "lo",
+        ];
+        ip(&[&words, nodad].concat())
     }
 
     fn make_links(&self) -> Result<()> {
@@ -92,10 +116,11 @@ impl World {
         Ok(())
     }
 
-    fn serve(&mut self, dir: &Path) -> Result<()> {
+    /// Serves a page, kept in the directory, on port 80 of every address of the world.
+    pub(crate) fn serve(&mut self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir)?;
         fs::write(dir.join("index.html"), PAGE)?;
-        let mut server = enter(&self.world_path(), Path::new(paths::BUSYBOX));
+        let mut server = self.in_world(Path::new(paths::BUSYBOX));
         // Bound to the IPv6 wildcard, it answers IPv4 too.
         server.args(["httpd", "-f", "-p", "[::]:80", "-h"]).arg(dir);
         self.server = Some(

@@ -10,9 +10,10 @@ use anyhow::{Context, Result, ensure};
 use crate::guest::modules;
 use crate::paths;
 
-/// What every `/init` begins with: mounts, applets, modules, and `argument <name>` for `na.<name>=<value>` on the
-/// kernel's command line.
+/// What every `/init` begins with: mounts, applets, modules.
 const PRELUDE: &str = include_str!("prelude.sh");
+/// What every guest's script may use: `argument <name>` for `na.<name>=<value>` on the kernel's command line, and others.
+pub const FUNCTIONS: &str = include_str!("functions.sh");
 const DIRECTORY: u32 = 0o040_755;
 const REGULAR: u32 = 0o100_000;
 
@@ -32,7 +33,7 @@ impl Initramfs {
         initramfs.add_file(
             "/init",
             0o755,
-            [PRELUDE, script, "\npoweroff -f\n"].concat(),
+            [PRELUDE, FUNCTIONS, script, "\npoweroff -f\n"].concat(),
         );
         initramfs.add_file("/modules/order", 0o644, "");
         Ok(initramfs)

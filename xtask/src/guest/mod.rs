@@ -72,16 +72,7 @@ impl Guest {
             tap: member(interface, "tap_name")?.to_owned(),
             mac: member(interface, "mac")?.to_owned(),
         });
-        let mut tell = |name, value: &str| self.arguments.push(format!("na.{name}={value}"));
-        tell("ip4", member(interface, "ip")?);
-        tell("gw4", member(interface, "tap_ip")?);
-        if let Ok(ip6) = member(interface, "ip6") {
-            tell("ip6", ip6);
-            tell("gw6", "fe80::1");
-        }
-        if let Some(mtu) = interface.get("mtu").and_then(Value::as_u64) {
-            tell("mtu", &mtu.to_string());
-        }
+        self.arguments.extend(addresses(interface)?);
         Ok(())
     }
 
@@ -148,6 +139,22 @@ impl Guest {
         }
         Ok(command)
     }
+}
+
+/// What `take_addresses` reads: the addresses of an interface, given as `netagent inspect --json` shows it.
+pub fn addresses(interface: &Value) -> Result<Vec<String>> {
+    let mut told = Vec::new();
+    let mut tell = |name, value: &str| told.push(format!("na.{name}={value}"));
+    tell("ip4", member(interface, "ip")?);
+    tell("gw4", member(interface, "tap_ip")?);
+    if let Ok(ip6) = member(interface, "ip6") {
+        tell("ip6", ip6);
+        tell("gw6", "fe80::1");
+    }
+    if let Some(mtu) = interface.get("mtu").and_then(Value::as_u64) {
+        tell("mtu", &mtu.to_string());
+    }
+    Ok(told)
 }
 
 fn member<'a>(interface: &'a Value, name: &str) -> Result<&'a str> {
