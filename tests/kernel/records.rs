@@ -49,7 +49,6 @@ fn the_verifier_follows_no_program_far() {
         (names::FROM_SERVICES, 50_000),
     ] {
         let followed = scene.datapath.verified_instructions(program);
-        println!("{program}: {followed}");
         assert!(followed < most, "{program}: {followed}");
     }
 }
