@@ -218,10 +218,7 @@ fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Judged, D
         if header.first_fragment {
             conntrack::touch(flow, Sender::Vm, transport.kind);
         }
-        let leg = relay::leg(interface)?;
-        fits(skb, leg.mtu)?;
-        limit::from_vm(skb, interface, (1, skb.len()))?;
-        return hand_over(skb, leg).map(Judged::Done);
+        return to_relay(skb, interface);
     }
     if flow.uplink == 0 {
         return Err(DropReason::HostAddress);
@@ -254,6 +251,15 @@ fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Judged, D
     };
     let code = A::redirect(uplink, next_hop, skb);
     Ok(Judged::Done(Action::Redirect(code)))
+}
+
+/// Passes a fragment of a client on to its relay. Nothing of it changes.
+#[inline(always)]
+fn to_relay(skb: Skb, interface: &Interface) -> Result<Judged, DropReason> {
+    let leg = relay::leg(interface)?;
+    fits(skb, leg.mtu)?;
+    limit::from_vm(skb, interface, (1, skb.len()))?;
+    hand_over(skb, leg).map(Judged::Done)
 }
 
 /// A fragment on the uplink. The host's, where it belongs to no flow of a guest.

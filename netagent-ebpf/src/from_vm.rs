@@ -18,7 +18,7 @@ use crate::services::Steered;
 use crate::verdict::{Action, Dropped, Judged, Packed};
 use crate::{
     arp, conntrack, echo, fragment, from_uplink, icmp, limit, maps, mss, nat, neighbour, opening,
-    policy, quote, relay, resume, services, spoof,
+    quote, relay, resume, services, spoof,
 };
 
 /// Judges a frame from a TAP.
@@ -334,7 +334,6 @@ fn judge_ipv6(skb: Skb, interface: &Interface, to_gateway: bool) -> Result<Judge
         return echo::answer(skb, interface, &header).map(Judged::Done);
     }
     if to_gateway && services::is_link_local_dns(skb, interface, &header) {
-        policy::judge_any(interface)?;
         if relay::takes_dns(interface) {
             // No relay can pass it on, and nothing goes past the relay.
             return Err(DropReason::GatewayClosed);
@@ -468,7 +467,6 @@ fn gateway<A: Steered>(
     (header, transport): (&Header<A>, &Transport),
 ) -> Result<Judged, DropReason> {
     if services::is_dns(transport) {
-        policy::judge_any(interface)?;
         if relay::takes_dns(interface) {
             return Ok(Judged::NoFlow);
         }

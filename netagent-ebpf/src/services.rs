@@ -16,7 +16,7 @@ use crate::kernel::{self, ChecksumField, Skb};
 use crate::parse::{self, Header, ICMP_CHECKSUM_OFFSET, Kind, Transport, transport_offset};
 use crate::spoof;
 use crate::verdict::{Action, Packed};
-use crate::{asked, limit, maps};
+use crate::{asked, limit, maps, policy};
 
 const DNS: [u8; 2] = port::DNS.to_be_bytes();
 const DHCP_SERVER: [u8; 2] = port::DHCP_SERVER.to_be_bytes();
@@ -189,6 +189,7 @@ pub fn dns<A: Steered>(skb: Skb) -> Packed {
 
 #[inline(always)]
 fn judge_dns<A: Steered>(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
+    policy::judge_any(interface)?;
     let header = A::header(skb)?;
     if header.first_fragment {
         return Err(DropReason::Fragment);

@@ -13,8 +13,8 @@ use netagent_tests::prog_run::{Context, Outcome, Sizes, verdict};
 use netagent_tests::scene::{self, REMOTE_V4, REMOTE_V6, SLOT, Scene, to};
 
 use crate::{
-    bandwidth, drop_all, frames, limits, names, paths, policy, published, requests, segments,
-    services, snat, spoofs,
+    bandwidth, drop_all, frames, limits, names, paths, policy, published, relay, requests,
+    segments, services, snat, spoofs,
 };
 
 /// In which state of the maps a packet is seen.
@@ -130,6 +130,7 @@ fn cases() -> Vec<Case> {
         drop_all::dropped_cases(),
         policy::refused_cases(),
         names::bypass_cases(),
+        relay::down_cases(),
     ];
     tables.into_iter().flatten().collect()
 }

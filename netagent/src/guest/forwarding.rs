@@ -20,10 +20,11 @@ pub(crate) fn settings(guest: &GuestConfig) -> Vec<(String, u8)> {
     let with_v6 = relays.iter().filter(|interface| interface.v6.is_some());
     let with_v6: Vec<String> = with_v6.map(|interface| interface.device()).collect();
     if !with_v6.is_empty() {
-        settings.push(("net.ipv6.conf.all.forwarding".to_owned(), 1));
-        // Who forwards believes router advertisements only where this is said.
+        // Who forwards believes router advertisements only where this is said, and said before: else the default route
+        // that one brought goes with the first word of forwarding.
         let accepts = |device| (format!("net.ipv6.conf.{device}.accept_ra"), 2);
         settings.extend(with_v6.into_iter().map(accepts));
+        settings.push(("net.ipv6.conf.all.forwarding".to_owned(), 1));
     }
     settings
 }

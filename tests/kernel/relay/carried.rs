@@ -170,9 +170,9 @@ fn a_super_frame_passes_as_it_is() {
             acknowledgement: 9,
             flags: ACK,
         },
-        &[1; 6_000],
+        &[1; 3_000],
     );
-    let outcome = scene.super_frame_from_vm(&data, 1_400);
+    let outcome = scene.super_frame_from_vm(&data, 600);
     check_carried(&outcome, &data, RELAY_MAC);
     assert_eq!(traffic_of(&mut scene, SLOT).0, 1 + 5, "segments");
 }

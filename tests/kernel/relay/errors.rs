@@ -124,12 +124,7 @@ fn what_is_too_big_for_the_way_to_the_relay_is_answered_with_its_mtu() {
         assert_eq!(told.ends.dst_mac, GUEST_MAC);
         let start = if remote.is_ipv4() { 34 } else { 54 };
         let outcome = scene.from_vm(&big);
-        let mtu: &[u8] = if remote.is_ipv4() {
-            &outcome.bytes[start + 6..start + 8]
-        } else {
-            &outcome.bytes[start + 6..start + 8]
-        };
-        assert_eq!(mtu, 1_400_u16.to_be_bytes());
+        assert_eq!(outcome.bytes[start + 6..start + 8], 1_400_u16.to_be_bytes());
         assert_eq!(drops_of(&mut scene, SLOT, DropReason::TooBig), 2);
     }
 }

@@ -16,6 +16,8 @@ use netagent_tests::scene::{
     back, to,
 };
 
+use crate::drops::{Case, Maps};
+
 mod carried;
 mod closed;
 mod errors;
@@ -100,6 +102,15 @@ fn returned(remote: IpAddr) -> Ends {
         dst: guest(remote),
         ttl: 58,
     }
+}
+
+/// Packets of a client whose relay is not there.
+pub(crate) fn down_cases() -> Vec<Case> {
+    let packets = REMOTES.map(|remote| {
+        let bytes = question(Kind::Udp, remote);
+        Case::from_vm(DropReason::RelayDown, "without a leg", bytes).with(Maps::Flags(RELAYED))
+    });
+    Vec::from(packets)
 }
 
 /// The client's own record.

@@ -159,12 +159,12 @@ fn what_goes_through_a_relay_is_charged_at_the_client_s_tap_alone() {
             ..relay_record()
         });
         let mut passed = 0;
-        for _ in 0..64 {
+        for _ in 0..200 {
             let outcome = scene.from_vm(&question(Kind::Udp, remote));
             passed += u32::from(outcome.verdict == verdict::REDIRECT);
         }
         assert!(drops_of(&mut scene, SLOT, DropReason::PacketRate) > 0);
-        for _ in 0..64 {
+        for _ in 0..200 {
             let ends = forwarded(&to(remote));
             let outcome = scene.from_other(&message(Kind::Udp, &ends, PORTS, SYN));
             assert_eq!(outcome.verdict, verdict::REDIRECT);
