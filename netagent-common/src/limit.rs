@@ -76,6 +76,15 @@ impl Rate {
         Self::of((1, per_second), BURST_PACKETS)
     }
 
+    /// Twice as much in a second, and at once.
+    #[must_use]
+    pub const fn doubled(self) -> Self {
+        Self {
+            price: self.price.div_ceil(2),
+            burst_ns: self.burst_ns,
+        }
+    }
+
     /// One thing takes so many units, of which a second has `per_second`; so many things may come at once.
     const fn of((units, per_second): (u64, u64), at_once: u64) -> Self {
         let price = ((units * 1_000_000_000) as u128) << PRICE_SHIFT;

@@ -26,6 +26,7 @@ use crate::{
 /// Why it is dropped.
 #[inline(always)]
 pub fn judge(skb: Skb) -> Result<Action, Dropped> {
+    skb.set_no_leg();
     // A foreign mark that equals ours would open the way into a TAP.
     if skb.mark() == maps::mark() {
         skb.set_mark(0);

@@ -258,7 +258,7 @@ fn adopted(ifindex: u32, missing: DropReason) -> Result<&'static Interface, Drop
     // SAFETY: the element stays readable until the program ends (RCU), and an aligned word is read whole.
     let slot = unsafe { slot.read_volatile() };
     let record = record(slot)?;
-    if record.ifindex != ifindex {
+    if record.ifindex != ifindex || record.policy_flags & policy_flag::LEG != 0 {
         return Err(DropReason::UnknownInterface);
     }
     Ok(record)

@@ -443,6 +443,10 @@ pub fn write_admitted<A: Family>(
     key: &FlowKey<A>,
     (nat_address, nat_port): (A, [u8; 2]),
 ) -> bool {
+    // Through a relay nobody passes who was not asked, or knocked at a published port.
+    if interface.policy_flags & policy_flag::LEG != 0 {
+        return false;
+    }
     let generations = Generations::now(interface);
     let made = (generations, u16::from_be_bytes(nat_port), Opener::Stranger);
     let Ok(route) = uplink_route(key.remote) else {

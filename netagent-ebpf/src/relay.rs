@@ -127,7 +127,11 @@ fn judge_by<A: Family>(
         return Err(DropReason::DnsBypass);
     }
     match conntrack::uplink_route(key.remote) {
-        Ok(_) | Err(DropReason::NoRoute) => policy::judge(interface, key),
+        Ok(_) => policy::judge(interface, key),
+        // As long as there is a map of routes at all, which says where guests are.
+        Err(DropReason::NoRoute) if conntrack::is_instances(key.guest) => {
+            policy::judge(interface, key)
+        }
         Err(DropReason::HostAddress) => match publish::judge_guest(key) {
             Ok(()) => policy::judge(interface, key),
             Err(DropReason::HostAddress) => listener(interface, key),

@@ -407,8 +407,9 @@ pub fn guest_slot<A: FamilyMaps>(address: A) -> Option<u32> {
 #[inline(always)]
 pub fn client<A: FamilyMaps>(address: A) -> Option<Client> {
     let clients = A::clients_map();
-    let client = match clients.get_ptr(address.network()) {
-        None if address.network() != address => clients.get_ptr(address)?,
+    // The address first: another's may be the first one of this network.
+    let client = match clients.get_ptr(address) {
+        None if address.network() != address => clients.get_ptr(address.network())?,
         found => found?,
     };
     // SAFETY: the element stays readable until the program ends (RCU). It may become another client's meanwhile: whoever

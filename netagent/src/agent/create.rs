@@ -56,6 +56,7 @@ impl<H: Host> Agent<H> {
         refusals.extend(self.refuse_limits(&spec.limits));
         self.refuse_names(caller, spec, &mut refusals);
         self.refuse_relays(caller, spec, &mut refusals);
+        refusals.extend(self.refuse_gateway(caller, spec));
         self.refuse_ports(caller, &spec.ports, None, &mut refusals);
         let host_limit = self.config.limits.instances;
         if self.registry.len() >= host_limit as usize {

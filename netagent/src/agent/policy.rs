@@ -26,16 +26,21 @@ use crate::store::Change;
 pub(crate) struct Compiler {
     deny_private: bool,
     opened: Vec<IpNet>,
+    /// What the configuration denies to every instance, whatever its own policy is; `None` where that is nothing.
+    for_everybody: Option<Arc<Compiled>>,
 }
 
 impl Compiler {
     pub(crate) fn new(config: &config::Policy, pool: &Pool) -> Self {
+        let opened = match config.vm_to_vm {
+            VmToVm::Off => Vec::new(),
+            VmToVm::Account => pool.prefixes(),
+        };
+        let deny_private = config.deny_private;
         Self {
-            deny_private: config.deny_private,
-            opened: match config.vm_to_vm {
-                VmToVm::Off => Vec::new(),
-                VmToVm::Account => pool.prefixes(),
-            },
+            deny_private,
+            for_everybody: compile_around(&PolicySpec::default(), deny_private, &opened),
+            opened,
         }
     }
 
@@ -66,12 +71,29 @@ impl<H: Host> Agent<H> {
         (compiled.map_or(NO_POLICY, |compiled| compiled.id), flags)
     }
 
-    /// The compiled policies of every instance that runs.
+    /// The policy of a leg: a relay is not bound by the lists of its clients, nor it by its own for them, but what
+    /// the configuration denies to every instance it denies here too (P-5).
+    pub(crate) fn policy_of_legs(&self) -> PolicyId {
+        let compiled = self.compiler.for_everybody.as_ref();
+        compiled.map_or(NO_POLICY, |compiled| compiled.id)
+    }
+
+    /// The compiled policies of every instance that runs, and of their legs.
     pub(crate) fn wanted_policies(&self) -> BTreeMap<PolicyId, Arc<Compiled>> {
         let running = self.registry.all().map(|(_, held)| held);
+        let running = running.filter(|held| held.instance.life == Life::Running);
+        let has_legs = |held: &Held| {
+            let mut interfaces = held.instance.interfaces.iter();
+            interfaces.any(|interface| interface.relay.is_some())
+        };
+        let of_legs = running
+            .clone()
+            .any(has_legs)
+            .then(|| self.compiler.for_everybody.clone())
+            .flatten();
         running
-            .filter(|held| held.instance.life == Life::Running)
             .filter_map(|held| held.compiled.clone())
+            .chain(of_legs)
             .map(|compiled| (compiled.id, compiled))
             .collect()
     }

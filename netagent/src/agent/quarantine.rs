@@ -182,7 +182,12 @@ impl<H: Host> Agent<H> {
         };
         let elapsed_ms = now.saturating_duration_since(*at).as_millis().max(1);
         let rates = running.map(|(key, held)| {
-            let packets = packets_of(&held.instance, before, sent);
+            // What a relay forwards is its clients', each of which is looked at itself.
+            let packets = if self.is_relay(&held.instance) {
+                0
+            } else {
+                packets_of(&held.instance, before, sent)
+            };
             let pps = u128::from(packets) * 1_000 / elapsed_ms;
             let pps = u64::try_from(pps).unwrap_or(u64::MAX);
             (key, held.instance.number(), pps)

@@ -49,6 +49,31 @@ impl<H: Host> Agent<H> {
         }
     }
 
+    /// A gateway that is the relay's own address: names asked there would end in the relay's VM, which no client may
+    /// reach (R-3).
+    pub(crate) fn refuse_gateway(
+        &self,
+        caller: &Caller,
+        spec: &InstanceSpec,
+    ) -> Option<RequestError> {
+        let gateway = spec.gateway?;
+        let relays = spec.interfaces.iter().filter_map(|one| one.relay.as_ref());
+        let mut relays =
+            relays.filter_map(|relay| self.registry.interface(&caller.account, &relay.name));
+        let (_, relay) = relays.find(|(_, relay)| relay.guest_v4.addr() == gateway)?;
+        Some(RequestError::Invalid(format!(
+            "gateway {gateway} is the address of the relay '{}', which stays closed to its clients: leave the gateway out, \
+             or name an address that no instance has",
+            relay.name
+        )))
+    }
+
+    /// Whether other instances have an interface of this one as their relay.
+    pub(crate) fn is_relay(&self, instance: &Instance) -> bool {
+        let mut interfaces = instance.interfaces.iter();
+        interfaces.any(|one| self.registry.has_clients(&instance.account, &one.name))
+    }
+
     fn can_be_relay(&self, account: &AccountName, name: &Name) -> bool {
         let found = self.registry.interface(account, name);
         found.is_some_and(|(_, interface)| interface.relay.is_none())

@@ -326,9 +326,18 @@ impl<H: Host> Agent<H> {
         let custom = interfaces
             .filter(|interface| interface.origin != Origin::Pool)
             .flat_map(|interface| {
-                let v4 = [interface.guest_v4.addr(), interface.host_v4.addr()];
-                let v6 = interface.guest_v6.map(|net| IpAddr::V6(net.addr()));
-                v4.map(IpAddr::V4).into_iter().chain(v6)
+                // By the broadcast addresses of its network, and by its any-router address (RFC 4291 section 2.6.1), a
+                // guest that forwards is reached as well.
+                let network = interface.guest_v4;
+                let v4 = [
+                    network.addr(),
+                    interface.host_v4.addr(),
+                    network.network(),
+                    network.broadcast(),
+                ];
+                let v6 = interface.guest_v6.iter();
+                let v6 = v6.flat_map(|network| [network.addr(), network.network()]);
+                v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6))
             });
         let mut prefixes = self.pool.prefixes();
         prefixes.extend(custom.map(IpNet::from));

@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use netagent_common::limit::Rate;
 use netagent_common::names::ABI_VERSION;
 use netagent_common::net::GATEWAY_V6;
-use netagent_common::policy::NO_POLICY;
 use netagent_common::policy::policy_flag::{
     AUDIT, DENY_ALL, DNS_STEERED, LEG, QUARANTINE, RELAY, RELAYED,
 };
@@ -240,7 +238,8 @@ impl<H: Host> Agent<H> {
     }
 
     /// What the programs know of the leg of an interface whose own record is this one. What the instance may send and
-    /// receive is counted at its own TAP, once.
+    /// receive is charged at its own TAP, and what it sent never comes to more here; a relay that sends in its name by
+    /// itself has as much again.
     fn leg(
         &self,
         instance: &Instance,
@@ -264,12 +263,12 @@ impl<H: Host> Agent<H> {
             client: own.slot,
             leg: 0,
             mtu,
-            policy: NO_POLICY,
+            policy: self.policy_of_legs(),
             policy_flags: LEG | denied | own.policy_flags & QUARANTINE,
             account: 0,
-            bandwidth: Rate::NONE,
-            bandwidth_in: Rate::NONE,
-            packets: Rate::NONE,
+            bandwidth: own.bandwidth.doubled(),
+            bandwidth_in: own.bandwidth_in.doubled(),
+            packets: own.packets.doubled(),
             ..*own
         })
     }

@@ -7,7 +7,7 @@ use netagent_common::policy::{NO_POLICY, PolicyId};
 
 use crate::plan::{Observed, Owner, Plan, Step, Wanted, WantedInterface};
 
-/// The policy that the record of an interface names. Each instance that names it has the step, where it is missing:
+/// The policies that the records of an interface and of its leg name. Each instance that names it has the step, where it is missing:
 /// another's may fail or not be taken.
 pub(crate) fn plan_named(
     interface: &WantedInterface,
@@ -15,7 +15,13 @@ pub(crate) fn plan_named(
     observed: &Observed,
     steps: &mut Vec<Step>,
 ) {
-    let id = interface.record.policy;
+    let leg = interface.leg.as_ref().map(|leg| leg.policy);
+    for id in std::iter::once(interface.record.policy).chain(leg) {
+        plan_policy(id, wanted, observed, steps);
+    }
+}
+
+fn plan_policy(id: PolicyId, wanted: &Wanted, observed: &Observed, steps: &mut Vec<Step>) {
     let is_there = observed
         .datapath
         .as_ref()

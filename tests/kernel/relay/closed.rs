@@ -146,6 +146,24 @@ fn a_client_s_address_comes_in_by_no_other_tap() {
     }
 }
 
+#[test]
+fn a_stranger_in_the_network_of_a_client_s_address_blinds_nobody() {
+    // Somebody has the first address of the network in which the client has its own.
+    let mut scene = relayed();
+    let mut network = super::GUEST_V6.octets();
+    network[8..].fill(0);
+    let maps = netagent_common::names::map::CLIENTS_V6;
+    let found = |slot, leg| netagent_common::vm::Client { slot, leg };
+    scene
+        .datapath
+        .remove::<[u8; 16], netagent_common::vm::Client>(maps, &network);
+    scene.datapath.insert(maps, network, found(9, 109));
+    scene
+        .datapath
+        .insert(maps, super::GUEST_V6.octets(), found(SLOT, LEG_SLOT));
+    pass(&mut scene, Kind::Udp, REMOTES[1]);
+}
+
 /// The scene, once the relay is not there in one of the ways in which that can be.
 fn without_relay() -> Vec<(&'static str, Interface, bool)> {
     let leg = leg_of(&client());

@@ -66,8 +66,9 @@ async fn a_leg_is_its_client_on_the_tap_of_the_relay() {
         mtu: 1400,
         policy: NO_POLICY,
         policy_flags: LEG,
-        bandwidth: netagent_common::limit::Rate::NONE,
-        packets: netagent_common::limit::Rate::NONE,
+        bandwidth: own.bandwidth.doubled(),
+        bandwidth_in: own.bandwidth_in.doubled(),
+        packets: own.packets.doubled(),
         ..own
     };
     assert_eq!((leg, own.mtu, leg.flow_limit), (expected, 1500, 7));
