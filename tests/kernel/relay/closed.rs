@@ -157,10 +157,14 @@ fn a_stranger_in_the_network_of_a_client_s_address_blinds_nobody() {
     scene
         .datapath
         .remove::<[u8; 16], netagent_common::vm::Client>(maps, &network);
-    scene.datapath.insert(maps, network, found(9, 109));
-    scene
-        .datapath
-        .insert(maps, super::GUEST_V6.octets(), found(SLOT, LEG_SLOT));
+    for (address, client) in [
+        (network, found(9, 109)),
+        (super::GUEST_V6.octets(), found(SLOT, LEG_SLOT)),
+    ] {
+        scene
+            .datapath
+            .insert::<[u8; 16], netagent_common::vm::Client>(maps, address, client);
+    }
     pass(&mut scene, Kind::Udp, REMOTES[1]);
 }
 

@@ -226,3 +226,39 @@ async fn an_inspection_counts_what_is_dropped_on_both_sides_and_traffic_on_one()
     let dropped: u64 = counters.drops.values().sum();
     assert_eq!((dropped, counters.traffic.from_vm_packets), (14, 1));
 }
+
+#[tokio::test]
+async fn p5_what_the_configuration_denies_to_everybody_a_relay_denies_for_its_clients_too() {
+    let mut config = Config::default();
+    config.policy.deny_private = true;
+    let agent = running(host(), config).await;
+    agent.handle.create(spec(GW)).await.unwrap();
+    let client = r#"{"name": "box", "denied_cidrs": ["203.0.113.0/24"], "network_interfaces": [{"relay": {"name": "gw-iface"}}]}"#;
+    agent.handle.create(spec(client)).await.unwrap();
+    let (gw, own, leg) = (
+        record(&agent.host, 0).unwrap(),
+        record(&agent.host, 1).unwrap(),
+        record(&agent.host, LEG_SLOT).unwrap(),
+    );
+    assert_ne!(leg.policy, NO_POLICY);
+    assert_ne!(leg.policy, own.policy, "not by the client's own lists");
+    assert_eq!(leg.policy, gw.policy, "that of everybody without lists");
+    check_settled(&agent).await;
+}
+
+#[tokio::test]
+async fn r3_a_gateway_that_is_the_relay_s_own_address_is_refused() {
+    let agent = running(host(), Config::default()).await;
+    agent.handle.create(spec(GW)).await.unwrap();
+    let address = std::net::Ipv4Addr::from(record(&agent.host, 0).unwrap().addresses_v4[0]);
+    let client = format!(
+        r#"{{"gateway": "{address}", "network_interfaces": [{{"relay": {{"name": "gw-iface"}}}}]}}"#
+    );
+    let refused = agent.handle.create(spec(&client)).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("is the address of the relay 'gw-iface'"),
+        "{refused}"
+    );
+}
