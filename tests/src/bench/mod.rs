@@ -22,6 +22,7 @@ pub mod gso;
 pub mod limit;
 pub mod neighbour;
 pub mod policy;
+pub mod relay;
 pub mod reverse;
 pub mod start;
 pub mod storm;

@@ -285,7 +285,7 @@ const EXIT: Instruction = Instruction {
 };
 
 /// `return bpf_redirect(ifindex, 0);`
-fn redirect(ifindex: u32) -> OwnedFd {
+pub(crate) fn redirect(ifindex: u32) -> OwnedFd {
     const CALL_REDIRECT: Instruction = Instruction {
         code: 0x85,
         registers: 0,

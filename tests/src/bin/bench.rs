@@ -1,4 +1,4 @@
-//! `bench [datapath | reverse | gso | flows | full | limit | limit-cost | policy | neighbour | collect | create | start | dhcp | dns | storm | drop-all | all] [--rounds <n>]`: see `cargo xtask bench`.
+//! `bench [datapath | reverse | gso | flows | full | limit | limit-cost | policy | neighbour | collect | create | start | dhcp | dns | storm | drop-all | relay | all] [--rounds <n>]`: see `cargo xtask bench`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use netagent_tests::bench::figures::print_machine;
 use netagent_tests::bench::{
     collect, create, datapath, dhcp, dns, drop_all, flows, full, gso, limit, neighbour, policy,
-    reverse, start, storm,
+    relay, reverse, start, storm,
 };
 
 /// Rounds where the command line names none.
@@ -17,7 +17,7 @@ const START_ROUNDS_MAX: u32 = 3;
 
 const USAGE: &str = "usage: bench [datapath | reverse | gso | flows | full | limit | limit-cost | policy | neighbour | collect | create | start | dhcp | dns | storm | drop-all | all]... [--rounds <n>]";
 
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 18] = [
     "datapath",
     "reverse",
     "gso",
@@ -34,6 +34,7 @@ const NAMES: [&str; 17] = [
     "dns",
     "storm",
     "drop-all",
+    "relay",
     "all",
 ];
 
@@ -105,6 +106,10 @@ fn main() -> ExitCode {
     }
     if is_wanted("drop-all") {
         drop_all::run(rounds);
+    }
+    if is_wanted("relay") {
+        relay::run(rounds);
+        relay::share(rounds);
     }
     print_machine("after");
     ExitCode::SUCCESS
