@@ -59,6 +59,13 @@ fn main() -> ExitCode {
         names.is_empty() || names.iter().any(|wanted| wanted == name || wanted == "all")
     };
     print_machine("before");
+    measure_the_agent(&is_wanted, rounds);
+    measure_packets(&is_wanted, rounds);
+    print_machine("after");
+    ExitCode::SUCCESS
+}
+
+fn measure_the_agent(is_wanted: &dyn Fn(&str) -> bool, rounds: u32) {
     if is_wanted("collect") {
         collect::run(rounds);
     }
@@ -77,6 +84,9 @@ fn main() -> ExitCode {
     if is_wanted("storm") {
         storm::run(rounds.min(START_ROUNDS_MAX));
     }
+}
+
+fn measure_packets(is_wanted: &dyn Fn(&str) -> bool, rounds: u32) {
     if is_wanted("datapath") {
         datapath::run(rounds);
     }
@@ -111,8 +121,6 @@ fn main() -> ExitCode {
         relay::run(rounds);
         relay::share(rounds);
     }
-    print_machine("after");
-    ExitCode::SUCCESS
 }
 
 fn refuse(reason: &str) -> ExitCode {
