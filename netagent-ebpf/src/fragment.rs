@@ -3,9 +3,7 @@
 
 use netagent_common::drop::DropReason;
 use netagent_common::flow::{FlowKey, Opener, Sender};
-use netagent_common::fragment::{
-    FROM_RELAY, FROM_UPLINK, First as Remembered, FragmentKey, REMEMBERED_NS,
-};
+use netagent_common::fragment::{FROM_UPLINK, First as Remembered, FragmentKey, REMEMBERED_NS};
 use netagent_common::limit::FRAGMENTED_PER_SECOND;
 use netagent_common::nat::ReverseKey;
 use netagent_common::net::{ETHERNET_LEN, GATEWAY_MAC, protocol};
@@ -21,7 +19,9 @@ use crate::opening::Parsed;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport, transport_offset};
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{conntrack, limit, maps, nat, opening, relay, services, spoof};
+use crate::{conntrack, limit, maps, nat, opening, services, spoof};
+
+pub mod relayed;
 
 /// One fragment of a packet.
 #[derive(Clone, Copy)]
@@ -218,7 +218,7 @@ fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Judged, D
         if header.first_fragment {
             conntrack::touch(flow, Sender::Vm, transport.kind);
         }
-        return to_relay(skb, interface);
+        return relayed::to_relay(skb, interface);
     }
     if flow.uplink == 0 {
         return Err(DropReason::HostAddress);
@@ -251,15 +251,6 @@ fn judge_from_vm<A: Family>(skb: Skb, interface: &Interface) -> Result<Judged, D
     };
     let code = A::redirect(uplink, next_hop, skb);
     Ok(Judged::Done(Action::Redirect(code)))
-}
-
-/// Passes a fragment of a client on to its relay. Nothing of it changes.
-#[inline(always)]
-fn to_relay(skb: Skb, interface: &Interface) -> Result<Judged, DropReason> {
-    let leg = relay::leg(interface)?;
-    fits(skb, leg.mtu)?;
-    limit::from_vm(skb, interface, (1, skb.len()))?;
-    hand_over(skb, leg).map(Judged::Done)
 }
 
 /// A fragment on the uplink. The host's, where it belongs to no flow of a guest.
@@ -331,76 +322,6 @@ fn judge_from_uplink<A: Family>(skb: Skb) -> Result<Judged, Dropped> {
     limit::to_vm(skb, interface, (1, skb.len())).map_err(dropped)?;
     A::rewrite_destination(skb, &header, guest).map_err(dropped)?;
     hand_over(skb, interface).map(Judged::Done).map_err(dropped)
-}
-
-/// A fragment that a relay passes on to its client. Nothing of it changes.
-///
-/// # Errors
-/// Why it is dropped.
-#[inline(always)]
-pub fn to_client<A: Family>(skb: Skb, client: &Interface) -> Result<Judged, DropReason> {
-    skb.reach::<REACH>(Origin::Vm);
-    let fragment = A::fragment(skb)?;
-    let header = fragment.header;
-    spoof::check_no_partial_checksum(skb)?;
-    check(skb, &fragment)?;
-    let fragment_key = key(FROM_RELAY | client.instance, &fragment);
-    let transport = ports(skb, &fragment, &fragment_key)?;
-    if transport.kind == Kind::Datagram {
-        spoof::check_dhcp::<A>(&transport)?;
-    }
-    let key = key_to_client(client, &fragment, &transport);
-    let Some(flow) = maps::flow(&key) else {
-        return Ok(Judged::NoFlow);
-    };
-    if !Opener::is_by_relay(flow.opener) || !conntrack::is_current(flow, client) {
-        return Ok(Judged::Stale);
-    }
-    if header.first_fragment {
-        conntrack::touch(flow, Sender::World, transport.kind);
-        remember(client, &fragment_key, &fragment, &transport)?;
-    }
-    fits(skb, client.mtu)?;
-    limit::to_vm(skb, client, (1, skb.len()))?;
-    hand_over(skb, client).map(Judged::Done)
-}
-
-/// Key of the flow of a fragment for a client of a relay, and its kind where it is the first.
-#[inline(always)]
-pub fn key_at_client<A: Family>(
-    skb: Skb,
-    client: &Interface,
-) -> Option<(FlowKey<A>, Option<Kind>)> {
-    let fragment = A::fragment(skb).ok()?;
-    let fragment_key = key(FROM_RELAY | client.instance, &fragment);
-    let transport = ports(skb, &fragment, &fragment_key).ok()?;
-    let kind = fragment.header.first_fragment.then_some(transport.kind);
-    Some((key_to_client(client, &fragment, &transport), kind))
-}
-
-/// Key of the flow of a fragment of a client, the first or a later one.
-#[inline(always)]
-pub fn key_of_client<A: Family>(skb: Skb, client: &Interface) -> Option<FlowKey<A>> {
-    let fragment = A::fragment(skb).ok()?;
-    let transport = ports(skb, &fragment, &key(client.instance, &fragment)).ok()?;
-    let (source, destination) = (transport.source, transport.destination);
-    Some(key_from_vm(client, &fragment, source, destination))
-}
-
-#[inline(always)]
-fn key_to_client<A: Family>(
-    client: &Interface,
-    fragment: &Fragment<A>,
-    transport: &Transport,
-) -> FlowKey<A> {
-    FlowKey {
-        instance: client.instance,
-        guest: fragment.header.destination,
-        remote: fragment.header.source,
-        guest_port: transport.destination,
-        remote_port: transport.source,
-        protocol: fragment.protocol.into(),
-    }
 }
 
 /// Remembers a first fragment of a guest; false where there is no room.

@@ -16,13 +16,14 @@ use netagent_common::vm::Interface;
 
 use crate::conntrack::{self, Generations};
 use crate::family::Family;
+use crate::fragment::relayed;
 use crate::from_uplink::hand_over;
 use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
 use crate::reset::{self, Cause};
 use crate::verdict::{Action, Dropped, Judged, Packed};
-use crate::{fragment, limit, listener, maps, opening, policy, publish, quote, resume, spoof};
+use crate::{limit, listener, maps, opening, policy, publish, quote, resume, spoof};
 
 /// The leg of an interface, while its relay is there.
 ///
@@ -331,7 +332,7 @@ fn find<A: Family>(skb: Skb, key: &mut FlowKey<A>) -> u64 {
             kind = Some(transport.kind);
         }
         Ok(_) | Err(_) => {
-            let Some((of_fragment, of_first)) = fragment::key_at_client(skb, client) else {
+            let Some((of_fragment, of_first)) = relayed::key_at_client(skb, client) else {
                 return 0;
             };
             *key = of_fragment;
@@ -407,7 +408,7 @@ fn find_outbound<A: Family>(skb: Skb, key: &mut FlowKey<A>) -> u64 {
             };
             *key = conntrack::key_from_vm(interface, &header, &transport);
         }
-        Ok(_) | Err(_) => match fragment::key_of_client(skb, interface) {
+        Ok(_) | Err(_) => match relayed::key_of_client(skb, interface) {
             Some(of_fragment) => *key = of_fragment,
             None => return 0,
         },
@@ -497,7 +498,7 @@ pub fn fragment<A: Family>(skb: Skb) -> Packed {
         let found = client_at(relay, A::destination(skb)?);
         let (client, _) = found.ok_or(DropReason::SpoofedAddress)?;
         check_gateway(skb)?;
-        fragment::to_client::<A>(skb, client)
+        relayed::to_client::<A>(skb, client)
     });
     Packed::new(judged)
 }
