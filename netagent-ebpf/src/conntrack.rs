@@ -193,11 +193,7 @@ pub fn revalidate<A: Family>(key: &FlowKey<A>, interface: &Interface) -> Again {
     if again == Again::BETWEEN_GUESTS {
         again = judge_between_guests(key, interface, generations);
     }
-    if again == Again::OVER {
-        forget_found(key, interface);
-        return Again::NONE;
-    }
-    again
+    or_forgotten(key, interface, again)
 }
 
 /// As [`revalidate`], where the flow may be the near half of one that goes through a relay: elsewhere none stands for the
@@ -209,11 +205,7 @@ pub fn revalidate_relayed<A: Family>(key: &FlowKey<A>, interface: &Interface) ->
     if again == Again::BY_RELAY {
         again = judge_by_relay(key, interface, generations);
     }
-    if again == Again::OVER {
-        forget_found(key, interface);
-        return Again::NONE;
-    }
-    again
+    or_forgotten(key, interface, again)
 }
 
 /// As [`revalidate`], but what may not go on is removed too.
@@ -222,6 +214,16 @@ pub fn keep_or_forget<A: Family>(key: &FlowKey<A>, interface: &Interface) -> Aga
     let again = revalidate(key, interface);
     if again.forbidden().is_some() {
         forget_found(key, interface);
+    }
+    again
+}
+
+/// A flow whose way is no longer its is removed.
+#[inline(always)]
+fn or_forgotten<A: Family>(key: &FlowKey<A>, interface: &Interface, again: Again) -> Again {
+    if again == Again::OVER {
+        forget_found(key, interface);
+        return Again::NONE;
     }
     again
 }

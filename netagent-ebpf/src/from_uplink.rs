@@ -383,13 +383,22 @@ fn pass<A: Family>(
 /// has no Ethernet header.
 #[inline(always)]
 pub fn hand_over(skb: Skb, interface: &Interface) -> Result<Action, DropReason> {
+    redirect(skb, interface).map(Action::Redirect)
+}
+
+/// The same; gives the code of the redirect.
+///
+/// # Errors
+/// As of [`hand_over`].
+#[inline(always)]
+pub fn redirect(skb: Skb, interface: &Interface) -> Result<i32, DropReason> {
     if interface.ifindex == 0 {
         return Err(DropReason::RelayDown);
     }
     skb.window::<12>(0)?
         .set_macs(interface.guest_mac, GATEWAY_MAC);
     skb.set_mark(maps::mark());
-    Ok(Action::Redirect(skb.redirect(interface.ifindex)))
+    Ok(skb.redirect(interface.ifindex))
 }
 
 /// The flow to which a packet of the world belongs, and the interface that it goes to.

@@ -17,7 +17,7 @@ use netagent_common::vm::Interface;
 use crate::conntrack::{self, Generations};
 use crate::family::Family;
 use crate::fragment::relayed;
-use crate::from_uplink::hand_over;
+use crate::from_uplink::{hand_over, redirect};
 use crate::kernel::Skb;
 use crate::packet::Origin;
 use crate::parse::{self, Header, Kind, Transport};
@@ -189,9 +189,7 @@ pub fn pass_on<A: Family>(
     parse::fits::<A>(skb, transport, leg.mtu)?;
     parse::check_segments(skb, transport)?;
     limit::from_vm(skb, interface, parse::on_the_wire::<A>(skb, transport))?;
-    skb.window::<12>(0)?.set_macs(leg.guest_mac, GATEWAY_MAC);
-    skb.set_mark(maps::mark());
-    Ok(skb.redirect(leg.ifindex))
+    redirect(skb, leg)
 }
 
 /// The client that has an address, and its leg, where it is one of this relay.
@@ -312,14 +310,19 @@ const FOUND: u64 = 1 << 63;
 /// In that answer: the packet may open a flow at a port.
 const OPENS: u64 = 1 << 62;
 
+/// The client to which its relay sends a packet.
+#[inline(always)]
+fn receiver<A: Family>(skb: Skb) -> Option<&'static Interface> {
+    let relay = maps::interface(skb.ifindex()).ok()?;
+    let (client, _) = client_at(relay, A::destination(skb).ok()?)?;
+    Some(client)
+}
+
 /// The key of the flow of a packet on its way to a client, whole or a fragment, and in the answer the slot of the client.
 /// A function of its own so that what it needs of the stack is free again afterwards.
 #[inline(never)]
 fn find<A: Family>(skb: Skb, key: &mut FlowKey<A>) -> u64 {
-    let client = maps::interface(skb.ifindex())
-        .ok()
-        .and_then(|relay| client_at(relay, A::destination(skb).ok()?));
-    let Some((client, _)) = client else {
+    let Some(client) = receiver::<A>(skb) else {
         return 0;
     };
     let kind;
@@ -493,14 +496,11 @@ fn tell_both<A: Family>(skb: Skb) -> Option<Action> {
 /// Judges a fragment for a client, whose ports are remembered.
 #[inline(always)]
 pub fn fragment<A: Family>(skb: Skb) -> Packed {
-    let relay = maps::interface(skb.ifindex()).map_err(|dropped| dropped.reason);
-    let judged = relay.and_then(|relay| {
-        let found = client_at(relay, A::destination(skb)?);
-        let (client, _) = found.ok_or(DropReason::SpoofedAddress)?;
+    let client = receiver::<A>(skb).ok_or(DropReason::SpoofedAddress);
+    Packed::new(client.and_then(|client| {
         check_gateway(skb)?;
         relayed::to_client::<A>(skb, client)
-    });
-    Packed::new(judged)
+    }))
 }
 
 /// Judges an ICMP error for a client, of which the relay's own are the one thing that it may send there itself.
@@ -520,10 +520,7 @@ pub fn report<A: Family>(skb: Skb) -> Packed {
 /// As [`find`], of the packet that an ICMP error for a client quotes.
 #[inline(never)]
 fn find_quoted<A: Family>(skb: Skb, key: &mut FlowKey<A>) -> u64 {
-    let client = maps::interface(skb.ifindex())
-        .ok()
-        .and_then(|relay| client_at(relay, A::destination(skb).ok()?));
-    let Some((client, _)) = client else {
+    let Some(client) = receiver::<A>(skb) else {
         return 0;
     };
     let Some(quoted) = quote::key_at_client(skb, client) else {
