@@ -53,7 +53,6 @@ pub mod tls;
 
 pub mod recovery;
 
-pub mod bench;
 pub mod coverage;
 pub mod prog_run;
 pub mod published;

@@ -110,7 +110,7 @@ fn runner(test: &Command, daemon: &std::path::Path) -> Result<Vec<String>> {
 /// Builds the daemon and the benchmarks, then becomes the benchmark program, as root.
 pub(crate) fn bench(arguments: &[String]) -> Result<()> {
     setup()?;
-    let packages = ["--package", "netagent", "--package", "netagent-tests"];
+    let packages = ["--package", "netagent", "--package", "netagent-bench"];
     shell::run(
         shell::cargo()
             .args(["build", "--release", "--bins"])

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
-use crate::bench::dns::NAME_SERVER;
-use crate::name_server::{PORT, read_name};
-use crate::server::{bound, is_ready};
-use crate::world::{World, server_v4};
+use crate::dns::NAME_SERVER;
+use netagent_tests::name_server::{PORT, read_name};
+use netagent_tests::server::{bound, is_ready};
+use netagent_tests::world::{World, server_v4};
 
 /// Type of a question for an IPv4 address.
 pub(super) const A: u16 = 1;
@@ -160,7 +160,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::name_server::question;
+    use netagent_tests::name_server::question;
 
     #[test]
     fn what_is_said_is_read() {

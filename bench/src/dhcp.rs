@@ -7,21 +7,21 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::agent::Agent;
-use crate::bench::figures::{Figures, print_target};
-use crate::deadline::{SOON, now, wait_until};
-use crate::dhcp::{Message, kind};
-use crate::dhcp_client::{DhcpClient, Program};
-use crate::guest::Guest;
-use crate::name_server::{self, NameServer};
-use crate::neighbour::icmpv6;
-use crate::netns::NetNs;
-use crate::packet::Packet;
-use crate::router::{self, Advertisement};
-use crate::server::Server;
-use crate::stack::{Crossed, INSIDE, Stack};
-use crate::tap::Header;
-use crate::world::{World, server_v4, server_v6};
+use netagent_tests::agent::Agent;
+use crate::figures::{Figures, print_target};
+use netagent_tests::deadline::{SOON, now, wait_until};
+use netagent_tests::dhcp::{Message, kind};
+use netagent_tests::dhcp_client::{DhcpClient, Program};
+use netagent_tests::guest::Guest;
+use netagent_tests::name_server::{self, NameServer};
+use netagent_tests::neighbour::icmpv6;
+use netagent_tests::netns::NetNs;
+use netagent_tests::packet::Packet;
+use netagent_tests::router::{self, Advertisement};
+use netagent_tests::server::Server;
+use netagent_tests::stack::{Crossed, INSIDE, Stack};
+use netagent_tests::tap::Header;
+use netagent_tests::world::{World, server_v4, server_v6};
 
 /// Milliseconds of the sum.
 const TARGET_MS: f64 = 100.0;

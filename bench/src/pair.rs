@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use nix::unistd::write;
 
-use crate::agent::Agent;
-use crate::bench::frames::Frames;
-use crate::bench::path::pin_to;
-use crate::deadline::now;
-use crate::guest::{Guest, Nic};
-use crate::packet;
-use crate::tap::Header;
-use crate::world::World;
+use netagent_tests::agent::Agent;
+use crate::frames::Frames;
+use crate::path::pin_to;
+use netagent_tests::deadline::now;
+use netagent_tests::guest::{Guest, Nic};
+use netagent_tests::packet;
+use netagent_tests::tap::Header;
+use netagent_tests::world::World;
 
 const PAYLOAD: [u8; 22] = [0x5a; 22];
 

@@ -7,18 +7,18 @@ use std::time::Duration;
 use netagent_common::limit::PACKETS_PER_SECOND_MAX;
 use serde_json::{Value, json};
 
-use crate::agent::Agent;
-use crate::bench::figures::{Figures, print_target};
-use crate::bench::frames::Frames;
-use crate::bench::pair::{Pair, QUIET, datagram};
-use crate::bench::variant::drop_at_far_end;
-use crate::deadline::{now, wait_until};
-use crate::demand::{Demand, Ends, arriving};
-use crate::guest::Guest;
-use crate::limits::{both_ways, kbit};
-use crate::stack::Stack;
-use crate::tap::Header;
-use crate::world::{World, server_v4};
+use netagent_tests::agent::Agent;
+use crate::figures::{Figures, print_target};
+use crate::frames::Frames;
+use crate::pair::{Pair, QUIET, datagram};
+use crate::variant::drop_at_far_end;
+use netagent_tests::deadline::{now, wait_until};
+use netagent_tests::demand::{Demand, Ends, arriving};
+use netagent_tests::guest::Guest;
+use netagent_tests::limits::{both_ways, kbit};
+use netagent_tests::stack::Stack;
+use netagent_tests::tap::Header;
+use netagent_tests::world::{World, server_v4};
 
 /// Over which the accuracy is promised.
 const TIME: Duration = Duration::from_secs(10);

@@ -7,12 +7,12 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, write};
 
-use crate::bench::variant::Variant;
-use crate::deadline::{Deadline, SOON, now};
-use crate::frame::{Frame, VNET_HEADER_LEN};
-use crate::packet::{self, Ends};
-use crate::raw::Raw;
-use crate::world::{FAR_END, SERVERS, server_v4};
+use crate::variant::Variant;
+use netagent_tests::deadline::{Deadline, SOON, now};
+use netagent_tests::frame::{Frame, VNET_HEADER_LEN};
+use netagent_tests::packet::{self, Ends};
+use netagent_tests::raw::Raw;
+use netagent_tests::world::{FAR_END, SERVERS, server_v4};
 
 /// Destination port of every flow.
 const PORT: u16 = 53;

@@ -7,13 +7,13 @@ use netagent_common::net::GATEWAY_MAC;
 
 use serde_json::json;
 
-use crate::agent::Agent;
-use crate::guest::Guest;
-use crate::netns::NetNs;
-use crate::packet::{self, Ends, Packet};
-use crate::sys::{self, Instruction};
-use crate::tap::{Header, Tap};
-use crate::world::{
+use netagent_tests::agent::Agent;
+use netagent_tests::guest::Guest;
+use netagent_tests::netns::NetNs;
+use netagent_tests::packet::{self, Ends, Packet};
+use netagent_tests::sys::{self, Instruction};
+use netagent_tests::tap::{Header, Tap};
+use netagent_tests::world::{
     FAR_END, NAT_PORTS, ROUTER_V4, ROUTER_V6, UPLINK, World, host_address, link_layer,
 };
 

@@ -5,15 +5,15 @@ use std::time::Duration;
 use nix::unistd::write;
 use serde_json::json;
 
-use crate::agent::Agent;
-use crate::bench::figures::{Figures, print_target};
-use crate::bench::frames::Frames;
-use crate::bench::pair::datagram;
-use crate::bench::path::{Clock, Cost, pin_to};
-use crate::deadline::wait_until;
-use crate::guest::{Guest, Nic};
-use crate::tap::Header;
-use crate::world::{World, server_v4};
+use netagent_tests::agent::Agent;
+use crate::figures::{Figures, print_target};
+use crate::frames::Frames;
+use crate::pair::datagram;
+use crate::path::{Clock, Cost, pin_to};
+use netagent_tests::deadline::wait_until;
+use netagent_tests::guest::{Guest, Nic};
+use netagent_tests::tap::Header;
+use netagent_tests::world::{World, server_v4};
 
 /// Frames of a round.
 const FRAMES: u32 = 500_000;

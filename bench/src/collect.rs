@@ -3,9 +3,9 @@
 use netagent_common::limit::FLOWS_MAX;
 use netagent_common::names::COLLECT_FLOWS;
 
-use crate::bench::figures::{Figures, print_target};
-use crate::prog_run::Sizes;
-use crate::scene::{self, Scene};
+use crate::figures::{Figures, print_target};
+use netagent_tests::prog_run::Sizes;
+use netagent_tests::scene::{self, Scene};
 
 const FLOWS: u32 = 65_536;
 

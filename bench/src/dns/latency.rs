@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::bench::dns::asker::{Asker, check, wait_any};
-use crate::bench::dns::zone::Zone;
-use crate::bench::dns::{NAME_SERVER, agent};
-use crate::bench::figures::{Figures, print_target};
-use crate::deadline::now;
-use crate::world::{World, server_v4};
+use crate::dns::asker::{Asker, check, wait_any};
+use crate::dns::zone::Zone;
+use crate::dns::{NAME_SERVER, agent};
+use crate::figures::{Figures, print_target};
+use netagent_tests::deadline::now;
+use netagent_tests::world::{World, server_v4};
 
 /// Queries of one block: a second of them.
 const QUERIES: u16 = 1_000;

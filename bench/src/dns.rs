@@ -1,8 +1,8 @@
 //! The resolver: what it adds to a query, how many answers one core gives, whether what an answer leads to is open at once,
 //! and the memory that names take.
 
-use crate::agent::Agent;
-use crate::world::{World, server_v4};
+use netagent_tests::agent::Agent;
+use netagent_tests::world::{World, server_v4};
 
 mod asker;
 mod connect;

@@ -10,16 +10,16 @@ use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::json;
 
-use crate::bench::dns::agent;
-use crate::bench::dns::zone::{A, AAAA, Said, Told, Zone};
-use crate::bench::figures::{Figures, print_target};
-use crate::deadline::{SOON, now};
-use crate::guest::Guest;
-use crate::name_server::{PORT, question};
-use crate::server::is_ready;
-use crate::stack::Stack;
-use crate::tap::Header;
-use crate::world::{World, server_v4, server_v6};
+use crate::dns::agent;
+use crate::dns::zone::{A, AAAA, Said, Told, Zone};
+use crate::figures::{Figures, print_target};
+use netagent_tests::deadline::{SOON, now};
+use netagent_tests::guest::Guest;
+use netagent_tests::name_server::{PORT, question};
+use netagent_tests::server::is_ready;
+use netagent_tests::stack::Stack;
+use netagent_tests::tap::Header;
+use netagent_tests::world::{World, server_v4, server_v6};
 
 const ROUNDS: u16 = 10_000;
 /// Shorter than the time after which TCP sends a lost packet again.

@@ -2,13 +2,13 @@
 
 use netagent_common::net::tcp_flag::ACK;
 
-use crate::bench::figures::print_target;
-use crate::bench::path::{self, Flows};
-use crate::bench::variant::{Kind, Variant};
-use crate::bench::ways::{Time, Ways};
-use crate::frame::{Frame, Segments};
-use crate::packet::{self, Segment};
-use crate::world::server_v4;
+use crate::figures::print_target;
+use crate::path::{self, Flows};
+use crate::variant::{Kind, Variant};
+use crate::ways::{Time, Ways};
+use netagent_tests::frame::{Frame, Segments};
+use netagent_tests::packet::{self, Segment};
+use netagent_tests::world::server_v4;
 
 const FRAMES: u32 = 20_000;
 const PAYLOAD: usize = 60_000;

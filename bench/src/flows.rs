@@ -2,14 +2,14 @@
 //!
 //! Each round of each way has namespaces of its own, so that no table holds what an earlier round left.
 
-use crate::bench::figures::{Figures, print_target};
-use crate::bench::frames::Frames;
-use crate::bench::path::Cost;
-use crate::bench::variant::{Kind, Variant};
-use crate::deadline::{Deadline, SOON};
-use crate::packet;
-use crate::raw::Raw;
-use crate::world::{FAR_END, SERVERS, server_v4, server_v6};
+use crate::figures::{Figures, print_target};
+use crate::frames::Frames;
+use crate::path::Cost;
+use crate::variant::{Kind, Variant};
+use netagent_tests::deadline::{Deadline, SOON};
+use netagent_tests::packet;
+use netagent_tests::raw::Raw;
+use netagent_tests::world::{FAR_END, SERVERS, server_v4, server_v6};
 
 /// Flows of one measurement.
 const FLOWS: u32 = 100_000;

@@ -10,14 +10,14 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::write;
 use serde_json::Value;
 
-use crate::agent::Agent;
-use crate::bench::dns::zone::Told;
-use crate::deadline::now;
-use crate::guest::{Guest, Nic};
-use crate::name_server::{PORT, question};
-use crate::netns::NetNs;
-use crate::packet::{self, Packet};
-use crate::tap::Header;
+use netagent_tests::agent::Agent;
+use crate::dns::zone::Told;
+use netagent_tests::deadline::now;
+use netagent_tests::guest::{Guest, Nic};
+use netagent_tests::name_server::{PORT, question};
+use netagent_tests::netns::NetNs;
+use netagent_tests::packet::{self, Packet};
+use netagent_tests::tap::Header;
 
 /// The guest's first port.
 const OWN_PORT: u16 = 40_000;

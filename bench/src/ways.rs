@@ -1,8 +1,8 @@
 //! All ways side by side: measured in turn, round after round, and compared.
 
-use crate::bench::figures::Figures;
-use crate::bench::path::Cost;
-use crate::bench::variant::{Kind, Variant};
+use crate::figures::Figures;
+use crate::path::Cost;
+use crate::variant::{Kind, Variant};
 
 /// One way with its flows and what they cost.
 struct Way<F> {

@@ -6,12 +6,12 @@ use std::net::Ipv4Addr;
 use nix::unistd::{SysconfVar, sysconf};
 use serde_json::json;
 
-use crate::bench::dns::agent;
-use crate::bench::dns::asker::{Asker, check, wait_any};
-use crate::bench::dns::zone::Zone;
-use crate::bench::figures::{Figures, print_target};
-use crate::deadline::{SOON, now};
-use crate::world::World;
+use crate::dns::agent;
+use crate::dns::asker::{Asker, check, wait_any};
+use crate::dns::zone::Zone;
+use crate::figures::{Figures, print_target};
+use netagent_tests::deadline::{SOON, now};
+use netagent_tests::world::World;
 
 /// Guests that ask: each may ask so often in a second.
 const GUESTS: usize = 16;

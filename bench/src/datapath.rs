@@ -1,9 +1,9 @@
 //! 64-byte frames from a TAP to the uplink, with one established flow and with 50,000.
 
-use crate::bench::figures::print_target;
-use crate::bench::path::{self, Flows};
-use crate::bench::variant::{Kind, Variant};
-use crate::bench::ways::{Time, Ways};
+use crate::figures::print_target;
+use crate::path::{self, Flows};
+use crate::variant::{Kind, Variant};
+use crate::ways::{Time, Ways};
 
 /// Frames of one measurement: half a second and more.
 const FRAMES: u32 = 400_000;

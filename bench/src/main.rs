@@ -3,8 +3,8 @@
 
 use std::process::ExitCode;
 
-use netagent_tests::bench::figures::print_machine;
-use netagent_tests::bench::{
+use netagent_bench::figures::print_machine;
+use netagent_bench::{
     collect, create, datapath, dhcp, dns, drop_all, flows, full, gso, limit, neighbour, policy,
     relay, reverse, start, storm,
 };

@@ -6,13 +6,13 @@ use std::thread;
 use nix::unistd::write;
 use serde_json::json;
 
-use crate::agent::Agent;
-use crate::bench::figures::{Figures, print_target};
-use crate::bench::flows;
-use crate::bench::path::{self, Cost, Flows};
-use crate::bench::variant::{Kind, Variant};
-use crate::deadline::now;
-use crate::replacing::replace_under_traffic;
+use netagent_tests::agent::Agent;
+use crate::figures::{Figures, print_target};
+use crate::flows;
+use crate::path::{self, Cost, Flows};
+use crate::variant::{Kind, Variant};
+use netagent_tests::deadline::now;
+use netagent_tests::replacing::replace_under_traffic;
 
 /// Networks of the lists that are compared.
 const SIZES: [u32; 3] = [0, 1_000, 100_000];

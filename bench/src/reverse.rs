@@ -8,15 +8,15 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use nix::unistd::write;
 
-use crate::bench::figures::print_target;
-use crate::bench::frames::Frames;
-use crate::bench::path::Cost;
-use crate::bench::variant::{CONFIGURATION, Direction, GUEST_PORT, Kind, PUBLISHED, Variant};
-use crate::bench::ways::{Time, Ways};
-use crate::deadline::{Deadline, SOON};
-use crate::packet::{self, Ends, Packet};
-use crate::raw::Raw;
-use crate::world::{FAR_END, SERVERS, host_address, server_v4};
+use crate::figures::print_target;
+use crate::frames::Frames;
+use crate::path::Cost;
+use crate::variant::{CONFIGURATION, Direction, GUEST_PORT, Kind, PUBLISHED, Variant};
+use crate::ways::{Time, Ways};
+use netagent_tests::deadline::{Deadline, SOON};
+use netagent_tests::packet::{self, Ends, Packet};
+use netagent_tests::raw::Raw;
+use netagent_tests::world::{FAR_END, SERVERS, host_address, server_v4};
 
 /// Frames of one measurement: nearly a second.
 const FRAMES: u32 = 800_000;

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::agent::Agent;
-use crate::bench::figures::{Figures, print_target};
-use crate::bench::memory::Memory;
-use crate::bench::start::fill;
-use crate::deadline::{now, wait_until};
-use crate::dhcp::{Client, Way, kind, option, read_answer};
-use crate::guest::Nic;
-use crate::router::{self, Advertisement};
-use crate::tap::Header;
-use crate::world::World;
+use netagent_tests::agent::Agent;
+use crate::figures::{Figures, print_target};
+use crate::memory::Memory;
+use crate::start::fill;
+use netagent_tests::deadline::{now, wait_until};
+use netagent_tests::dhcp::{Client, Way, kind, option, read_answer};
+use netagent_tests::guest::Nic;
+use netagent_tests::router::{self, Advertisement};
+use netagent_tests::tap::Header;
+use netagent_tests::world::World;
 
 /// Guests that ask at once.
 const GUESTS: u32 = 1_000;

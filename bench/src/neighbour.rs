@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use nix::unistd::write;
 
-use crate::bench::figures::{Figures, print_target};
-use crate::bench::frames::Frames;
-use crate::bench::pair::{BUSY, Pair, QUIET, beside, datagram};
-use crate::bench::path::{Clock, Cost};
-use crate::deadline::now;
-use crate::frame::Frame;
-use crate::world::{SERVERS, server_v4};
+use crate::figures::{Figures, print_target};
+use crate::frames::Frames;
+use crate::pair::{BUSY, Pair, QUIET, beside, datagram};
+use crate::path::{Clock, Cost};
+use netagent_tests::deadline::now;
+use netagent_tests::frame::Frame;
+use netagent_tests::world::{SERVERS, server_v4};
 
 /// Flows that the busy guest opens, and packets that it sends in the one that is open.
 const FLOWS: u32 = 100_000;

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::agent::Agent;
-use crate::bench::figures::{Figures, print_target};
-use crate::bench::memory::Memory;
-use crate::deadline::now;
-use crate::world::World;
+use netagent_tests::agent::Agent;
+use crate::figures::{Figures, print_target};
+use crate::memory::Memory;
+use netagent_tests::deadline::now;
+use netagent_tests::world::World;
 
 /// Clients that fill an agent.
 const CLIENTS: u32 = 16;

@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 
 use nix::unistd::write;
 
-use crate::bench::path::{Cost, timed};
-use crate::frame::{Frame, VNET_HEADER_LEN};
+use crate::path::{Cost, timed};
+use netagent_tests::frame::{Frame, VNET_HEADER_LEN};
 
 /// Frames in a row, each with its virtio header.
 #[derive(Clone, Debug, Default)]

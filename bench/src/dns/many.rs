@@ -9,16 +9,16 @@ use netagent_common::learned::{Learned, LearnedKey};
 use netagent_common::names::{ABI_VERSION, map};
 use serde_json::json;
 
-use crate::agent::Agent;
-use crate::bench::dns::asker::{Asker, check, wait_any};
-use crate::bench::dns::configuration;
-use crate::bench::dns::zone::Zone;
-use crate::bench::figures::print_target;
-use crate::bench::start::fill;
-use crate::deadline::{SOON, now};
-use crate::guest::Nic;
-use crate::tap::Header;
-use crate::world::{UPLINK, World};
+use netagent_tests::agent::Agent;
+use crate::dns::asker::{Asker, check, wait_any};
+use crate::dns::configuration;
+use crate::dns::zone::Zone;
+use crate::figures::print_target;
+use crate::start::fill;
+use netagent_tests::deadline::{SOON, now};
+use netagent_tests::guest::Nic;
+use netagent_tests::tap::Header;
+use netagent_tests::world::{UPLINK, World};
 
 const INSTANCES: u32 = 1_000;
 const NAMES: u16 = 50;

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use nix::unistd::write;
 
-use crate::bench::figures::{Figures, print_target};
-use crate::bench::frames::Frames;
-use crate::bench::pair::{BUSY, Pair, beside, datagram};
-use crate::bench::path::Clock;
-use crate::bench::variant::drop_at_far_end;
-use crate::world::{SERVERS, server_v4};
+use crate::figures::{Figures, print_target};
+use crate::frames::Frames;
+use crate::pair::{BUSY, Pair, beside, datagram};
+use crate::path::Clock;
+use crate::variant::drop_at_far_end;
+use netagent_tests::world::{SERVERS, server_v4};
 
 /// Flows that the table holds.
 const TABLE: u32 = 65_536;
@@ -122,7 +122,7 @@ impl Table {
         // From here on every frame of these is one of a flow that found no place.
         let known = TABLE as usize;
         self.unknown = (known..2 * known)
-            .map(|index| self.unknown.get(index)[crate::frame::VNET_HEADER_LEN..].to_vec())
+            .map(|index| self.unknown.get(index)[netagent_tests::frame::VNET_HEADER_LEN..].to_vec())
             .collect();
     }
 
@@ -154,9 +154,9 @@ impl Table {
     }
 
     fn go_on(&mut self) -> f64 {
-        let before = self.pair.sent_on(crate::bench::pair::QUIET);
+        let before = self.pair.sent_on(crate::pair::QUIET);
         let cost = self.quiet.write(self.pair.quiet.tap.file(), (0, FRAMES));
-        let sent = self.pair.sent_on(crate::bench::pair::QUIET) - before;
+        let sent = self.pair.sent_on(crate::pair::QUIET) - before;
         assert_eq!(sent, u64::from(FRAMES), "each is sent on");
         cost.processor
     }

@@ -10,20 +10,20 @@ use netagent_common::names::{FROM_SERVICES, FROM_UPLINK, FROM_VM, TO_VM};
 use nix::unistd::write;
 use serde_json::json;
 
-use crate::agent::Agent;
-use crate::bench::figures::{Figures, print_target};
-use crate::bench::frames::Frames;
-use crate::bench::pair::datagram;
-use crate::bench::variant::{self, drop_at_far_end};
-use crate::deadline::{SOON, wait_until};
-use crate::demand::{self, Demand, arriving};
-use crate::guest::{Guest, Nic};
-use crate::netns::NetNs;
-use crate::packet::{self, Ends};
-use crate::stack::{INSIDE, Stack};
-use crate::sys;
-use crate::tap::{Header, Tap};
-use crate::world::{World, server_v4};
+use netagent_tests::agent::Agent;
+use crate::figures::{Figures, print_target};
+use crate::frames::Frames;
+use crate::pair::datagram;
+use crate::variant::{self, drop_at_far_end};
+use netagent_tests::deadline::{SOON, wait_until};
+use netagent_tests::demand::{self, Demand, arriving};
+use netagent_tests::guest::{Guest, Nic};
+use netagent_tests::netns::NetNs;
+use netagent_tests::packet::{self, Ends};
+use netagent_tests::stack::{INSIDE, Stack};
+use netagent_tests::sys;
+use netagent_tests::tap::{Header, Tap};
+use netagent_tests::world::{World, server_v4};
 
 /// Frames of one measurement.
 const FRAMES: u32 = 400_000;
@@ -85,7 +85,7 @@ impl Crowd {
         let sent = datagram(&self.client, server_v4(0), PORTS);
         while self.relay.tap.receive_now().is_some() {}
         write(self.client.tap.file(), self.to_relay.get(0)).expect("the TAP takes frames");
-        let deadline = crate::deadline::Deadline::after(SOON);
+        let deadline = netagent_tests::deadline::Deadline::after(SOON);
         let carried = self.relay.tap.receive_where(deadline, |frame| {
             let is_it = frame.bytes.len() == sent.len() && frame.bytes[14..] == sent[14..];
             is_it.then(|| frame.bytes.clone())
@@ -100,7 +100,7 @@ impl Crowd {
     }
 
     fn arrived(&self) -> u64 {
-        self.world.outside.packets(crate::world::FAR_END).0
+        self.world.outside.packets(netagent_tests::world::FAR_END).0
     }
 }
 
