@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use netagent_tests::agent::Agent;
 use crate::figures::{Figures, print_target};
+use netagent_tests::agent::Agent;
 use netagent_tests::deadline::{SOON, now, wait_until};
 use netagent_tests::dhcp::{Message, kind};
 use netagent_tests::dhcp_client::{DhcpClient, Program};

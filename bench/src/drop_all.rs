@@ -5,11 +5,11 @@ use std::time::Duration;
 use nix::unistd::write;
 use serde_json::json;
 
-use netagent_tests::agent::Agent;
 use crate::figures::{Figures, print_target};
 use crate::frames::Frames;
 use crate::pair::datagram;
 use crate::path::{Clock, Cost, pin_to};
+use netagent_tests::agent::Agent;
 use netagent_tests::deadline::wait_until;
 use netagent_tests::guest::{Guest, Nic};
 use netagent_tests::tap::Header;

@@ -51,6 +51,15 @@ impl Figures {
     }
 }
 
+/// Those of rounds that were made.
+impl FromIterator<f64> for Figures {
+    fn from_iter<T: IntoIterator<Item = f64>>(values: T) -> Self {
+        Self {
+            values: values.into_iter().collect(),
+        }
+    }
+}
+
 /// Median, lowest and highest.
 impl fmt::Display for Figures {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,8 +1,11 @@
 //! The benchmarks: what a packet, a collection pass and an instance cost.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
+pub mod catalogue;
 pub mod figures;
 pub mod memory;
+pub mod report;
+pub mod session;
 
 pub mod frames;
 pub mod pair;

@@ -7,11 +7,11 @@ use std::time::Duration;
 use netagent_common::limit::PACKETS_PER_SECOND_MAX;
 use serde_json::{Value, json};
 
-use netagent_tests::agent::Agent;
 use crate::figures::{Figures, print_target};
 use crate::frames::Frames;
 use crate::pair::{Pair, QUIET, datagram};
 use crate::variant::drop_at_far_end;
+use netagent_tests::agent::Agent;
 use netagent_tests::deadline::{now, wait_until};
 use netagent_tests::demand::{Demand, Ends, arriving};
 use netagent_tests::guest::Guest;

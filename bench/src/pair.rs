@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use nix::unistd::write;
 
-use netagent_tests::agent::Agent;
 use crate::frames::Frames;
 use crate::path::pin_to;
+use netagent_tests::agent::Agent;
 use netagent_tests::deadline::now;
 use netagent_tests::guest::{Guest, Nic};
 use netagent_tests::packet;

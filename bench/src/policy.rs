@@ -6,11 +6,11 @@ use std::thread;
 use nix::unistd::write;
 use serde_json::json;
 
-use netagent_tests::agent::Agent;
 use crate::figures::{Figures, print_target};
 use crate::flows;
 use crate::path::{self, Cost, Flows};
 use crate::variant::{Kind, Variant};
+use netagent_tests::agent::Agent;
 use netagent_tests::deadline::now;
 use netagent_tests::replacing::replace_under_traffic;
 

@@ -10,11 +10,11 @@ use netagent_common::names::{FROM_SERVICES, FROM_UPLINK, FROM_VM, TO_VM};
 use nix::unistd::write;
 use serde_json::json;
 
-use netagent_tests::agent::Agent;
 use crate::figures::{Figures, print_target};
 use crate::frames::Frames;
 use crate::pair::datagram;
 use crate::variant::{self, drop_at_far_end};
+use netagent_tests::agent::Agent;
 use netagent_tests::deadline::{SOON, wait_until};
 use netagent_tests::demand::{self, Demand, arriving};
 use netagent_tests::guest::{Guest, Nic};

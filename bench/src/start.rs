@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use netagent_tests::agent::Agent;
 use crate::figures::{Figures, print_target};
 use crate::memory::Memory;
+use netagent_tests::agent::Agent;
 use netagent_tests::deadline::now;
 use netagent_tests::world::World;
 

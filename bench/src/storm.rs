@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use netagent_tests::agent::Agent;
 use crate::figures::{Figures, print_target};
 use crate::memory::Memory;
 use crate::start::fill;
+use netagent_tests::agent::Agent;
 use netagent_tests::deadline::{now, wait_until};
 use netagent_tests::dhcp::{Client, Way, kind, option, read_answer};
 use netagent_tests::guest::Nic;

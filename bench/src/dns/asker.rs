@@ -10,8 +10,8 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::write;
 use serde_json::Value;
 
-use netagent_tests::agent::Agent;
 use crate::dns::zone::Told;
+use netagent_tests::agent::Agent;
 use netagent_tests::deadline::now;
 use netagent_tests::guest::{Guest, Nic};
 use netagent_tests::name_server::{PORT, question};

@@ -9,12 +9,12 @@ use netagent_common::learned::{Learned, LearnedKey};
 use netagent_common::names::{ABI_VERSION, map};
 use serde_json::json;
 
-use netagent_tests::agent::Agent;
 use crate::dns::asker::{Asker, check, wait_any};
 use crate::dns::configuration;
 use crate::dns::zone::Zone;
 use crate::figures::print_target;
 use crate::start::fill;
+use netagent_tests::agent::Agent;
 use netagent_tests::deadline::{SOON, now};
 use netagent_tests::guest::Nic;
 use netagent_tests::tap::Header;
