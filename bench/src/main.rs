@@ -1,13 +1,15 @@
 //! `bench`: measures what netagent does beside what people use today; see `cargo xtask bench`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
 use netagent_bench::catalogue::{self, ALL};
 use netagent_bench::outputs::Outputs;
+use netagent_bench::report::compare::compare;
+use netagent_bench::report::{Report, files, page, terminal};
 use netagent_bench::run;
 
 /// Measure netagent beside what people use today.
@@ -28,7 +30,13 @@ struct Arguments {
     /// Where the page with the charts goes.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Show what is the benchmarks' and what each measures.
+    /// Say afterwards what changed beyond noise since an earlier run, by its JSON.
+    #[arg(long, value_name = "OLD.json")]
+    compare: Option<PathBuf>,
+    /// Measure nothing: take an earlier run's JSON, to compare it or to make its page.
+    #[arg(long, value_name = "NEW.json", conflicts_with_all = ["names", "quick", "rounds", "json"])]
+    with: Option<PathBuf>,
+    /// Show which benchmarks there are, and what each measures.
     #[arg(long)]
     list: bool,
 }
@@ -52,11 +60,33 @@ fn perform(arguments: Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let chosen = catalogue::chosen(&arguments.names, arguments.quick)?;
-    let outputs = Outputs::choose(arguments.json, arguments.html);
-    let report = run::all(&chosen, (arguments.quick, arguments.rounds), &outputs)?;
+    // Read first: a long run is not to end at a file that is not there.
+    let old = arguments.compare.as_deref().map(files::load).transpose()?;
+    let report = if let Some(path) = &arguments.with {
+        show(path, arguments.html.as_deref(), old.is_some())?
+    } else {
+        let outputs = Outputs::choose(arguments.json, arguments.html);
+        run::all(&chosen, (arguments.quick, arguments.rounds), &outputs)?
+    };
+    if let Some(old) = old {
+        println!("\n{}", compare(&old, &report).text());
+    }
     Ok(if report.failures.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Reads an earlier run, makes its page where one is wanted, and prints it where nothing else is.
+fn show(path: &Path, html: Option<&Path>, is_compared: bool) -> Result<Report> {
+    let report = files::load(path)?;
+    if let Some(html) = html {
+        files::replace(html, &page::render(&report)?)?;
+    } else if !is_compared {
+        let tables = report.tables.iter();
+        tables.for_each(|table| println!("{}", terminal::table(table)));
+        println!("{}", terminal::summary(&report));
+    }
+    Ok(report)
 }

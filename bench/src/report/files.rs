@@ -60,3 +60,55 @@ fn parse(text: &str) -> Result<Report> {
     );
     serde_json::from_str(text).context("this report is not complete")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::{report, table};
+    use crate::report::{Better, Goal, Ran};
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut table = table(&[("netagent", &[1.5, 2.0]), ("passt", &[])]).over("instances");
+        table.cells[0].at = Some(10.0);
+        table.note("a <note>");
+        let mut report = report(vec![table]);
+        report.goals.push(Goal {
+            what: "something".to_owned(),
+            value: 0.3,
+            target: 0.25,
+            better: Better::Lower,
+        });
+        report.benchmarks.push(Ran {
+            name: "some".to_owned(),
+            about: "something".to_owned(),
+            seconds: 1.25,
+        });
+        report.failures.push("some: it stopped".to_owned());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new").join("report.json");
+        save(&report, &path).unwrap();
+        assert_eq!(load(&path).unwrap(), report);
+        save(&report, &path).unwrap();
+        let files = fs::read_dir(path.parent().unwrap()).unwrap();
+        assert_eq!(files.count(), 1, "nothing else is left behind");
+    }
+
+    #[test]
+    fn a_report_of_another_format_is_refused() {
+        let told = |text: &str| format!("{:#}", parse(text).unwrap_err());
+        assert_eq!(
+            told(r#"{"format": 7, "something": "else"}"#),
+            "this report is of format 7, and this program reads format 1: measure again"
+        );
+        assert!(told(r#"{"format": 1}"#).starts_with("this report is not complete: missing field"));
+        assert!(told("[]").starts_with("this is no report of a benchmark"));
+        assert!(told("").starts_with("this is no report of a benchmark"));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let refused = load(Path::new("/nowhere/report.json")).unwrap_err();
+        assert_eq!(refused.to_string(), "cannot read /nowhere/report.json");
+    }
+}

@@ -1,5 +1,6 @@
 //! What a run of the benchmarks found: every round of every way, for the terminal, the page and the next run.
 
+pub mod compare;
 pub mod files;
 pub mod machine;
 pub mod noise;
@@ -202,6 +203,19 @@ impl Goal {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+
+    /// A report of tables.
+    pub(crate) fn report(tables: Vec<Table>) -> Report {
+        Report {
+            format: FORMAT,
+            quick: false,
+            machine: Machine::default(),
+            benchmarks: Vec::new(),
+            tables,
+            goals: Vec::new(),
+            failures: Vec::new(),
+        }
+    }
 
     /// A table of ways and their rounds.
     pub(crate) fn table(ways: &[(&str, &[f64])]) -> Table {
