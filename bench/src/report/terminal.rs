@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, Table as Grid, TableComponent, presets};
 
-use crate::report::number::{tidy, times};
+use crate::report::number::{size, tidy, times};
 use crate::report::standing::{self, Role};
 use crate::report::{Better, Cell, Goal, Report, Table};
 
@@ -63,7 +63,7 @@ fn by_way(table: &Table) -> Grid {
 
 fn over_axis(table: &Table) -> Grid {
     let sizes = table.sizes();
-    let names: Vec<String> = sizes.iter().copied().map(tidy).collect();
+    let names: Vec<String> = sizes.iter().copied().map(size).collect();
     let axis = table.axis.as_deref().unwrap_or_default();
     let header: Vec<&str> = [axis]
         .into_iter()
@@ -71,8 +71,8 @@ fn over_axis(table: &Table) -> Grid {
         .collect();
     let mut grid = grid(&header);
     for way in table.ways() {
-        let of = |size: &f64| {
-            let cell = table.cell(way, Some(*size));
+        let of = |at: &f64| {
+            let cell = table.cell(way, Some(*at));
             cell.map_or_else(String::new, |cell| at_size(table, cell))
         };
         let row = [way.to_owned()].into_iter().chain(sizes.iter().map(of));

@@ -4,7 +4,7 @@ use anyhow::Result;
 use plotters::prelude::RGBColor;
 use plotters::style::Color;
 
-use crate::report::number::tidy;
+use crate::report::number::{size, tidy};
 use crate::report::page::chart::{
     Anchor, Canvas, GRID, INK, OWN as OWN_COLOUR, PEERS, QUIET, Scale, WIDTHS, picture,
 };
@@ -72,7 +72,7 @@ fn draw(canvas: &Canvas<'_>, table: &Table, (width, height): (i32, i32)) -> Resu
     for tick in across.ticks() {
         let x = across.at(tick);
         canvas.line(&[(x, TOP), (x, bottom)], GRID)?;
-        canvas.text(&tidy(tick), (x, bottom + 14), (Anchor::Middle, 14, QUIET))?;
+        canvas.text(&size(tick), (x, bottom + 14), (Anchor::Middle, 14, QUIET))?;
     }
     let axis = table.axis.as_deref().unwrap_or_default();
     canvas.text(

@@ -8,7 +8,11 @@ mod summary;
 
 use anyhow::Result;
 
-use crate::report::Report;
+use crate::report::{Report, Table};
+
+/// Tables by the processor's time stand beside one by the clock: the page folds them, and the summary has enough of the
+/// latter.
+const PROCESSOR: &str = "/processor";
 
 const STYLE: &str = include_str!("style.css");
 
@@ -34,7 +38,7 @@ pub fn render(report: &Report) -> Result<String> {
         );
         for table in &report.tables {
             if section(&table.id) == name {
-                page += &comparison::article(table)?;
+                page += &folded(table, comparison::article(table)?);
             }
         }
         page += "</section>\n";
@@ -42,6 +46,17 @@ pub fn render(report: &Report) -> Result<String> {
     page += &summary::machine(report);
     page += "</main>\n</body>\n</html>\n";
     Ok(page)
+}
+
+/// The same comparison by another time is there for those who ask.
+fn folded(table: &Table, article: String) -> String {
+    if table.id.ends_with(PROCESSOR) {
+        format!(
+            "<details class=\"twin\">\n<summary>The same by the processor's time</summary>\n{article}</details>\n"
+        )
+    } else {
+        article
+    }
 }
 
 /// What belongs together, and what it is about: the benchmarks, in the order of their tables.

@@ -1,13 +1,10 @@
 //! What the whole run comes to: the head of the page, where netagent stands, the goals, the machine.
 
 use crate::outputs::date;
-use crate::report::number::{tidy, times};
-use crate::report::page::escaped;
+use crate::report::number::{self, tidy, times};
+use crate::report::page::{PROCESSOR, escaped};
 use crate::report::standing::{OWN, Standing, Verdict, standings};
 use crate::report::{Better, Goal, Report, Table};
-
-/// Tables by the processor's time stand beside one by the clock; the summary has enough of the latter.
-const PROCESSOR: &str = "/processor";
 
 /// Title, and the run in a few numbers.
 pub(super) fn head(report: &Report) -> String {
@@ -126,7 +123,7 @@ fn row(table: &Table, standing: &Standing<'_>) -> String {
     };
     let size = standing.at.map_or_else(String::new, |at| {
         let axis = table.axis.as_deref().unwrap_or_default();
-        format!(" <small>at {} {}</small>", tidy(at), escaped(axis))
+        format!(" <small>at {} {}</small>", number::size(at), escaped(axis))
     });
     let less = standing.ahead_with_less.iter().map(|cell| {
         let ratio = cell.figures().median() / standing.own.figures().median();
@@ -138,7 +135,7 @@ fn row(table: &Table, standing: &Standing<'_>) -> String {
     });
     let less: String = less.collect();
     format!(
-        "<tr class=\"{class}\"><th><a href=\"#{}\">{}</a>{size}</th><td>{own} <small>{}</small></td><td>{peer} <small>{}</small></td><td>{}<span class=\"factor\">{}</span></td><td>{}{less}</td></tr>\n",
+        "<tr class=\"{class}\"><th><a href=\"#{}\">{}</a>{size}</th><td data-name=\"netagent\">{own} <small>{}</small></td><td data-name=\"best peer\">{peer} <small>{}</small></td><td>{}<span class=\"factor\">{}</span></td><td data-name=\"ahead\">{}{less}</td></tr>\n",
         escaped(&table.id),
         escaped(&table.title),
         escaped(&table.unit),
@@ -175,7 +172,7 @@ pub(super) fn goals(report: &Report) -> String {
             ("behind", "missed")
         };
         format!(
-            "<tr class=\"{class}\"><th>{}</th><td>{}</td><td>{}</td><td>{verdict}</td></tr>\n",
+            "<tr class=\"{class}\"><th>{}</th><td>{}</td><td class=\"goal\">{}</td><td>{verdict}</td></tr>\n",
             escaped(&goal.what),
             tidy(goal.value),
             escaped(&goal.wanted())
