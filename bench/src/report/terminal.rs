@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, Table as Grid, TableComponent, presets};
 
 use crate::report::number::{size, tidy, times};
-use crate::report::standing::{self, Role};
+use crate::report::standing;
 use crate::report::{Better, Cell, Goal, Report, Table};
 
 /// What stands beside the best way.
@@ -46,7 +46,7 @@ fn by_way(table: &Table) -> Grid {
         let figures = cell.figures();
         let mark = match winner {
             Some(winner) if winner.way == cell.way => BEST,
-            Some(_) => Role::of(&cell.way).remark(),
+            Some(_) => standing::remark(table, &cell.way),
             None => "",
         };
         grid.add_row([

@@ -7,7 +7,7 @@ use crate::report::number::{tidy, times};
 use crate::report::page::chart::{
     Anchor, Canvas, GRID, INK, OWN as OWN_COLOUR, Place, QUIET, Scale, WIDTHS, bar_colour, picture,
 };
-use crate::report::standing::{OWN, Role};
+use crate::report::standing::{OWN, Role, remark};
 use crate::report::{Better, Cell, Table};
 
 /// Height of the numbers below the bars.
@@ -61,7 +61,7 @@ impl Layout {
 /// Where it cannot be drawn.
 pub(super) fn charts(table: &Table) -> Result<String> {
     let cells = in_order(table);
-    let names = cells.iter().map(|cell| named(cell).chars().count());
+    let names = cells.iter().map(|cell| named(table, cell).chars().count());
     let letters = names.max().unwrap_or_default();
     let mut charts = String::new();
     for (class, width) in WIDTHS {
@@ -159,7 +159,7 @@ fn write_row(
             ((layout.right + 142, middle), Anchor::Right),
         ]
     };
-    canvas.text(&named(cell), name.0, (name.1, 15, colour))?;
+    canvas.text(&named(table, cell), name.0, (name.1, 15, colour))?;
     canvas.text(&tidy(median), value.0, (value.1, 16, colour))?;
     canvas.text(&ratio, beside.0, (beside.1, 14, QUIET))
 }
@@ -173,11 +173,9 @@ fn draw_range(canvas: &Canvas<'_>, [low, high]: [i32; 2], middle: i32) -> Result
     Ok(())
 }
 
-fn named(cell: &Cell) -> String {
-    let remark = Role::of(&cell.way).remark();
-    if remark.is_empty() {
-        cell.way.clone()
-    } else {
-        format!("{} ({remark})", cell.way)
+fn named(table: &Table, cell: &Cell) -> String {
+    match remark(table, &cell.way) {
+        "" => cell.way.clone(),
+        remark => format!("{} ({remark})", cell.way),
     }
 }

@@ -9,7 +9,7 @@ use crate::report::page::chart::{
     Anchor, Canvas, GRID, INK, OWN as OWN_COLOUR, PEERS, QUIET, Scale, WIDTHS, picture,
 };
 use crate::report::page::escaped;
-use crate::report::standing::{OWN, Role};
+use crate::report::standing::{OWN, remark};
 use crate::report::{Cell, Table};
 
 const LEFT: i32 = 62;
@@ -47,7 +47,7 @@ fn colour(table: &Table, way: &str) -> RGBColor {
 fn legend(table: &Table) -> String {
     let item = |way: &str| {
         let RGBColor(red, green, blue) = colour(table, way);
-        let remark = match Role::of(way).remark() {
+        let remark = match remark(table, way) {
             "" => String::new(),
             remark => format!(" <small>({remark})</small>"),
         };

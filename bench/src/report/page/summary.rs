@@ -2,7 +2,7 @@
 
 use crate::outputs::date;
 use crate::report::number::{self, tidy, times};
-use crate::report::page::{PROCESSOR, escaped};
+use crate::report::page::{escaped, twin};
 use crate::report::standing::{OWN, Standing, Verdict, standings};
 use crate::report::{Better, Goal, Report, Table};
 
@@ -81,10 +81,10 @@ fn warnings(report: &Report) -> String {
     warnings.iter().map(paragraph).collect()
 }
 
-/// Those that the summary shows: each comparison by the clock, at its smallest and at its largest size.
+/// Those that the summary shows: each comparison once, at its smallest and at its largest size.
 fn all_standings(report: &Report) -> Vec<(&Table, Standing<'_>)> {
     let tables = report.tables.iter();
-    let tables = tables.filter(|table| !table.id.ends_with(PROCESSOR));
+    let tables = tables.filter(|table| twin(report, table).is_none());
     let of = |table| {
         let mut all = standings(table);
         if all.len() > 2 {
@@ -106,7 +106,7 @@ pub(super) fn standing(report: &Report) -> String {
         .map(|(table, standing)| row(table, standing))
         .collect();
     format!(
-        "<section>\n<h2>Where netagent stands</h2>\n<p class=\"about\">Beside the best of those that do the same work, by the clock on the wall. The bar says how many times as good netagent is; left of the middle the peer is better. Ways that do less and are faster are named.</p>\n<div class=\"scroll\">\n<table class=\"standing\">\n<thead><tr><th></th><th>netagent</th><th>best peer</th><th>how many times as good</th><th>ahead</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n</section>\n"
+        "<section>\n<h2>Where netagent stands</h2>\n<p class=\"about\">Beside the best of those that do the same work. The bar says how many times as good netagent is; left of the middle the peer is better. Ways that do less and are faster are named.</p>\n<div class=\"scroll\">\n<table class=\"standing\">\n<thead><tr><th></th><th>netagent</th><th>best peer</th><th>how many times as good</th><th>ahead</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n</section>\n"
     )
 }
 
