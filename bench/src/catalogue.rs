@@ -1,6 +1,7 @@
 //! Every benchmark, in the order in which they run.
 
 use crate::session::Session;
+use crate::throughput;
 
 /// A benchmark.
 #[derive(Clone, Copy, Debug)]
@@ -16,4 +17,9 @@ pub struct Benchmark {
 }
 
 /// All of them.
-pub const ALL: &[Benchmark] = &[];
+pub const ALL: &[Benchmark] = &[Benchmark {
+    name: "throughput",
+    about: "bulk TCP of a guest",
+    is_quick: true,
+    run: throughput::run,
+}];

@@ -8,6 +8,7 @@ pub mod report;
 pub mod session;
 
 pub mod frames;
+pub mod guest;
 pub mod pair;
 pub mod path;
 pub mod variant;
@@ -29,3 +30,4 @@ pub mod relay;
 pub mod reverse;
 pub mod start;
 pub mod storm;
+pub mod throughput;
