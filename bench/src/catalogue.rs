@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use crate::session::Session;
 use crate::{
     collect, create, datapath, dhcp, dns, drop_all, flows, full, gso, limit, neighbour, policy,
-    relay, reverse, start, storm,
+    relay, reverse, start, storm, throughput,
 };
 
 /// A benchmark.
@@ -54,6 +54,11 @@ pub const ALL: &[Benchmark] = &[
         reverse::run,
     ),
     quick("gso", "super-frames of 60 KB, guest to uplink", gso::run),
+    quick(
+        "throughput",
+        "what TCP connections of a guest carry, every peer and passt",
+        throughput::run,
+    ),
     quick("flows", "new flows, in both families", flows::run),
     full(
         "full",

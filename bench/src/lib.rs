@@ -14,6 +14,7 @@ pub mod run;
 pub mod session;
 
 pub mod frames;
+pub mod guest;
 pub mod pair;
 pub mod path;
 pub mod variant;
@@ -35,3 +36,4 @@ pub mod relay;
 pub mod reverse;
 pub mod start;
 pub mod storm;
+pub mod throughput;
