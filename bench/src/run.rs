@@ -2,9 +2,13 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
+use signal_hook::consts::SIGINT;
+use signal_hook::flag;
 
 use crate::catalogue::Benchmark;
 use crate::outputs::Outputs;
@@ -14,6 +18,9 @@ use netagent_tests::deadline::now;
 
 /// Longest full run, and longest quick one: what a benchmark is expected to take of it until it ran once.
 const LONGEST: [Duration; 2] = [Duration::from_secs(1_800), Duration::from_secs(120)];
+
+/// What is told of the benchmark that ran when a person asked for the end.
+const INTERRUPTED: &str = "interrupted";
 
 /// Measures, and writes the files anew after every benchmark.
 ///
@@ -25,6 +32,7 @@ pub fn all(
     outputs: &Outputs,
 ) -> Result<Report> {
     let expected = expected(chosen, is_quick);
+    let is_over = interrupted()?;
     let mut session = Session::begin(is_quick, rounds);
     println!("{}", terminal::machine(session.report()));
     for (index, benchmark) in chosen.iter().enumerate() {
@@ -32,9 +40,17 @@ pub fn all(
         session.start(benchmark, (done.iter().sum(), left.iter().sum()));
         let began = now();
         let run = AssertUnwindSafe(|| (benchmark.run)(&mut session));
-        let failure = catch_unwind(run).err().map(|panic| message(&*panic));
+        let panic = catch_unwind(run).err().map(|panic| message(&*panic));
+        let failure = if is_over.load(Ordering::Relaxed) {
+            Some(INTERRUPTED.to_owned())
+        } else {
+            panic
+        };
         session.finish(benchmark, began.elapsed(), failure.as_deref());
         outputs.save(session.report())?;
+        if is_over.load(Ordering::Relaxed) {
+            break;
+        }
     }
     let report = session.end();
     println!("{}\n", terminal::summary(&report));
@@ -42,6 +58,15 @@ pub fn all(
         println!("{what:9} {}", path.display());
     }
     Ok(report)
+}
+
+/// Whether a person asked for the end. The agents of a benchmark get the signal as well and end, and so the benchmark stops
+/// where it next needs one, and cleans up; a second signal ends everything at once.
+fn interrupted() -> Result<Arc<AtomicBool>> {
+    let is_over = Arc::new(AtomicBool::new(false));
+    flag::register_conditional_shutdown(SIGINT, 1, Arc::clone(&is_over))?;
+    flag::register(SIGINT, Arc::clone(&is_over))?;
+    Ok(is_over)
 }
 
 /// How long each is expected to take: as long as in the run before, if that was of the same kind.
