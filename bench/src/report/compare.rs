@@ -16,6 +16,9 @@ use crate::report::{Better, Cell, Report, Table};
 /// What no peer is preferred to.
 const REFERENCE: &str = "tcx redirect";
 
+/// Tables that are there in one report alone, and are named, at most.
+const NAMED_MAX: usize = 12;
+
 /// What changed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Comparison {
@@ -192,8 +195,13 @@ impl Comparison {
         ));
         self.changes.iter().for_each(|change| say(&change.text()));
         for (what, ids) in [("no longer there", &self.gone), ("new", &self.new)] {
-            if !ids.is_empty() {
-                say(&format!("{what}: {}", ids.join(", ")));
+            let (named, others) = ids.split_at(ids.len().min(NAMED_MAX));
+            let more = match others.len() {
+                0 => String::new(),
+                count => format!(", and {count} more"),
+            };
+            if !named.is_empty() {
+                say(&format!("{what}: {}{more}", named.join(", ")));
             }
         }
         text

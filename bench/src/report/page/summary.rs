@@ -6,6 +6,17 @@ use crate::report::page::{escaped, twin};
 use crate::report::standing::{OWN, Standing, Verdict, standings};
 use crate::report::{Better, Goal, Report, Table};
 
+/// What is counted at the head of the page.
+const VERDICTS: [(Verdict, &str, &str); 3] = [
+    (
+        Verdict::Ahead,
+        "ahead",
+        "comparisons in which netagent is ahead of its best peer",
+    ),
+    (Verdict::Even, "even", "in which neither is, beyond noise"),
+    (Verdict::Behind, "behind", "in which the peer is ahead"),
+];
+
 /// Title, and the run in a few numbers.
 pub(super) fn head(report: &Report) -> String {
     let all: Vec<Verdict> = all_standings(report)
@@ -23,32 +34,18 @@ pub(super) fn head(report: &Report) -> String {
     let tile = |class: &str, number: String, what: &str| {
         format!("<li class=\"{class}\"><b>{number}</b> {what}</li>\n")
     };
-    let tiles = [
-        tile(
-            "ahead",
-            count(Verdict::Ahead).to_string(),
-            "comparisons in which netagent is ahead of its best peer",
-        ),
-        tile(
-            "even",
-            count(Verdict::Even).to_string(),
-            "in which neither is, beyond noise",
-        ),
-        tile(
-            "behind",
-            count(Verdict::Behind).to_string(),
-            "in which the peer is ahead",
-        ),
-        tile(
-            "goals",
-            format!("{met} of {}", report.goals.len()),
-            "goals met",
-        ),
-    ];
+    let mut tiles = String::new();
+    if !all.is_empty() {
+        for (verdict, class, what) in VERDICTS {
+            tiles += &tile(class, count(verdict).to_string(), what);
+        }
+    }
+    let of_all = format!("{met} of {}", report.goals.len());
+    tiles += &tile("goals", of_all, "goals met");
     format!(
         "<header>\n<h1>netagent beside what people use today</h1>\n<p class=\"about\">{year}-{month:02}-{day:02}, {kind}, {}. All ways of a comparison were measured in turn, in one run on one machine.</p>\n<ul class=\"tiles\">\n{}</ul>\n{}</header>\n",
         escaped(&processor(report)),
-        tiles.concat(),
+        tiles,
         warnings(report)
     )
 }
@@ -165,6 +162,28 @@ pub(super) fn goals(report: &Report) -> String {
     }
     let (met, missed): (Vec<&Goal>, Vec<&Goal>) =
         report.goals.iter().partition(|goal| goal.is_met());
+    let missed_table = if missed.is_empty() {
+        String::new()
+    } else {
+        goal_table(&missed)
+    };
+    let met_table = if met.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "<details>\n<summary>{} met</summary>\n{}</details>\n",
+            met.len(),
+            goal_table(&met)
+        )
+    };
+    format!(
+        "<section>\n<h2>Goals</h2>\n<p class=\"about\">{} met, {} missed.</p>\n{missed_table}{met_table}</section>\n",
+        met.len(),
+        missed.len()
+    )
+}
+
+fn goal_table(goals: &[&Goal]) -> String {
     let row = |goal: &&Goal| {
         let (class, verdict) = if goal.is_met() {
             ("ahead", "met")
@@ -178,12 +197,9 @@ pub(super) fn goals(report: &Report) -> String {
             escaped(&goal.wanted())
         )
     };
-    let rows: String = missed.iter().chain(&met).map(row).collect();
-    let is_open = if missed.is_empty() { "" } else { " open" };
+    let rows: String = goals.iter().map(row).collect();
     format!(
-        "<section>\n<h2>Goals</h2>\n<details{is_open}>\n<summary>{} met, {} missed</summary>\n<div class=\"scroll\">\n<table>\n<thead><tr><th></th><th>reached</th><th>goal</th><th></th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n</details>\n</section>\n",
-        met.len(),
-        missed.len()
+        "<div class=\"scroll\">\n<table>\n<thead><tr><th></th><th>reached</th><th>goal</th><th></th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n"
     )
 }
 
