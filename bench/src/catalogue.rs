@@ -1,6 +1,7 @@
 //! Every benchmark, in the order in which they run.
 
 use crate::session::Session;
+use crate::{datapath, flows};
 
 /// A benchmark.
 #[derive(Clone, Copy, Debug)]
@@ -16,4 +17,17 @@ pub struct Benchmark {
 }
 
 /// All of them.
-pub const ALL: &[Benchmark] = &[];
+pub const ALL: &[Benchmark] = &[
+    Benchmark {
+        name: "datapath",
+        about: "what a frame costs on every way, in all directions",
+        is_quick: true,
+        run: datapath::run,
+    },
+    Benchmark {
+        name: "flows",
+        about: "new flows per second",
+        is_quick: true,
+        run: flows::run,
+    },
+];

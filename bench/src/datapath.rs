@@ -1,45 +1,306 @@
-//! 64-byte frames from a TAP to the uplink, with one established flow and with 50,000.
+//! What a frame costs on every way: from the TAP to the uplink, back, and from one TAP to another.
+//!
+//! Each repetition prepares all ways anew, and takes all rows on them in turn.
 
-use crate::figures::print_target;
-use crate::path::{self, Flows};
-use crate::variant::{Kind, Variant};
-use crate::ways::{Time, Ways};
+use crate::across;
+use crate::figures::Figures;
+use crate::gso;
+use crate::load::Load;
+use crate::path::{self, Cost, Flows, LONG, SHORT};
+use crate::report::{Better, Table};
+use crate::reverse::{self, Opener};
+use crate::session::Session;
+use crate::variant::{Kind, OPEN, Variant};
 
-/// Frames of one measurement: half a second and more.
-const FRAMES: u32 = 400_000;
-/// Frames before it.
-const WARM_UP: u32 = 100_000;
+/// Repetitions.
+const ROUNDS: u32 = 7;
+/// Frames before each measurement.
+const WARM_UP: u32 = 30_000;
 /// Many flows.
 const MANY: u32 = 50_000;
+/// netagent's part of what nftables adds to a bare redirect, with one flow and with many.
+const SHARE: f64 = 0.25;
+/// The same with many flows.
+const SHARE_OF_MANY: f64 = 0.33;
+/// From TAP to TAP, beside a bare redirect.
+const ACROSS: f64 = 1.15;
 
-/// Measures all ways, interleaved, and prints the figures.
-pub fn run(rounds: u32) {
-    for (flow_count, share) in [(1, 0.33), (MANY, 0.40)] {
-        println!(
-            "\n64-byte frames, TAP to veth uplink, {flow_count} established flows, ns for each frame:"
-        );
-        let mut ways = Ways::prepare(|kind| {
-            let variant = Variant::prepare(kind);
-            let mut flows = Flows::udp(&variant.ends, flow_count);
-            path::establish(&variant, &mut flows);
-            path::measure(&variant, &mut flows, WARM_UP);
-            (variant, flows)
+/// A comparison.
+struct Row {
+    id: &'static str,
+    title: &'static str,
+    /// Of one measurement.
+    frames: u32,
+    is_quick: bool,
+    load: fn(&Variant) -> Load,
+    goal: Goal,
+    /// Ways that cannot do it.
+    without: &'static [Kind],
+}
+
+/// What netagent is to reach.
+#[derive(Clone, Copy)]
+enum Goal {
+    None,
+    /// At most this part of what nftables adds to a redirect.
+    Share(f64),
+    /// At most so much of a redirect.
+    Beside(f64),
+    /// Not above nftables.
+    Nft,
+}
+
+const ROWS: [Row; 10] = [
+    Row {
+        id: "datapath/64-bytes/1-flow",
+        title: "64-byte frames, TAP to uplink, one established flow",
+        frames: 300_000,
+        is_quick: true,
+        load: |variant| up(variant, 1, SHORT),
+        goal: Goal::Share(SHARE),
+        without: &[],
+    },
+    Row {
+        id: "datapath/64-bytes/256-flows",
+        title: "64-byte frames, TAP to uplink, 256 established flows",
+        frames: 200_000,
+        is_quick: false,
+        load: |variant| up(variant, 256, SHORT),
+        goal: Goal::None,
+        without: &[],
+    },
+    Row {
+        id: "datapath/64-bytes/50000-flows",
+        title: "64-byte frames, TAP to uplink, 50,000 established flows",
+        frames: 200_000,
+        is_quick: true,
+        load: |variant| up(variant, MANY, SHORT),
+        goal: Goal::Share(SHARE_OF_MANY),
+        without: &[],
+    },
+    Row {
+        id: "datapath/1514-bytes/1-flow",
+        title: "1,514-byte frames, TAP to uplink, one established flow",
+        frames: 200_000,
+        is_quick: false,
+        load: |variant| up(variant, 1, LONG),
+        goal: Goal::None,
+        without: &[],
+    },
+    Row {
+        id: "datapath/60-kilobytes/1-flow",
+        title: "super-frames of 60,000 bytes (TCP), TAP to uplink, one flow",
+        frames: 15_000,
+        is_quick: false,
+        load: gso::load,
+        goal: Goal::Nft,
+        without: &[Kind::Devmap],
+    },
+    Row {
+        id: "reverse/replies/1-flow",
+        title: "64-byte replies, uplink to TAP, one established flow",
+        frames: 300_000,
+        is_quick: true,
+        load: |variant| reverse::load(variant, Opener::Guest, 1),
+        goal: Goal::Share(SHARE),
+        without: &[],
+    },
+    Row {
+        id: "reverse/replies/50000-flows",
+        title: "64-byte replies, uplink to TAP, 50,000 established flows",
+        frames: 200_000,
+        is_quick: false,
+        load: |variant| reverse::load(variant, Opener::Guest, MANY),
+        goal: Goal::Share(SHARE_OF_MANY),
+        without: &[],
+    },
+    Row {
+        id: "reverse/published/1-flow",
+        title: "64-byte frames for a published port, uplink to TAP, one established flow",
+        frames: 300_000,
+        is_quick: false,
+        load: |variant| reverse::load(variant, Opener::World, 1),
+        goal: Goal::Share(SHARE),
+        without: &[],
+    },
+    Row {
+        id: "reverse/published/50000-flows",
+        title: "64-byte frames for a published port, uplink to TAP, 50,000 established flows",
+        frames: 200_000,
+        is_quick: false,
+        load: |variant| reverse::load(variant, Opener::World, MANY),
+        goal: Goal::Share(SHARE_OF_MANY),
+        without: &[],
+    },
+    Row {
+        id: "across/64-bytes/1-flow",
+        title: "64-byte frames, TAP of one guest to TAP of another",
+        frames: 300_000,
+        is_quick: false,
+        load: across::load,
+        goal: Goal::Beside(ACROSS),
+        without: &[],
+    },
+];
+
+fn up(variant: &Variant, flows: u32, payload: usize) -> Load {
+    let mut flows = Flows::udp(&variant.ends, flows, payload);
+    path::establish(variant, &mut flows);
+    Load::Up(flows)
+}
+
+/// Of a row, what each way cost.
+#[derive(Default)]
+struct Costs(Vec<(Kind, Figures, Figures)>);
+
+impl Costs {
+    fn add(&mut self, kind: Kind, cost: Cost) {
+        let place = self.0.iter().position(|(known, ..)| *known == kind);
+        let place = place.unwrap_or_else(|| {
+            self.0.push((kind, Figures::default(), Figures::default()));
+            self.0.len() - 1
         });
-        ways.measure(rounds, |variant, flows| {
-            path::measure(variant, flows, FRAMES)
-        });
-        ways.print(|median| format!("{:.3} Mpps", 1e3 / median));
-        for time in Time::ALL {
-            let [netagent, redirect, nft] =
-                [Kind::Netagent, Kind::Redirect, Kind::Nft].map(|kind| ways.median(kind, time));
-            let name = time.name();
-            let added = (netagent - redirect) / (nft - redirect);
-            print_target(&format!("(A - R) / (N - R), {name}"), added, ('<', share));
-            print_target(
-                &format!("packets per second, A / N, {name}"),
-                nft / netagent,
-                ('>', 1.5),
-            );
+        let (_, wall, processor) = &mut self.0[place];
+        wall.add(cost.wall);
+        processor.add(cost.processor);
+    }
+
+    /// The rounds of some ways, side by side: processor's time.
+    fn rounds<const N: usize>(&self, kinds: [Kind; N]) -> Vec<[f64; N]> {
+        let of = |kind: Kind| {
+            let found = self.0.iter().find(|(known, ..)| *known == kind);
+            found.map_or(&[][..], |(_, _, processor)| processor.values())
+        };
+        let ways = kinds.map(of);
+        let count = ways.map(<[f64]>::len).into_iter().min().unwrap_or(0);
+        (0..count).map(|round| ways.map(|way| way[round])).collect()
+    }
+}
+
+/// Measures all of it.
+pub fn run(session: &mut Session) {
+    let (kinds, missing) = kinds(session.is_quick());
+    let rows: Vec<&Row> = ROWS
+        .iter()
+        .filter(|row| row.is_quick || !session.is_quick())
+        .collect();
+    let mut costs: Vec<Costs> = rows.iter().map(|_| Costs::default()).collect();
+    let rounds = session.rounds(ROUNDS);
+    let bar = session.bar("datapath", rounds * (rows.len() as u32 + 1));
+    for _ in 0..rounds {
+        let ways: Vec<Variant> = kinds
+            .iter()
+            .map(|kind| Variant::prepare_as(*kind, OPEN))
+            .collect();
+        bar.inc(1);
+        for (row, costs) in rows.iter().zip(&mut costs) {
+            measure(row, &ways, costs);
+            bar.inc(1);
         }
+    }
+    bar.finish_and_clear();
+    for (row, costs) in rows.iter().zip(&costs) {
+        report(session, row, costs, &missing);
+    }
+}
+
+/// The ways that this machine can do, and why it cannot do the others.
+fn kinds(is_quick: bool) -> (Vec<Kind>, Vec<(Kind, String)>) {
+    let wanted: &[Kind] = if is_quick { &Kind::QUICK } else { &Kind::ALL };
+    let (mut kinds, mut missing) = (Vec::new(), Vec::new());
+    for kind in wanted {
+        match kind.missing() {
+            None => kinds.push(*kind),
+            Some(reason) => missing.push((*kind, reason)),
+        }
+    }
+    (kinds, missing)
+}
+
+/// Takes a row on all ways in turn.
+fn measure(row: &Row, ways: &[Variant], costs: &mut Costs) {
+    let mut ready: Vec<(&Variant, Load)> = ways
+        .iter()
+        .filter(|variant| !row.without.contains(&variant.kind))
+        .map(|variant| (variant, (row.load)(variant)))
+        .collect();
+    let warm_up = WARM_UP.min(row.frames / 4);
+    for (variant, load) in &mut ready {
+        load.warm_up(variant, warm_up);
+    }
+    for (variant, load) in &mut ready {
+        costs.add(variant.kind, load.measure(variant, row.frames));
+    }
+}
+
+fn report(session: &mut Session, row: &Row, costs: &Costs, missing: &[(Kind, String)]) {
+    let mut time = Table::new(row.id, row.title, ("ns of the processor", Better::Lower));
+    let is_super = matches!(row.goal, Goal::Nft);
+    let unit = if is_super { "Gbit/s" } else { "Mpps" };
+    let id = format!("{}/rate", row.id);
+    let mut rate = Table::new(&id, row.title, (unit, Better::Higher));
+    for (kind, wall, processor) in &costs.0 {
+        time.add(kind.name(), processor);
+        let of = |ns: &f64| {
+            if is_super {
+                gso::PAYLOAD as f64 * 8.0 / ns
+            } else {
+                1e3 / ns
+            }
+        };
+        let rates: Figures = wall.values().iter().map(of).collect();
+        rate.add(kind.name(), &rates);
+    }
+    for kind in row.without {
+        time.add(kind.name(), &Figures::default());
+        time.note(format!(
+            "{}: a redirect refuses frames that are longer than the MTU",
+            kind.name()
+        ));
+    }
+    for (kind, reason) in missing {
+        time.add(kind.name(), &Figures::default());
+        time.note(format!("{}: not on this machine: {reason}", kind.name()));
+    }
+    note(&mut time);
+    session.add(time);
+    session.add(rate);
+    judge(session, row, costs);
+}
+
+fn note(table: &mut Table) {
+    table.note(
+        "of every way a frame of each flow was read and checked: addresses, ports, hardware addresses, TTL, checksums",
+    );
+    table.note("only netagent, nft and iptables translate addresses; redirect, devmap, bridge and mirred leave the TTL");
+}
+
+fn judge(session: &mut Session, row: &Row, costs: &Costs) {
+    let pairs = |kind| costs.rounds([Kind::Netagent, kind]);
+    let ratio = |[own, other]: &[f64; 2]| own / other;
+    let (what, figures, target): (&str, Figures, f64) = match row.goal {
+        Goal::None => return,
+        Goal::Share(target) => {
+            let rounds = costs.rounds([Kind::Netagent, Kind::Redirect, Kind::Nft]);
+            let share = |[own, redirect, nft]: &[f64; 3]| (own - redirect) / (nft - redirect);
+            let what = "(netagent - redirect) / (nft - redirect)";
+            (what, rounds.iter().map(share).collect(), target)
+        }
+        Goal::Beside(target) => {
+            let rounds = pairs(Kind::Redirect);
+            (
+                "netagent / redirect",
+                rounds.iter().map(ratio).collect(),
+                target,
+            )
+        }
+        Goal::Nft => {
+            let rounds = pairs(Kind::Nft);
+            ("netagent / nft", rounds.iter().map(ratio).collect(), 1.0)
+        }
+    };
+    if !figures.values().is_empty() {
+        let what = format!("{}: {what}", row.id);
+        session.goal(&what, figures.median(), (Better::Lower, target));
     }
 }

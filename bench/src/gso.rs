@@ -2,41 +2,20 @@
 
 use netagent_common::net::tcp_flag::ACK;
 
-use crate::figures::print_target;
+use crate::load::Load;
 use crate::path::{self, Flows};
-use crate::variant::{Kind, Variant};
-use crate::ways::{Time, Ways};
+use crate::variant::Variant;
 use netagent_tests::frame::{Frame, Segments};
 use netagent_tests::packet::{self, Segment};
 use netagent_tests::world::server_v4;
 
-const FRAMES: u32 = 20_000;
-const PAYLOAD: usize = 60_000;
+/// TCP payload of each.
+pub const PAYLOAD: usize = 60_000;
 const SEGMENT_SIZE: u16 = 1_400;
 
-/// Measures all ways, interleaved, and prints the figures.
-pub fn run(rounds: u32) {
-    println!("\nsuper-frames of {PAYLOAD} bytes (TCP), TAP to veth uplink, ns for each:");
-    let mut ways = Ways::prepare(|kind| {
-        let variant = Variant::prepare(kind);
-        let mut flow = flow(&variant);
-        path::establish(&variant, &mut flow);
-        path::measure(&variant, &mut flow, FRAMES / 4);
-        (variant, flow)
-    });
-    ways.measure(rounds, |variant, flow| path::measure(variant, flow, FRAMES));
-    ways.print(|median| format!("{:.1} Gbit/s", PAYLOAD as f64 * 8.0 / median));
-    for time in Time::ALL {
-        let [netagent, nft] = [Kind::Netagent, Kind::Nft].map(|kind| ways.median(kind, time));
-        print_target(
-            &format!("A / N, {}", time.name()),
-            netagent / nft,
-            ('<', 1.0),
-        );
-    }
-}
-
-fn flow(variant: &Variant) -> Flows {
+/// One flow of them.
+#[must_use]
+pub fn load(variant: &Variant) -> Load {
     let segment = Segment {
         src_port: 5_000,
         dst_port: 5_001,
@@ -49,5 +28,8 @@ fn flow(variant: &Variant) -> Flows {
         segment,
         &vec![0x5a; PAYLOAD],
     );
-    Flows::one(&Frame::super_frame(bytes, Segments::TcpV4, SEGMENT_SIZE))
+    let frame = Frame::super_frame(bytes, Segments::TcpV4, SEGMENT_SIZE);
+    let mut flow = Flows::one(&frame);
+    path::establish(variant, &mut flow);
+    Load::Up(flow)
 }

@@ -8,11 +8,13 @@ pub mod report;
 pub mod session;
 
 pub mod frames;
+pub mod load;
 pub mod pair;
 pub mod path;
+pub mod peers;
 pub mod variant;
-pub mod ways;
 
+pub mod across;
 pub mod collect;
 pub mod create;
 pub mod datapath;

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use netagent_bench::figures::print_machine;
 use netagent_bench::{
-    collect, create, datapath, dhcp, dns, drop_all, flows, full, gso, limit, neighbour, policy,
-    relay, reverse, start, storm,
+    catalogue::ALL, collect, create, dhcp, dns, drop_all, full, limit, neighbour, policy, relay,
+    session::Session, start, storm,
 };
 
 /// Rounds where the command line names none.
@@ -87,17 +87,11 @@ fn measure_the_agent(is_wanted: &dyn Fn(&str) -> bool, rounds: u32) {
 }
 
 fn measure_packets(is_wanted: &dyn Fn(&str) -> bool, rounds: u32) {
-    if is_wanted("datapath") {
-        datapath::run(rounds);
-    }
-    if is_wanted("reverse") {
-        reverse::run(rounds);
-    }
-    if is_wanted("gso") {
-        gso::run(rounds);
-    }
-    if is_wanted("flows") {
-        flows::run(rounds);
+    let mut session = Session::begin(false, Some(rounds));
+    for benchmark in ALL {
+        if is_wanted(benchmark.name) {
+            (benchmark.run)(&mut session);
+        }
     }
     if is_wanted("full") {
         full::run(rounds);

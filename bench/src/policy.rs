@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::figures::{Figures, print_target};
 use crate::flows;
-use crate::path::{self, Cost, Flows};
+use crate::load::Load;
+use crate::path::{self, Cost, Flows, SHORT};
 use crate::variant::{Kind, Variant};
 use netagent_tests::agent::Agent;
 use netagent_tests::deadline::now;
@@ -115,14 +116,15 @@ fn established(rounds: u32) {
     println!("\n64-byte frames of an established flow, TAP to veth uplink, ns for each frame:");
     let mut ready = SIZES.map(|size| {
         let variant = prepare(size);
-        let mut flows = Flows::udp(&variant.ends, 1);
+        let mut flows = Flows::udp(&variant.ends, 1, SHORT);
         path::establish(&variant, &mut flows);
-        path::measure(&variant, &mut flows, WARM_UP);
-        (variant, flows)
+        let mut load = Load::Up(flows);
+        load.warm_up(&variant, WARM_UP);
+        (variant, load)
     });
     let compared = Compared::measure(rounds, |index| {
-        let (variant, flows) = &mut ready[index];
-        path::measure(variant, flows, FRAMES)
+        let (variant, load) = &mut ready[index];
+        load.measure(variant, FRAMES)
     });
     compared.print("packets per second", 0.97);
 }
@@ -144,7 +146,7 @@ fn replacing(rounds: u32) {
         "\nreplacing a policy of {REPLACED} networks under traffic, ms from request to answer:"
     );
     let variant = prepare(0);
-    let mut flows = Flows::udp(&variant.ends, 1);
+    let mut flows = Flows::udp(&variant.ends, 1, SHORT);
     path::establish(&variant, &mut flows);
     let frame = flows.frame(0);
     let bodies = [0, 1].map(|version| body(REPLACED, version));

@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::figures::{Figures, print_target};
 use crate::frames::Frames;
 use crate::pair::datagram;
+use crate::peers::redirect_program;
 use crate::variant::{self, drop_at_far_end};
 use netagent_tests::agent::Agent;
 use netagent_tests::deadline::{SOON, wait_until};
@@ -122,7 +123,7 @@ impl Plain {
             tap
         });
         let [from, to] = taps;
-        let program = variant::redirect(host.ifindex("to"));
+        let program = redirect_program(host.ifindex("to"));
         let ifindex = host.ifindex("from");
         let link = host.run(|| sys::attach_tcx_ingress(&program, ifindex));
         Self {
