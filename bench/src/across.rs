@@ -13,7 +13,7 @@ const PAYLOAD: [u8; SHORT] = [0x5a; SHORT];
 /// One flow of them; its first frame is checked.
 #[must_use]
 pub fn load(variant: &Variant) -> Load {
-    while variant.tap.receive_now().is_some() {}
+    variant.drain();
     let bytes = packet::udp(&variant.between, PORTS, &PAYLOAD);
     assert_eq!(bytes.len(), 64, "the figures are about 64-byte frames");
     variant.other.send_bytes(bytes.clone());

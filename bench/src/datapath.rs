@@ -3,11 +3,12 @@
 //! Each repetition prepares all ways anew, and takes all rows on them in turn.
 
 use crate::across;
+use crate::costs::{Costs, Rate};
 use crate::figures::Figures;
 use crate::gso;
 use crate::load::Load;
-use crate::path::{self, Cost, Flows, LONG, SHORT};
-use crate::report::{Better, Table};
+use crate::path::{self, Flows, LONG, SHORT};
+use crate::report::Better;
 use crate::reverse::{self, Opener};
 use crate::session::Session;
 use crate::variant::{Kind, OPEN, Variant};
@@ -15,7 +16,7 @@ use crate::variant::{Kind, OPEN, Variant};
 /// Repetitions.
 const ROUNDS: u32 = 7;
 /// Frames before each measurement.
-const WARM_UP: u32 = 30_000;
+const WARM_UP: u32 = 20_000;
 /// Many flows.
 const MANY: u32 = 50_000;
 /// netagent's part of what nftables adds to a bare redirect, with one flow and with many.
@@ -24,6 +25,12 @@ const SHARE: f64 = 0.25;
 const SHARE_OF_MANY: f64 = 0.33;
 /// From TAP to TAP, beside a bare redirect.
 const ACROSS: f64 = 1.15;
+
+/// Of every row.
+const NOTES: [&str; 2] = [
+    "of every way a frame of each flow was read and checked: addresses, ports, hardware addresses, TTL, checksums",
+    "netagent, nft and iptables translate addresses; redirect, devmap, bridge and mirred change nothing, not the TTL either",
+];
 
 /// A comparison.
 struct Row {
@@ -54,7 +61,7 @@ const ROWS: [Row; 10] = [
     Row {
         id: "datapath/64-bytes/1-flow",
         title: "64-byte frames, TAP to uplink, one established flow",
-        frames: 300_000,
+        frames: 150_000,
         is_quick: true,
         load: |variant| up(variant, 1, SHORT),
         goal: Goal::Share(SHARE),
@@ -63,7 +70,7 @@ const ROWS: [Row; 10] = [
     Row {
         id: "datapath/64-bytes/256-flows",
         title: "64-byte frames, TAP to uplink, 256 established flows",
-        frames: 200_000,
+        frames: 100_000,
         is_quick: false,
         load: |variant| up(variant, 256, SHORT),
         goal: Goal::None,
@@ -72,7 +79,7 @@ const ROWS: [Row; 10] = [
     Row {
         id: "datapath/64-bytes/50000-flows",
         title: "64-byte frames, TAP to uplink, 50,000 established flows",
-        frames: 200_000,
+        frames: 100_000,
         is_quick: true,
         load: |variant| up(variant, MANY, SHORT),
         goal: Goal::Share(SHARE_OF_MANY),
@@ -81,7 +88,7 @@ const ROWS: [Row; 10] = [
     Row {
         id: "datapath/1514-bytes/1-flow",
         title: "1,514-byte frames, TAP to uplink, one established flow",
-        frames: 200_000,
+        frames: 100_000,
         is_quick: false,
         load: |variant| up(variant, 1, LONG),
         goal: Goal::None,
@@ -90,7 +97,7 @@ const ROWS: [Row; 10] = [
     Row {
         id: "datapath/60-kilobytes/1-flow",
         title: "super-frames of 60,000 bytes (TCP), TAP to uplink, one flow",
-        frames: 15_000,
+        frames: 10_000,
         is_quick: false,
         load: gso::load,
         goal: Goal::Nft,
@@ -99,7 +106,7 @@ const ROWS: [Row; 10] = [
     Row {
         id: "reverse/replies/1-flow",
         title: "64-byte replies, uplink to TAP, one established flow",
-        frames: 300_000,
+        frames: 150_000,
         is_quick: true,
         load: |variant| reverse::load(variant, Opener::Guest, 1),
         goal: Goal::Share(SHARE),
@@ -108,7 +115,7 @@ const ROWS: [Row; 10] = [
     Row {
         id: "reverse/replies/50000-flows",
         title: "64-byte replies, uplink to TAP, 50,000 established flows",
-        frames: 200_000,
+        frames: 100_000,
         is_quick: false,
         load: |variant| reverse::load(variant, Opener::Guest, MANY),
         goal: Goal::Share(SHARE_OF_MANY),
@@ -117,7 +124,7 @@ const ROWS: [Row; 10] = [
     Row {
         id: "reverse/published/1-flow",
         title: "64-byte frames for a published port, uplink to TAP, one established flow",
-        frames: 300_000,
+        frames: 150_000,
         is_quick: false,
         load: |variant| reverse::load(variant, Opener::World, 1),
         goal: Goal::Share(SHARE),
@@ -126,7 +133,7 @@ const ROWS: [Row; 10] = [
     Row {
         id: "reverse/published/50000-flows",
         title: "64-byte frames for a published port, uplink to TAP, 50,000 established flows",
-        frames: 200_000,
+        frames: 100_000,
         is_quick: false,
         load: |variant| reverse::load(variant, Opener::World, MANY),
         goal: Goal::Share(SHARE_OF_MANY),
@@ -135,47 +142,13 @@ const ROWS: [Row; 10] = [
     Row {
         id: "across/64-bytes/1-flow",
         title: "64-byte frames, TAP of one guest to TAP of another",
-        frames: 300_000,
+        frames: 150_000,
         is_quick: false,
         load: across::load,
         goal: Goal::Beside(ACROSS),
         without: &[],
     },
 ];
-
-fn up(variant: &Variant, flows: u32, payload: usize) -> Load {
-    let mut flows = Flows::udp(&variant.ends, flows, payload);
-    path::establish(variant, &mut flows);
-    Load::Up(flows)
-}
-
-/// Of a row, what each way cost.
-#[derive(Default)]
-struct Costs(Vec<(Kind, Figures, Figures)>);
-
-impl Costs {
-    fn add(&mut self, kind: Kind, cost: Cost) {
-        let place = self.0.iter().position(|(known, ..)| *known == kind);
-        let place = place.unwrap_or_else(|| {
-            self.0.push((kind, Figures::default(), Figures::default()));
-            self.0.len() - 1
-        });
-        let (_, wall, processor) = &mut self.0[place];
-        wall.add(cost.wall);
-        processor.add(cost.processor);
-    }
-
-    /// The rounds of some ways, side by side: processor's time.
-    fn rounds<const N: usize>(&self, kinds: [Kind; N]) -> Vec<[f64; N]> {
-        let of = |kind: Kind| {
-            let found = self.0.iter().find(|(known, ..)| *known == kind);
-            found.map_or(&[][..], |(_, _, processor)| processor.values())
-        };
-        let ways = kinds.map(of);
-        let count = ways.map(<[f64]>::len).into_iter().min().unwrap_or(0);
-        (0..count).map(|round| ways.map(|way| way[round])).collect()
-    }
-}
 
 /// Measures all of it.
 pub fn run(session: &mut Session) {
@@ -187,21 +160,27 @@ pub fn run(session: &mut Session) {
     let mut costs: Vec<Costs> = rows.iter().map(|_| Costs::default()).collect();
     let rounds = session.rounds(ROUNDS);
     let bar = session.bar("datapath", rounds * (rows.len() as u32 + 1));
+    let mut notes = Vec::new();
     for _ in 0..rounds {
-        let ways: Vec<Variant> = kinds
-            .iter()
-            .map(|kind| Variant::prepare_as(*kind, OPEN))
-            .collect();
+        let prepare = |kind: &Kind| Variant::prepare_as(*kind, OPEN);
+        let ways: Vec<Variant> = kinds.iter().map(prepare).collect();
         bar.inc(1);
         for (row, costs) in rows.iter().zip(&mut costs) {
             measure(row, &ways, costs);
             bar.inc(1);
         }
+        notes = ways.iter().flat_map(Variant::notes).collect();
     }
     bar.finish_and_clear();
     for (row, costs) in rows.iter().zip(&costs) {
-        report(session, row, costs, &missing);
+        report(session, row, costs, (&missing, &notes));
     }
+}
+
+fn up(variant: &Variant, flows: u32, payload: usize) -> Load {
+    let mut flows = Flows::udp(&variant.ends, flows, payload);
+    path::establish(variant, &mut flows);
+    Load::Up(flows)
 }
 
 /// The ways that this machine can do, and why it cannot do the others.
@@ -229,28 +208,25 @@ fn measure(row: &Row, ways: &[Variant], costs: &mut Costs) {
         load.warm_up(variant, warm_up);
     }
     for (variant, load) in &mut ready {
-        costs.add(variant.kind, load.measure(variant, row.frames));
+        costs.add(variant.kind.name(), load.measure(variant, row.frames));
     }
 }
 
-fn report(session: &mut Session, row: &Row, costs: &Costs, missing: &[(Kind, String)]) {
-    let mut time = Table::new(row.id, row.title, ("ns of the processor", Better::Lower));
-    let is_super = matches!(row.goal, Goal::Nft);
-    let unit = if is_super { "Gbit/s" } else { "Mpps" };
-    let id = format!("{}/rate", row.id);
-    let mut rate = Table::new(&id, row.title, (unit, Better::Higher));
-    for (kind, wall, processor) in &costs.0 {
-        time.add(kind.name(), processor);
-        let of = |ns: &f64| {
-            if is_super {
-                gso::PAYLOAD as f64 * 8.0 / ns
-            } else {
-                1e3 / ns
-            }
-        };
-        let rates: Figures = wall.values().iter().map(of).collect();
-        rate.add(kind.name(), &rates);
-    }
+fn report(
+    session: &mut Session,
+    row: &Row,
+    costs: &Costs,
+    (missing, notes): (&[(Kind, String)], &[String]),
+) {
+    let of = if matches!(row.goal, Goal::Nft) {
+        Rate {
+            unit: "Gbit/s",
+            of_one_ns: gso::PAYLOAD as f64 * 8.0,
+        }
+    } else {
+        Rate::FRAMES
+    };
+    let [mut time, rate] = costs.tables((row.id, row.title), of, None);
     for kind in row.without {
         time.add(kind.name(), &Figures::default());
         time.note(format!(
@@ -262,42 +238,33 @@ fn report(session: &mut Session, row: &Row, costs: &Costs, missing: &[(Kind, Str
         time.add(kind.name(), &Figures::default());
         time.note(format!("{}: not on this machine: {reason}", kind.name()));
     }
-    note(&mut time);
+    for note in NOTES {
+        time.note(note);
+    }
+    for note in notes {
+        time.note(note);
+    }
     session.add(time);
     session.add(rate);
     judge(session, row, costs);
 }
 
-fn note(table: &mut Table) {
-    table.note(
-        "of every way a frame of each flow was read and checked: addresses, ports, hardware addresses, TTL, checksums",
-    );
-    table.note("only netagent, nft and iptables translate addresses; redirect, devmap, bridge and mirred leave the TTL");
-}
-
 fn judge(session: &mut Session, row: &Row, costs: &Costs) {
-    let pairs = |kind| costs.rounds([Kind::Netagent, kind]);
-    let ratio = |[own, other]: &[f64; 2]| own / other;
+    let [netagent, redirect, nft] = [Kind::Netagent, Kind::Redirect, Kind::Nft].map(Kind::name);
+    let beside = |name| {
+        let rounds = costs.rounds([netagent, name]);
+        rounds.iter().map(|[own, other]| own / other).collect()
+    };
     let (what, figures, target): (&str, Figures, f64) = match row.goal {
         Goal::None => return,
         Goal::Share(target) => {
-            let rounds = costs.rounds([Kind::Netagent, Kind::Redirect, Kind::Nft]);
+            let rounds = costs.rounds([netagent, redirect, nft]);
             let share = |[own, redirect, nft]: &[f64; 3]| (own - redirect) / (nft - redirect);
             let what = "(netagent - redirect) / (nft - redirect)";
             (what, rounds.iter().map(share).collect(), target)
         }
-        Goal::Beside(target) => {
-            let rounds = pairs(Kind::Redirect);
-            (
-                "netagent / redirect",
-                rounds.iter().map(ratio).collect(),
-                target,
-            )
-        }
-        Goal::Nft => {
-            let rounds = pairs(Kind::Nft);
-            ("netagent / nft", rounds.iter().map(ratio).collect(), 1.0)
-        }
+        Goal::Beside(target) => ("netagent / redirect", beside(redirect), target),
+        Goal::Nft => ("netagent / nft", beside(nft), 1.0),
     };
     if !figures.values().is_empty() {
         let what = format!("{}: {what}", row.id);

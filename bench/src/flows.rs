@@ -2,10 +2,11 @@
 //!
 //! Each round of each way has namespaces of its own, so that no table holds what an earlier round left.
 
+use crate::costs::{Costs, Rate};
 use crate::figures::Figures;
 use crate::frames::Frames;
 use crate::path::{Cost, STRAY};
-use crate::report::{Better, Table};
+use crate::report::Better;
 use crate::session::Session;
 use crate::variant::{Kind, Variant};
 use netagent_tests::deadline::{Deadline, SOON};
@@ -46,15 +47,11 @@ pub fn run(session: &mut Session) {
     let kinds: Vec<Kind> = kinds().collect();
     let bar = session.bar("flows", rounds * (kinds.len() * families.len()) as u32);
     for is_v4 in families {
-        let mut costs: Vec<(Kind, Figures, Figures)> = kinds
-            .iter()
-            .map(|kind| (*kind, Figures::default(), Figures::default()))
-            .collect();
+        let mut costs = Costs::default();
         for _ in 0..rounds {
-            for (kind, wall, processor) in &mut costs {
+            for kind in &kinds {
                 let cost = open_all(&Variant::prepare(*kind), *is_v4);
-                wall.add(cost.wall);
-                processor.add(cost.processor);
+                costs.add(kind.name(), cost);
                 bar.inc(1);
             }
         }
@@ -63,32 +60,25 @@ pub fn run(session: &mut Session) {
     bar.finish_and_clear();
 }
 
-fn report(session: &mut Session, is_v4: bool, costs: &[(Kind, Figures, Figures)]) {
+fn report(session: &mut Session, is_v4: bool, costs: &Costs) {
     let family = if is_v4 { "IPv4" } else { "IPv6" };
     let id = format!("flows/{}", family.to_lowercase());
     let title = format!("new flows of {family}, {FLOWS} of them, TAP to uplink");
-    let mut rate = Table::new(&id, &title, ("thousand flows per second", Better::Higher));
-    let time_id = format!("{id}/processor");
-    let mut time = Table::new(&time_id, &title, ("ns of the processor", Better::Lower));
-    for (kind, wall, processor) in costs {
-        let rates: Figures = wall.values().iter().map(|ns| 1e6 / ns).collect();
-        rate.add(kind.name(), &rates);
-        time.add(kind.name(), processor);
-    }
-    rate.note(format!(
+    let [mut time, rate] = costs.tables((&id, &title), Rate::FLOWS, None);
+    time.note(format!(
         "every frame is of another flow; those of {CHECKED} flows were read and checked, the others counted"
     ));
-    rate.note("tcx redirect keeps no flows: it is the limit");
-    session.add(rate);
+    time.note("tcx redirect keeps no flows: it is the limit");
     session.add(time);
-    let of = |wanted| costs.iter().find(|(kind, ..)| *kind == wanted);
-    if let (Some((_, _, own)), Some((_, _, nft))) = (of(Kind::Netagent), of(Kind::Nft)) {
-        let pairs = own.values().iter().zip(nft.values());
-        let ratios: Figures = pairs.map(|(own, nft)| nft / own).collect();
+    session.add(rate);
+    let rounds = costs.rounds([Kind::Netagent.name(), Kind::Nft.name()]);
+    let ratios: Figures = rounds.iter().map(|[own, nft]| nft / own).collect();
+    if !ratios.values().is_empty() {
         let what = format!("new flows of {family}, netagent / nft");
         session.goal(&what, ratios.median(), (Better::Higher, RATE));
     }
 }
+
 /// Opens as many flows as a measurement has on a way that has none yet, and says what each took.
 ///
 /// # Panics

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 pub mod catalogue;
+pub mod costs;
 pub mod figures;
 pub mod memory;
 pub mod report;

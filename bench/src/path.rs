@@ -140,7 +140,7 @@ pub fn establish(variant: &Variant, flows: &mut Flows) {
         for _ in first..last {
             answer(variant, &wire);
         }
-        while variant.tap.receive_now().is_some() {}
+        variant.drain();
     }
 }
 

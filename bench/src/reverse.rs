@@ -15,8 +15,8 @@ use netagent_tests::world::{SERVERS, host_address, server_v4};
 
 /// Flows that are opened before the frames of their replies are checked: fewer than the queue of a TAP holds.
 const BATCH: u32 = 128;
-/// Port of the servers.
-const PORT: u16 = 9_000;
+/// Port of the servers: another one than where frames from the guest lead, so that each flow finds a free port soon.
+const PORT: u16 = 9_100;
 const PAYLOAD: [u8; SHORT] = [0x5a; SHORT];
 
 /// Who opens the flows.
@@ -34,6 +34,7 @@ pub enum Opener {
 /// Where a frame does not arrive, or not as it should.
 #[must_use]
 pub fn load(variant: &Variant, opener: Opener, count: u32) -> Load {
+    variant.drain();
     let wire = variant.wire();
     let mut frames = Frames::default();
     for first in (0..count).step_by(BATCH as usize) {

@@ -207,6 +207,9 @@ impl Variant {
     /// # Panics
     /// Where it is not what this way makes of one that was sent with these ends.
     pub fn check_at_guest(&self, bytes: &[u8], sent: &Ends) -> Packet {
+        // Between guests netagent's programs are two routers, one of each guest.
+        let is_second_hop = self.kind == Kind::Netagent && sent.src == self.between.src;
+        let ttl = self.ttl() - u8::from(is_second_hop);
         packet::assert_checksums(bytes);
         let packet = Packet::parse(bytes).expect("checked above");
         let expected = Ends {
@@ -218,7 +221,7 @@ impl Variant {
             dst_mac: self.ends.src_mac,
             src: sent.src,
             dst: self.ends.src,
-            ttl: self.ttl(),
+            ttl,
         };
         assert_eq!(packet.ends, expected, "{}", self.kind.name());
         packet
@@ -240,6 +243,19 @@ impl Variant {
     #[must_use]
     pub const fn keeps_flows(&self) -> bool {
         self.kind.has_nat()
+    }
+
+    /// Reads all that lies at the guest's TAP.
+    pub fn drain(&self) {
+        while self.tap.receive_now().is_some() {}
+    }
+
+    /// What a reader has to know of it.
+    #[must_use]
+    pub fn notes(&self) -> Option<String> {
+        let name = self.kind.name();
+        let modes = || peers::xdp_modes(&self.world.host);
+        (self.kind == Kind::Devmap).then(|| format!("{name}: {}", modes()))
     }
 
     /// Listens at the far end of the uplink.

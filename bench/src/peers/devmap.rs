@@ -3,11 +3,11 @@
 //! A TAP runs its program before there is a socket buffer where the frame fits a page; super-frames go another way, on
 //! which a redirect refuses what is longer than the MTU.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
+use netagent_tests::netns::NetNs;
 use netagent_tests::sys::{self, Instruction};
-use netagent_tests::world::{FAR_END, World};
-use std::os::fd::AsRawFd;
+use netagent_tests::world::{FAR_END, UPLINK, World};
 
 use super::redirect::{EXIT, call, move_immediate};
 use super::{PATHS, TAPS, take_queues_away};
@@ -34,6 +34,16 @@ pub(super) fn set_up(world: &World) -> Vec<OwnedFd> {
     let link = world.outside.run(|| sys::attach_xdp(&program, far_end));
     held.push(link.expect("this kernel has XDP"));
     held
+}
+
+/// Where the kernel runs the programs: in the driver, or behind it.
+pub(crate) fn modes(host: &NetNs) -> String {
+    let mode = |name: &str| {
+        let link = host.json(&format!("ip -json link show dev {name}"));
+        let is_native = link[0]["xdp"]["mode"] == 1;
+        format!("{} on {name}", if is_native { "native" } else { "generic" })
+    };
+    [UPLINK, TAPS[0]].map(mode).join(", ")
 }
 
 /// `return bpf_redirect_map(map, 0, 0);`

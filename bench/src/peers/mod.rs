@@ -16,6 +16,7 @@ use netagent_common::net::GATEWAY_MAC;
 use netagent_tests::netns::NetNs;
 use netagent_tests::world::{HOST_V4, HOST_V6, UPLINK, World};
 
+pub(crate) use devmap::modes as xdp_modes;
 pub use redirect::drop_at_far_end;
 pub(crate) use redirect::program as redirect_program;
 
