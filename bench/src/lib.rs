@@ -1,11 +1,17 @@
 //! The benchmarks: what a packet, a collection pass and an instance cost.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+#![allow(
+    clippy::indexing_slicing,
+    reason = "a benchmark that goes wrong is to stop, and to say where"
+)]
 
 pub mod catalogue;
 pub mod costs;
 pub mod figures;
 pub mod memory;
+pub mod outputs;
 pub mod report;
+pub mod run;
 pub mod session;
 
 pub mod frames;

@@ -168,6 +168,38 @@ pub struct Cost {
     pub processor: f64,
 }
 
+/// Which of the two times a comparison is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// By the clock on the wall.
+    Wall,
+    /// By the processor's time of the writer.
+    Processor,
+}
+
+impl Time {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Wall, Self::Processor];
+
+    /// As it is printed.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Wall => "wall clock",
+            Self::Processor => "processor time",
+        }
+    }
+
+    /// Of the table whose wall clock's is `id`.
+    #[must_use]
+    pub fn id(self, id: &str) -> String {
+        match self {
+            Self::Wall => id.to_owned(),
+            Self::Processor => format!("{id}/processor"),
+        }
+    }
+}
+
 /// Calls `work` for each number below `count` on one core, and says what a call took.
 ///
 /// # Panics
