@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use crate::session::Session;
 use crate::{
     collect, create, datapath, dhcp, dns, drop_all, flows, full, limit, neighbour, policy, relay,
-    start, storm,
+    scale, start, storm,
 };
 
 /// A benchmark.
@@ -97,6 +97,11 @@ pub const ALL: &[Benchmark] = &[
         "dns",
         "the resolver: time of a query, answers a second, memory of names",
         dns::run,
+    ),
+    full(
+        "scale",
+        "hosts that fill up: frames, one more instance, memory",
+        scale::run,
     ),
     full("storm", "a thousand guests that boot at once", storm::run),
 ];

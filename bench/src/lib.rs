@@ -36,5 +36,6 @@ pub mod neighbour;
 pub mod policy;
 pub mod relay;
 pub mod reverse;
+pub mod scale;
 pub mod start;
 pub mod storm;

@@ -17,7 +17,7 @@ fn families() -> [(&'static str, &'static str, String); 2] {
     ]
 }
 
-pub(super) fn load_nft(host: &NetNs) {
+pub(crate) fn load_nft(host: &NetNs) {
     let mut text = String::new();
     for (family, network, published) in families() {
         text += &format!(

@@ -17,8 +17,10 @@ use netagent_tests::netns::NetNs;
 use netagent_tests::world::{HOST_V4, HOST_V6, UPLINK, World};
 
 pub(crate) use devmap::modes as xdp_modes;
+pub(crate) use firewall::load_nft;
 pub use redirect::drop_at_far_end;
 pub(crate) use redirect::program as redirect_program;
+pub(crate) use routed::switch_forwarding_on;
 
 /// A way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,7 +161,7 @@ impl Kind {
             Self::Route => routed::set_up(world),
             Self::Nft => {
                 routed::set_up(world);
-                firewall::load_nft(host);
+                load_nft(host);
             }
             Self::IptablesNft => {
                 routed::set_up(world);
