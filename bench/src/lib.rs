@@ -6,6 +6,7 @@
 )]
 
 pub mod catalogue;
+pub mod costs;
 pub mod figures;
 pub mod memory;
 pub mod outputs;
@@ -15,11 +16,13 @@ pub mod session;
 
 pub mod frames;
 pub mod guest;
+pub mod load;
 pub mod pair;
 pub mod path;
+pub mod peers;
 pub mod variant;
-pub mod ways;
 
+pub mod across;
 pub mod collect;
 pub mod create;
 pub mod datapath;
@@ -34,6 +37,7 @@ pub mod neighbour;
 pub mod policy;
 pub mod relay;
 pub mod reverse;
+pub mod scale;
 pub mod start;
 pub mod storm;
 pub mod throughput;

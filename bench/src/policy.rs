@@ -9,11 +9,11 @@ use serde_json::json;
 
 use crate::figures::Figures;
 use crate::flows;
-use crate::path::{self, Cost, Flows};
+use crate::load::Load;
+use crate::path::{self, Cost, Flows, SHORT, Time};
 use crate::report::{Better, Table};
 use crate::session::Session;
 use crate::variant::{Kind, Variant};
-use crate::ways::Time;
 use netagent_tests::agent::Agent;
 use netagent_tests::deadline::now;
 use netagent_tests::replacing::replace_under_traffic;
@@ -116,15 +116,16 @@ fn established(session: &mut Session) {
     let bar = session.bar("established flows under policies", session.rounds(ROUNDS));
     let mut ready = SIZES.map(|size| {
         let variant = prepare(size);
-        let mut flows = Flows::udp(&variant.ends, 1);
+        let mut flows = Flows::udp(&variant.ends, 1, SHORT);
         path::establish(&variant, &mut flows);
-        path::measure(&variant, &mut flows, WARM_UP);
-        (variant, flows)
+        let mut load = Load::Up(flows);
+        load.warm_up(&variant, WARM_UP);
+        (variant, load)
     });
     let count = session.count(FRAMES);
     let compared = Compared::measure(&bar, |index| {
-        let (variant, flows) = &mut ready[index];
-        path::measure(variant, flows, count)
+        let (variant, load) = &mut ready[index];
+        load.measure(variant, count)
     });
     let title = "64-byte frames of an established flow under a policy, guest to uplink";
     compared.judge(session, ("policy/established", title), 0.97);
@@ -147,7 +148,7 @@ fn replacing(session: &mut Session) {
     let rounds = session.rounds(ROUNDS);
     let bar = session.bar("policies replaced under traffic", rounds);
     let variant = prepare(0);
-    let mut flows = Flows::udp(&variant.ends, 1);
+    let mut flows = Flows::udp(&variant.ends, 1, SHORT);
     path::establish(&variant, &mut flows);
     let frame = flows.frame(0);
     let bodies = [0, 1].map(|version| body(REPLACED, version));

@@ -11,15 +11,13 @@ use super::machine::{Machine, Network, Offloads};
 use super::passt::Passt;
 use super::rules::{feed, set_up};
 use super::way::Way;
-use crate::variant::redirect;
+use crate::peers::redirect_program;
 use netagent_tests::agent::Agent;
 use netagent_tests::guest::Guest;
 use netagent_tests::netns::NetNs;
 use netagent_tests::sys;
 use netagent_tests::tap::{Header, Tap};
-use netagent_tests::world::{
-    FAR_END, HOST_V4, ROUTER_V4, UPLINK, World, link_layer, server_v4,
-};
+use netagent_tests::world::{FAR_END, HOST_V4, ROUTER_V4, UPLINK, World, link_layer, server_v4};
 
 /// Port of the host that is the guest's.
 pub const PUBLISHED: u16 = 8_080;
@@ -217,7 +215,7 @@ fn connect(world: &World, way: Way, links: &mut Vec<OwnedFd>) {
         Way::Redirect => {
             let (uplink, tap) = (host.ifindex(UPLINK), host.ifindex(TAP));
             for (from, to) in [(tap, uplink), (uplink, tap)] {
-                let program = redirect(to);
+                let program = redirect_program(to);
                 let link = host.run(|| sys::attach_tcx_ingress(&program, from));
                 links.push(link.expect("this kernel has tcx"));
             }
