@@ -1,7 +1,12 @@
 //! Every benchmark, in the order in which they run.
 
+use anyhow::{Result, bail};
+
 use crate::session::Session;
-use crate::throughput;
+use crate::{
+    collect, cpu, create, datapath, dhcp, dns, drop_all, flows, full, gso, latency, limit,
+    neighbour, policy, relay, reverse, start, storm, throughput,
+};
 
 /// A benchmark.
 #[derive(Clone, Copy, Debug)]
@@ -16,10 +21,156 @@ pub struct Benchmark {
     pub run: fn(&mut Session),
 }
 
+/// One that runs in every case.
+const fn quick(name: &'static str, about: &'static str, run: fn(&mut Session)) -> Benchmark {
+    Benchmark {
+        name,
+        about,
+        is_quick: true,
+        run,
+    }
+}
+
+/// One that `--quick` leaves out.
+const fn full(name: &'static str, about: &'static str, run: fn(&mut Session)) -> Benchmark {
+    Benchmark {
+        name,
+        about,
+        is_quick: false,
+        run,
+    }
+}
+
 /// All of them.
-pub const ALL: &[Benchmark] = &[Benchmark {
-    name: "throughput",
-    about: "bulk TCP of a guest",
-    is_quick: true,
-    run: throughput::run,
-}];
+pub const ALL: &[Benchmark] = &[
+    quick(
+        "datapath",
+        "what a 64-byte frame of an established flow costs, guest to uplink",
+        datapath::run,
+    ),
+    quick(
+        "reverse",
+        "the same, uplink to guest: replies, and frames for a published port",
+        reverse::run,
+    ),
+    quick("gso", "super-frames of 60 KB, guest to uplink", gso::run),
+    quick("flows", "new flows, in both families", flows::run),
+    quick(
+        "throughput",
+        "what a guest's TCP connections carry",
+        throughput::run,
+    ),
+    full(
+        "latency",
+        "how long a guest waits for an answer, and connections a second",
+        latency::run,
+    ),
+    full(
+        "cpu",
+        "processor time of a guest's bulk transfer at a steady pace",
+        cpu::run,
+    ),
+    full(
+        "full",
+        "a full table of flows: refusals, and flows beside them",
+        full::run,
+    ),
+    full(
+        "limit",
+        "what arrives of more demand than a limit allows",
+        limit::run,
+    ),
+    full("limit-cost", "what a limit costs each frame", limit::cost),
+    full(
+        "policy",
+        "policies of many networks: frames, new flows, replacement under traffic",
+        policy::run,
+    ),
+    full(
+        "neighbour",
+        "what a guest has beside another one that opens very many flows",
+        neighbour::run,
+    ),
+    full(
+        "drop-all",
+        "what a frame costs that deny-all drops",
+        drop_all::run,
+    ),
+    full("relay", "what a relay costs each frame", relay::run),
+    full(
+        "relay-path",
+        "what part of the processor's time the programs take on a relay's whole path",
+        relay::share,
+    ),
+    full("collect", "a collection pass over all flows", collect::run),
+    quick(
+        "create",
+        "from the API call to a running instance",
+        create::run,
+    ),
+    full("start", "starts with many instances", start::run),
+    full(
+        "dhcp",
+        "a guest from link up to its first byte from the world",
+        dhcp::run,
+    ),
+    full(
+        "dns",
+        "the resolver: time of a query, answers a second, memory of names",
+        dns::run,
+    ),
+    full("storm", "a thousand guests that boot at once", storm::run),
+];
+
+/// Those of these names, in the order of the catalogue; without names all, or those of a quick run.
+///
+/// # Errors
+/// For a name that there is not.
+pub fn chosen(names: &[String], is_quick: bool) -> Result<Vec<&'static Benchmark>> {
+    let is_known = |name: &&String| ALL.iter().all(|one| one.name != name.as_str());
+    if let Some(unknown) = names.iter().find(is_known) {
+        let known: Vec<&str> = ALL.iter().map(|one| one.name).collect();
+        bail!(
+            "there is no benchmark '{unknown}'; there are: {}",
+            known.join(", ")
+        );
+    }
+    let is_wanted = |one: &&Benchmark| {
+        if names.is_empty() {
+            one.is_quick || !is_quick
+        } else {
+            names.iter().any(|name| name == one.name)
+        }
+    };
+    Ok(ALL.iter().filter(is_wanted).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_chosen_in_order() {
+        for (index, one) in ALL.iter().enumerate() {
+            assert!(ALL[..index].iter().all(|other| other.name != one.name));
+        }
+        let names = ["gso", "datapath"].map(str::to_owned);
+        let found = chosen(&names, true).unwrap();
+        let found: Vec<&str> = found.iter().map(|one| one.name).collect();
+        assert_eq!(found, ["datapath", "gso"]);
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_those_that_there_are() {
+        let refused = chosen(&["nothing".to_owned()], false).unwrap_err();
+        assert!(refused.to_string().contains("'nothing'"));
+        assert!(refused.to_string().contains("datapath, reverse"));
+    }
+
+    #[test]
+    fn a_quick_run_is_part_of_the_full_one() {
+        let [quick, full] = [true, false].map(|is_quick| chosen(&[], is_quick).unwrap().len());
+        assert!(quick > 0 && quick < full);
+        assert_eq!(full, ALL.len());
+    }
+}

@@ -3,23 +3,27 @@
 use netagent_common::limit::FLOWS_MAX;
 use netagent_common::names::COLLECT_FLOWS;
 
-use crate::figures::{Figures, print_target};
+use crate::figures::Figures;
+use crate::report::{Better, Table};
+use crate::session::Session;
 use netagent_tests::prog_run::Sizes;
 use netagent_tests::scene::{self, Scene};
 
 const FLOWS: u32 = 65_536;
+/// Rounds of a full run.
+const ROUNDS: u32 = 7;
 
-/// Measures both cases with tables as small as can be and of the usual size, and prints the figures.
-pub fn run(rounds: u32) {
+/// Measures both cases with tables as small as can be and of the usual size.
+pub fn run(session: &mut Session) {
     for flows_max in [FLOWS, FLOWS_MAX] {
-        println!("\ncollection over {FLOWS} flows in tables for {flows_max}, ms:");
-        let mut scene = Scene::new(
-            Sizes {
-                flows_max,
-                ..Sizes::default()
-            },
-            &scene::record(),
-        );
+        let title = format!("collection over {FLOWS} flows in tables for {flows_max}");
+        let rounds = session.rounds(ROUNDS);
+        let bar = session.bar(&title, rounds);
+        let sizes = Sizes {
+            flows_max,
+            ..Sizes::default()
+        };
+        let mut scene = Scene::new(sizes, &scene::record());
         scene.add_flows(FLOWS, u64::MAX / 2);
         let mut none = Figures::default();
         for _ in 0..rounds {
@@ -37,12 +41,21 @@ pub fn run(rounds: u32) {
             let (total, slice) = collect_all(&mut scene);
             all.add(total);
             longest.add(slice);
+            bar.inc(1);
         }
-        println!("  none out of time   {none}  [{}]", none.raw());
-        println!("  all out of time    {all}  [{}]", all.raw());
-        println!("  its longest slice  {longest}");
-        print_target("none out of time, ms", none.median(), ('<', 10.0));
-        print_target("all out of time, ms", all.median(), ('<', 80.0));
+        let id = format!("collect/{flows_max}");
+        let mut table = Table::new(&id, &title, ("ms", Better::Lower));
+        table.add("none out of time", &none);
+        table.add("all out of time", &all);
+        table.add("its longest slice", &longest);
+        session.add(table);
+        for (what, figures, target) in [
+            ("none out of time", &none, 10.0),
+            ("all out of time", &all, 80.0),
+        ] {
+            let what = format!("{title}: {what}, ms");
+            session.goal(&what, figures.median(), (Better::Lower, target));
+        }
     }
 }
 

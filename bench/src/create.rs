@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::figures::{Figures, print_target};
+use crate::figures::Figures;
 use crate::memory::Memory;
+use crate::report::{Better, Table};
+use crate::session::Session;
 use netagent_tests::agent::Agent;
 use netagent_tests::deadline::now;
 use netagent_tests::world::World;
@@ -21,20 +23,28 @@ const BURST: u32 = 64;
 /// Bursts, each after the instances of the one before were deleted.
 const BURSTS: u32 = 5;
 
-/// Creates and deletes instances, and prints the figures; with the RCU grace periods expedited, and fewer without.
-pub fn run() {
+/// Creates and deletes instances; with the RCU grace periods expedited, and fewer without.
+pub fn run(session: &mut Session) {
     for (expedite_rcu, instances) in [(true, 200), (false, 60)] {
         let world = World::new();
         let agent = world.agent(&format!("[datapath]\nexpedite_rcu = {expedite_rcu}\n"));
-        println!("\nexpedite_rcu = {expedite_rcu}:");
-        measure_pace(&agent, instances);
-        measure_burst(&agent);
+        let case = if expedite_rcu {
+            ("create/expedited", "grace periods expedited")
+        } else {
+            ("create/plain", "grace periods as they are")
+        };
+        measure_pace(session, &agent, (case, session.count(instances)));
+        measure_burst(session, &agent, case);
     }
 }
 
 /// One create after the other, then one delete after the other.
-fn measure_pace(agent: &Agent, instances: u32) {
-    println!("  {instances} instances, 20 creates per second, ms for each:");
+fn measure_pace(
+    session: &mut Session,
+    agent: &Agent,
+    ((id, case), instances): ((&str, &str), u32),
+) {
+    let bar = session.bar("creates and deletes at a steady pace", 2 * instances);
     let before = Memory::of(agent.pid());
     let (mut created, mut deleted) = (Figures::default(), Figures::default());
     let mut due = now();
@@ -46,37 +56,50 @@ fn measure_pace(agent: &Agent, instances: u32) {
         let answer = agent.create(&spec);
         created.add(started.elapsed().as_secs_f64() * 1e3);
         assert_eq!(answer["status"], "running");
+        bar.inc(1);
     }
     let after = Memory::of(agent.pid());
     for number in 0..instances {
         let started = now();
         delete(agent, &format!("bench-{number}"));
         deleted.add(started.elapsed().as_secs_f64() * 1e3);
+        bar.inc(1);
     }
-    for (what, figures) in [("create to running", &created), ("delete", &deleted)] {
-        let (p90, p99) = (figures.quantile(0.9), figures.quantile(0.99));
-        println!("  {what:18} {figures}  p90 {p90:.2}  p99 {p99:.2}");
+    let title = format!("20 creates a second, then deletes, {case}");
+    let mut table = Table::new(&format!("{id}/pace"), &title, ("ms", Better::Lower));
+    table.add("create to running", &created);
+    table.add("delete", &deleted);
+    let (before, after) = (before.resident_mb, after.resident_mb);
+    table.note(format!(
+        "{instances} instances; resident memory {before:.1} MB before, {after:.1} MB with all of them"
+    ));
+    session.add(table);
+    for (name, value, target) in [
+        ("p50", created.median(), 5.0),
+        ("p99", created.quantile(0.99), 20.0),
+    ] {
+        let what = format!("create to running, {case}, {name}, ms");
+        session.goal(&what, value, (Better::Lower, target));
     }
-    println!("  memory without instances: {before}; with {instances}: {after}");
-    print_target("create to running, p50, ms", created.median(), ('<', 5.0));
-    let p99 = created.quantile(0.99);
-    print_target("create to running, p99, ms", p99, ('<', 20.0));
 }
 
 /// Many creates at once, several times.
-fn measure_burst(agent: &Agent) {
-    let mut bursts = Figures::default();
-    for _ in 0..BURSTS {
-        bursts.add(burst(agent));
+fn measure_burst(session: &mut Session, agent: &Agent, (id, case): (&str, &str)) {
+    let bursts = session.rounds(BURSTS);
+    let bar = session.bar("many creates at once", bursts);
+    let mut took = Figures::default();
+    for _ in 0..bursts {
+        took.add(burst(agent));
         for number in 0..BURST {
             delete(agent, &format!("burst-{number}"));
         }
+        bar.inc(1);
     }
-    println!(
-        "  {BURST} creates at once, s until all run: {}",
-        bursts.raw()
-    );
-    print_target("burst, median, s", bursts.median(), ('<', 1.0));
+    let title = format!("{BURST} creates at once until all run, {case}");
+    let mut table = Table::new(&format!("{id}/burst"), &title, ("s", Better::Lower));
+    table.add("all of them", &took);
+    session.add(table);
+    session.goal(&format!("{title}, s"), took.median(), (Better::Lower, 1.0));
 }
 
 /// Seconds until all run.

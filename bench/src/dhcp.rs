@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::figures::{Figures, print_target};
+use crate::figures::Figures;
+use crate::report::{Better, Table};
+use crate::session::Session;
 use netagent_tests::agent::Agent;
 use netagent_tests::deadline::{SOON, now, wait_until};
 use netagent_tests::dhcp::{Message, kind};
@@ -25,45 +27,53 @@ use netagent_tests::world::{World, server_v4, server_v6};
 
 /// Milliseconds of the sum.
 const TARGET_MS: f64 = 100.0;
+/// Rounds of a full run.
+const ROUNDS: u32 = 7;
 
 const PAGE: &str = "the first byte";
 
-/// Boots guests, one after the other, and prints the figures.
+/// Boots guests, one after the other.
 ///
 /// # Panics
 /// When a guest does not come up.
-pub fn run(rounds: u32) {
-    println!("\na guest by udhcpc and SLAAC, a name, and a page over IPv4 and IPv6, ms:");
+pub fn run(session: &mut Session) {
+    let rounds = session.rounds(ROUNDS);
+    let bar = session.bar("guests boot by udhcpc and SLAAC", rounds);
     let world = World::new();
     let _names = NameServer::start(&world.outside, (server_v4(9), 53), server_v4(0));
     let addresses: [IpAddr; 2] = [server_v4(0).into(), server_v6(0).into()];
     let _pages = addresses.map(|address| Server::page(&world.outside, address, PAGE));
     let agent = world.agent(&format!("[dns]\nupstream = [\"{}\"]\n", server_v4(9)));
+    let mut parts: BTreeMap<&str, Figures> = BTreeMap::new();
     let (mut sums, mut walls) = (Figures::default(), Figures::default());
-    for round in 0..rounds {
+    for _ in 0..rounds {
         let (waits, wall) = measure(&world, &agent, addresses);
-        let sum: Duration = waits.values().flatten().sum();
-        sums.add(sum.as_secs_f64() * 1e3);
-        walls.add(wall.as_secs_f64() * 1e3);
-        if round == 0 {
-            print_waits(&waits);
+        for (what, waits) in &waits {
+            let part = parts.entry(what).or_default();
+            part.add(milliseconds(waits.iter().sum()));
         }
+        sums.add(milliseconds(waits.values().flatten().sum()));
+        walls.add(milliseconds(wall));
         let answer = agent.api("DELETE", "/v1/instances/bench", "");
         assert!(answer.status < 300, "{answer:?}");
+        bar.inc(1);
     }
-    println!("  sum of our answers     {sums}");
-    println!("  everything, its own    {walls}");
-    print_target("sum, median, ms", sums.median(), ('<', TARGET_MS));
+    let title = "a guest by udhcpc and SLAAC, a name, and a page over IPv4 and IPv6";
+    let mut table = Table::new("dhcp/first-byte", title, ("ms", Better::Lower));
+    table.add("sum of our answers", &sums);
+    table.add("everything, the guest's own time too", &walls);
+    for (what, figures) in &parts {
+        table.add(what, figures);
+    }
+    session.add(table);
+    let what = "first byte of a guest: sum of our answers, ms";
+    session.goal(what, sums.median(), (Better::Lower, TARGET_MS));
 }
 
 type Waits = BTreeMap<&'static str, Vec<Duration>>;
 
-fn print_waits(waits: &Waits) {
-    for (what, waits) in waits {
-        let sum: Duration = waits.iter().sum();
-        let (count, ms) = (waits.len(), sum.as_secs_f64() * 1e3);
-        println!("    {what:22} {count} in {ms:.3} ms");
-    }
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 /// Boots one guest; how long it waited for what, and until it had everything.

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use nix::unistd::write;
 use serde_json::json;
 
-use crate::figures::{Figures, print_target};
+use crate::figures::Figures;
 use crate::frames::Frames;
 use crate::pair::datagram;
-use crate::path::{Clock, Cost, pin_to};
+use crate::path::Cost;
+use crate::report::{Better, Table};
+use crate::session::Session;
+use crate::ways::Time;
 use netagent_tests::agent::Agent;
 use netagent_tests::deadline::wait_until;
 use netagent_tests::guest::{Guest, Nic};
@@ -19,6 +21,8 @@ use netagent_tests::world::{World, server_v4};
 const FRAMES: u32 = 500_000;
 /// `drop_all` drops so many times as much.
 const FASTER: f64 = 1.8;
+/// Rounds of a full run.
+const ROUNDS: u32 = 7;
 /// Longest wait for `drop_all`.
 const ATTACHED: Duration = Duration::from_secs(30);
 
@@ -53,26 +57,30 @@ impl Denied {
     }
 
     /// Writes the frames of a round; every one of them is counted as dropped.
-    fn measure(&mut self, agent: &Agent) {
+    fn measure(&mut self, agent: &Agent, count: u32) {
         let dropped = || agent.drops(self.name).get("deny_all").copied().unwrap_or(0);
         let before = dropped();
-        let clock = Clock::start();
-        for _ in 0..FRAMES {
-            write(self.nic.tap.file(), self.frames.get(0)).expect("the TAP takes frames");
-        }
-        let Cost { wall, processor } = clock.cost_of_each(FRAMES.into());
-        assert_eq!(dropped() - before, u64::from(FRAMES), "{}", self.name);
+        let Cost { wall, processor } = self.frames.write(self.nic.tap.file(), (0, count));
+        assert_eq!(dropped() - before, u64::from(count), "{}", self.name);
         self.wall.add(wall);
         self.processor.add(processor);
     }
+
+    const fn figures(&self, time: Time) -> &Figures {
+        match time {
+            Time::Wall => &self.wall,
+            Time::Processor => &self.processor,
+        }
+    }
 }
 
-/// Measures, interleaved, and prints the figures.
+/// Measures, interleaved.
 ///
 /// # Panics
 /// Where `drop_all` does not come.
-pub fn run(rounds: u32) {
-    println!("\n{FRAMES} frames of 64 bytes that deny-all drops, ns each:");
+pub fn run(session: &mut Session) {
+    let rounds = session.rounds(ROUNDS);
+    let bar = session.bar("frames that deny-all drops", rounds);
     let world = World::new();
     let agent = world.agent("");
     let by_xdp = Denied::new(&agent, &world, ("drop-all", &[]));
@@ -81,38 +89,25 @@ pub fn run(rounds: u32) {
         by_xdp.is_attached(&world)
     });
     assert!(!by_filter.is_attached(&world), "a port is published");
-    pin_to(0);
     let mut ways = [by_xdp, by_filter];
+    let frames = session.count(FRAMES);
     for _ in 0..rounds {
         for way in &mut ways {
-            way.measure(&agent);
+            way.measure(&agent, frames);
         }
+        bar.inc(1);
     }
-    for Denied {
-        name,
-        wall,
-        processor,
-        ..
-    } in &ways
-    {
-        println!("  {name:10} {wall}  processor {processor}");
-        println!(
-            "    raw, {name}: wall {}; processor {}",
-            wall.raw(),
-            processor.raw()
-        );
+    for time in Time::ALL {
+        let title = format!("64-byte frames that deny-all drops, {}", time.name());
+        let id = time.id("drop-all/64-bytes");
+        let mut table = Table::new(&id, &title, ("ns", Better::Lower));
+        for way in &ways {
+            table.add(way.name, way.figures(time));
+        }
+        session.add(table);
+        let [by_xdp, by_filter] = &ways;
+        let faster = by_filter.figures(time).median() / by_xdp.figures(time).median();
+        let what = format!("drops a second, drop-all / from-vm, {}", time.name());
+        session.goal(&what, faster, (Better::Higher, FASTER));
     }
-    let [by_xdp, by_filter] = &ways;
-    let wall = by_filter.wall.median() / by_xdp.wall.median();
-    print_target(
-        "drops a second, drop_all / from_vm, wall clock",
-        wall,
-        ('>', FASTER),
-    );
-    let processor = by_filter.processor.median() / by_xdp.processor.median();
-    print_target(
-        "drops a second, drop_all / from_vm, processor time",
-        processor,
-        ('>', FASTER),
-    );
 }

@@ -1,7 +1,4 @@
-//! Median and range of several rounds, and what the machine was doing meanwhile.
-
-use std::fmt;
-use std::fs;
+//! Median and range of several rounds.
 
 /// Values of one variant, one for each round.
 #[derive(Clone, Debug, Default)]
@@ -21,33 +18,32 @@ impl Figures {
     /// Where there is no value.
     #[must_use]
     pub fn quantile(&self, place: f64) -> f64 {
-        let mut sorted = self.values.clone();
-        sorted.sort_by(f64::total_cmp);
+        let sorted = self.sorted();
         let last = sorted.len().checked_sub(1).expect("at least one round");
         sorted[((last as f64) * place).round() as usize]
     }
 
-    /// The median.
+    /// The median: of an even number of rounds the middle of the two in the middle.
+    ///
+    /// # Panics
+    /// Where there is no value.
     #[must_use]
     pub fn median(&self) -> f64 {
-        self.quantile(0.5)
+        let sorted = self.sorted();
+        let last = sorted.len().checked_sub(1).expect("at least one round");
+        f64::midpoint(sorted[last / 2], sorted[last.div_ceil(2)])
+    }
+
+    fn sorted(&self) -> Vec<f64> {
+        let mut sorted = self.values.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted
     }
 
     /// Every value, in the order of the rounds.
     #[must_use]
     pub fn values(&self) -> &[f64] {
         &self.values
-    }
-
-    /// The same as text.
-    #[must_use]
-    pub fn raw(&self) -> String {
-        let values: Vec<String> = self
-            .values
-            .iter()
-            .map(|value| format!("{value:.1}"))
-            .collect();
-        values.join(" ")
     }
 }
 
@@ -60,45 +56,6 @@ impl FromIterator<f64> for Figures {
     }
 }
 
-/// Median, lowest and highest.
-impl fmt::Display for Figures {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (median, low, high) = (self.median(), self.quantile(0.0), self.quantile(1.0));
-        write!(formatter, "{median:9.1} ({low:.1}-{high:.1})")
-    }
-}
-
-/// Prints the kernel, the processors and the load.
-pub fn print_machine(when: &str) {
-    let read = |path: &str| {
-        fs::read_to_string(path)
-            .unwrap_or_default()
-            .trim()
-            .to_owned()
-    };
-    let load = read("/proc/loadavg");
-    println!("{when}: load {load}; {}", read("/proc/version"));
-    if load
-        .split(' ')
-        .next()
-        .and_then(|load| load.parse().ok())
-        .is_none_or(|load: f64| load > 0.3)
-    {
-        println!("{when}: the machine is not idle: trust the ratios, not the figures");
-    }
-}
-
-/// Says whether a figure meets its target.
-pub fn print_target(what: &str, value: f64, (comparison, target): (char, f64)) {
-    let met = if comparison == '<' {
-        value <= target
-    } else {
-        value >= target
-    };
-    let verdict = if met { "met" } else { "MISSED" };
-    println!("  {what}: {value:.3} (target {comparison}= {target}): {verdict}");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,7 +66,14 @@ mod tests {
         [5.0, 1.0, 9.0]
             .into_iter()
             .for_each(|value| figures.add(value));
-        assert_eq!(figures.to_string(), "      5.0 (1.0-9.0)");
-        assert_eq!(figures.raw(), "5.0 1.0 9.0");
+        assert_eq!(figures.median(), 5.0);
+        let places = [0.0, 0.5, 1.0].map(|place| figures.quantile(place));
+        assert_eq!(places, [1.0, 5.0, 9.0]);
+        assert_eq!(figures.values(), [5.0, 1.0, 9.0]);
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_is_in_the_middle_of_two() {
+        assert_eq!(Figures::from_iter([4.0, 1.0, 2.0, 9.0]).median(), 3.0);
     }
 }

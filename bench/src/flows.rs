@@ -2,10 +2,13 @@
 //!
 //! Each round of each way has namespaces of its own, so that no table holds what an earlier round left.
 
-use crate::figures::{Figures, print_target};
+use crate::figures::Figures;
 use crate::frames::Frames;
 use crate::path::Cost;
+use crate::report::{Better, Table};
+use crate::session::Session;
 use crate::variant::{Kind, Variant};
+use crate::ways::Time;
 use netagent_tests::deadline::{Deadline, SOON};
 use netagent_tests::packet;
 use netagent_tests::raw::Raw;
@@ -21,54 +24,46 @@ const CHECKED: u32 = 100;
 const PORTS: u32 = 16;
 const PAYLOAD: [u8; 22] = [0x5a; 22];
 /// New flows of netagent for each one of nftables.
-const RATE: f64 = 1.5;
+const RATE: f64 = 2.0;
+/// Rounds of a full run.
+const ROUNDS: u32 = 7;
 
 const KINDS: [Kind; 3] = [Kind::Netagent, Kind::Redirect, Kind::Nft];
 
-/// Measures the ways, interleaved, and prints the figures.
-pub fn run(rounds: u32) {
+/// Measures the ways, interleaved.
+pub fn run(session: &mut Session) {
     for is_v4 in [true, false] {
         let family = if is_v4 { "IPv4" } else { "IPv6" };
-        println!("\nnew flows of {family}, {FLOWS} of them, TAP to veth uplink, ns for each:");
-        let mut figures = KINDS.map(|kind| (kind, Figures::default(), Figures::default()));
-        for _ in 0..rounds {
-            for (kind, wall, processor) in &mut figures {
-                let cost = measure(*kind, is_v4);
+        let title = format!("new flows of {family}, {FLOWS} of them, guest to uplink");
+        let bar = session.bar(&title, session.rounds(ROUNDS));
+        let mut figures = KINDS.map(|kind| (kind, <[Figures; 2]>::default()));
+        for _ in 0..session.rounds(ROUNDS) {
+            for (kind, [wall, processor]) in &mut figures {
+                let cost = open_all(&Variant::prepare(*kind), is_v4);
                 wall.add(cost.wall);
                 processor.add(cost.processor);
             }
+            bar.inc(1);
         }
-        for (kind, wall, processor) in &figures {
-            let rate = 1e6 / wall.median();
-            println!(
-                "  {:18} {wall}  {rate:.0} thousand flows/s  processor {processor}",
-                kind.name()
-            );
-        }
-        for (kind, wall, processor) in &figures {
-            let (wall, processor) = (wall.raw(), processor.raw());
-            println!(
-                "    raw, {}: wall {wall}; processor {processor}",
-                kind.name()
-            );
-        }
-        let [(_, wall, processor), _, (_, nft_wall, nft_processor)] = &figures;
-        for (name, netagent, nft) in [
-            ("wall clock", wall, nft_wall),
-            ("processor time", processor, nft_processor),
-        ] {
-            let rate = nft.median() / netagent.median();
-            print_target(
-                &format!("new flows per second, A / N, {family}, {name}"),
-                rate,
-                ('>', RATE),
+        let id = format!("flows/{}", family.to_lowercase());
+        for (index, time) in Time::ALL.into_iter().enumerate() {
+            let title = format!("{title}, {}", time.name());
+            let mut table = Table::new(&time.id(&id), &title, ("ns", Better::Lower));
+            for (kind, figures) in &figures {
+                table.add(kind.name(), &figures[index]);
+            }
+            session.add(table);
+            let [(_, netagent), _, (_, nft)] = &figures;
+            session.goal(
+                &format!(
+                    "new flows a second of {family}: netagent / nft, {}",
+                    time.name()
+                ),
+                nft[index].median() / netagent[index].median(),
+                (Better::Higher, RATE),
             );
         }
     }
-}
-
-fn measure(kind: Kind, is_v4: bool) -> Cost {
-    open_all(&Variant::prepare(kind), is_v4)
 }
 
 /// Opens as many flows as a measurement has on a way that has none yet, and says what each took.

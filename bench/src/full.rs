@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use nix::unistd::write;
 
-use crate::figures::{Figures, print_target};
+use crate::figures::Figures;
 use crate::frames::Frames;
 use crate::pair::{BUSY, Pair, beside, datagram};
 use crate::path::Clock;
+use crate::report::{Better, Table};
+use crate::session::Session;
 use crate::variant::drop_at_far_end;
 use netagent_tests::world::{SERVERS, server_v4};
 
@@ -26,9 +28,11 @@ const PACE: Duration = Duration::from_micros(5);
 const REFUSAL: f64 = 2_000.0;
 /// Open flows are slower by so much at most.
 const SLOWER: f64 = 1.05;
+/// Rounds of a full run.
+const ROUNDS: u32 = 7;
 
 /// A table with the flows of a quiet guest in it, and those of a busy one.
-struct Table {
+struct Filled {
     pair: Pair,
     quiet: Frames,
     busy: Frames,
@@ -37,20 +41,19 @@ struct Table {
     _far_end: OwnedFd,
 }
 
-/// Measures, interleaved, and prints the figures.
-pub fn run(rounds: u32) {
-    println!(
-        "\na table of {TABLE} flows, 64-byte frames, TAP to veth uplink, ns of processor time for each:"
-    );
-    let (mut full, mut free) = (Table::new(), Table::new());
+/// Measures, interleaved.
+pub fn run(session: &mut Session) {
+    let rounds = session.rounds(ROUNDS);
+    let bar = session.bar("a full table of flows", rounds);
+    let (mut full, mut free) = (Filled::new(), Filled::new());
     full.fill();
     let mut figures: [(&str, Figures); 6] = [
         "refused in a full table",
         "wrong hardware address",
         "open flows, table free",
         "open flows, table full",
-        "  beside open flows",
-        "  beside refusals",
+        "open flows, beside open flows",
+        "open flows, beside refusals",
     ]
     .map(|name| (name, Figures::default()));
     for _ in 0..rounds {
@@ -65,30 +68,35 @@ pub fn run(rounds: u32) {
         for ((_, figures), cost) in figures.iter_mut().zip(costs) {
             figures.add(cost);
         }
+        bar.inc(1);
     }
+    let title =
+        format!("a table of {TABLE} flows, 64-byte frames, guest to uplink, processor time");
+    let mut table = Table::new("full/64-bytes", &title, ("ns", Better::Lower));
     for (name, figures) in &figures {
-        println!("  {name:24} {figures}");
+        table.add(name, figures);
     }
-    for (name, figures) in &figures {
-        println!("    raw, {}: {}", name.trim(), figures.raw());
-    }
+    session.add(table);
     let [refused, _, free, full, beside_open, beside_refusals] =
         figures.map(|(_, figures)| figures.median());
-    print_target(
-        "a refusal, ns of the processor's time",
-        refused,
-        ('<', REFUSAL),
-    );
-    print_target("open flows, table full / free", full / free, ('<', SLOWER));
-    let ratio = beside_refusals / beside_open;
-    print_target(
-        "open flows, beside refusals / open ones",
-        ratio,
-        ('<', SLOWER),
-    );
+    for (what, value, target) in [
+        ("a refusal, ns of the processor's time", refused, REFUSAL),
+        ("open flows, table full / free", full / free, SLOWER),
+        (
+            "open flows, beside refusals / open ones",
+            beside_refusals / beside_open,
+            SLOWER,
+        ),
+    ] {
+        session.goal(
+            &format!("full table: {what}"),
+            value,
+            (Better::Lower, target),
+        );
+    }
 }
 
-impl Table {
+impl Filled {
     fn new() -> Self {
         let configuration = format!("[limits]\nflows = 1000000\n[datapath]\nflows = {TABLE}\n");
         let pair = Pair::new(&configuration);

@@ -2,21 +2,25 @@
 
 use netagent_common::net::tcp_flag::ACK;
 
-use crate::figures::print_target;
 use crate::path::{self, Flows};
+use crate::report::Better;
+use crate::session::Session;
 use crate::variant::{Kind, Variant};
 use crate::ways::{Time, Ways};
 use netagent_tests::frame::{Frame, Segments};
 use netagent_tests::packet::{self, Segment};
 use netagent_tests::world::server_v4;
 
+/// Rounds of a full run.
+const ROUNDS: u32 = 7;
 const FRAMES: u32 = 20_000;
 const PAYLOAD: usize = 60_000;
 const SEGMENT_SIZE: u16 = 1_400;
 
-/// Measures all ways, interleaved, and prints the figures.
-pub fn run(rounds: u32) {
-    println!("\nsuper-frames of {PAYLOAD} bytes (TCP), TAP to veth uplink, ns for each:");
+/// Measures all ways, interleaved.
+pub fn run(session: &mut Session) {
+    let title = format!("super-frames of {PAYLOAD} bytes (TCP), guest to uplink");
+    let bar = session.bar(&title, session.rounds(ROUNDS));
     let mut ways = Ways::prepare(|kind| {
         let variant = Variant::prepare(kind);
         let mut flow = flow(&variant);
@@ -24,14 +28,17 @@ pub fn run(rounds: u32) {
         path::measure(&variant, &mut flow, FRAMES / 4);
         (variant, flow)
     });
-    ways.measure(rounds, |variant, flow| path::measure(variant, flow, FRAMES));
-    ways.print(|median| format!("{:.1} Gbit/s", PAYLOAD as f64 * 8.0 / median));
+    let frames = session.count(FRAMES);
+    ways.measure(&bar, |variant, flow| path::measure(variant, flow, frames));
+    for table in ways.tables("gso/60000-bytes/1-flow", &title) {
+        session.add(table);
+    }
     for time in Time::ALL {
         let [netagent, nft] = [Kind::Netagent, Kind::Nft].map(|kind| ways.median(kind, time));
-        print_target(
-            &format!("A / N, {}", time.name()),
+        session.goal(
+            &format!("{title}: netagent / nft, {}", time.name()),
             netagent / nft,
-            ('<', 1.0),
+            (Better::Lower, 1.0),
         );
     }
 }

@@ -1,10 +1,16 @@
 //! The benchmarks: what a packet, a collection pass and an instance cost.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+#![allow(
+    clippy::indexing_slicing,
+    reason = "a benchmark that goes wrong is to stop, and to say where"
+)]
 
 pub mod catalogue;
 pub mod figures;
 pub mod memory;
+pub mod outputs;
 pub mod report;
+pub mod run;
 pub mod session;
 
 pub mod frames;
@@ -15,6 +21,7 @@ pub mod variant;
 pub mod ways;
 
 pub mod collect;
+pub mod cpu;
 pub mod create;
 pub mod datapath;
 pub mod dhcp;
@@ -23,6 +30,7 @@ pub mod drop_all;
 pub mod flows;
 pub mod full;
 pub mod gso;
+pub mod latency;
 pub mod limit;
 pub mod neighbour;
 pub mod policy;

@@ -7,9 +7,11 @@ use std::time::Duration;
 use netagent_common::limit::PACKETS_PER_SECOND_MAX;
 use serde_json::{Value, json};
 
-use crate::figures::{Figures, print_target};
+use crate::figures::Figures;
 use crate::frames::Frames;
 use crate::pair::{Pair, QUIET, datagram};
+use crate::report::{Better, Table};
+use crate::session::Session;
 use crate::variant::drop_at_far_end;
 use netagent_tests::agent::Agent;
 use netagent_tests::deadline::{now, wait_until};
@@ -34,21 +36,26 @@ const CONTROLS: [&str; 2] = ["cubic", "bbr"];
 const FRAMES: u32 = 400_000;
 /// Highest price of a limit, ns.
 const COST: f64 = 60.0;
+/// Least of a limit that has to be on the wire, percent: of many senders, of one connection; and the most.
+const MANY_LEAST: f64 = 95.0;
+const ONE_LEAST: f64 = 85.0;
+const MOST: f64 = 102.0;
+/// Rounds of a full run.
+const ROUNDS: u32 = 7;
 /// A limit that 64-byte frames from one core do not reach.
 const UNREACHED: u64 = 100_000 * MEGABIT;
 
-/// Measures every rate and prints what arrived of it, in percent.
-pub fn run() {
-    println!(
-        "\nlimits, {} s each, percent of the rate: frames on the wire, and payload that arrived",
-        TIME.as_secs()
-    );
+/// Measures what arrives of every rate.
+pub fn run(session: &mut Session) {
     for rate in RATES {
+        let demands = demands(rate);
+        let bar = session.bar("limits", 2 * demands.len() as u32);
         let world = World::new();
         let agent = world.agent("");
         let mut guest = Guest::create(&agent, &world.host, NAME, Header::Vnet);
         let stack = Stack::boot(guest.nics.remove(0), 1_500);
         agent.limit(NAME, &both_ways(rate));
+        let mut found = Vec::new();
         for is_upload in [true, false] {
             let ends = Ends {
                 guest: &stack.netns,
@@ -56,20 +63,70 @@ pub fn run() {
                 server: IpAddr::V4(server_v4(0)),
                 is_upload,
             };
-            for (name, demand, least) in demands(rate) {
-                let direction = if is_upload { "up" } else { "down" };
-                let what = format!("{:4} Mbit/s {direction:4} {name:22}", rate / MEGABIT);
-                measure((&agent, rate), (ends, demand), (&what, least));
+            let mut tables = tables(rate, is_upload);
+            for (name, demand, least) in &demands {
+                let percents = measure((&agent, rate), (ends, *demand));
+                for (table, percent) in tables.iter_mut().zip(percents) {
+                    table.add(name, &Figures::from_iter([percent]));
+                }
+                let [wire, _] = percents;
+                found.push((wire, *least));
+                bar.inc(1);
             }
+            tables.into_iter().for_each(|table| session.add(table));
         }
+        judge(session, rate, &found);
     }
+}
+
+/// What was on the wire, and what arrived of it as payload.
+fn tables(rate: u64, is_upload: bool) -> [Table; 2] {
+    let direction = if is_upload { "up" } else { "down" };
+    let rate = rate / MEGABIT;
+    [
+        ("wire", "frames on the wire"),
+        ("payload", "payload that arrived"),
+    ]
+    .map(|(name, what)| {
+        let id = format!("limit/{rate}-mbit/{direction}/{name}");
+        let title = format!(
+            "a limit of {rate} Mbit/s {direction}, {} s, {what}",
+            TIME.as_secs()
+        );
+        Table::new(&id, &title, ("% of the limit", Better::Higher))
+    })
+}
+
+/// What was on the wire of each demand, percent, beside the least that was to be.
+fn judge(session: &mut Session, rate: u64, found: &[(f64, f64)]) {
+    let rate = rate / MEGABIT;
+    for least in [MANY_LEAST, ONE_LEAST] {
+        let wires = found.iter().filter(|(_, wanted)| *wanted == least);
+        let lowest = wires.map(|(wire, _)| *wire).reduce(f64::min);
+        let who = if least == ONE_LEAST {
+            "one TCP connection"
+        } else {
+            "UDP, many connections"
+        };
+        session.goal(
+            &format!("limit of {rate} Mbit/s: least on the wire, {who}, %"),
+            lowest.unwrap_or_default(),
+            (Better::Higher, least),
+        );
+    }
+    let highest = found.iter().map(|(wire, _)| *wire).reduce(f64::max);
+    session.goal(
+        &format!("limit of {rate} Mbit/s: most on the wire, %"),
+        highest.unwrap_or_default(),
+        (Better::Lower, MOST),
+    );
 }
 
 /// Name, demand, and the least that must arrive, percent.
 fn demands(rate: u64) -> Vec<(String, Demand, f64)> {
-    let mut demands = vec![("UDP".to_owned(), Demand::Udp(rate / 2 * 3), 95.0)];
+    let mut demands = vec![("UDP".to_owned(), Demand::Udp(rate / 2 * 3), MANY_LEAST)];
     for control in CONTROLS {
-        for (count, least) in [(16, 95.0), (1, 85.0)] {
+        for (count, least) in [(16, MANY_LEAST), (1, ONE_LEAST)] {
             let name = format!("TCP ({control}), {count}");
             demands.push((name, Demand::Tcp(count, control), least));
         }
@@ -77,11 +134,8 @@ fn demands(rate: u64) -> Vec<(String, Demand, f64)> {
     demands
 }
 
-fn measure(
-    (agent, rate): (&Agent, u64),
-    (ends, demand): (Ends<'_>, Demand),
-    (what, least): (&str, f64),
-) {
+/// Frames on the wire and payload that arrived, percent of the rate.
+fn measure((agent, rate): (&Agent, u64), (ends, demand): (Ends<'_>, Demand)) -> [f64; 2] {
     let sent = || {
         let traffic = agent.traffic(NAME);
         if ends.is_upload {
@@ -96,16 +150,13 @@ fn measure(
     let (started, before) = (now(), sent());
     let arrived = arriving(ends, demand, TIME);
     let wire = (sent() - before) as f64 * 8.0 / started.elapsed().as_secs_f64();
-    let percent = |bits: f64| bits / rate as f64 * 100.0;
-    let (wire, payload) = (percent(wire), percent(arrived));
-    let is_met = (least..=102.0).contains(&wire);
-    let verdict = if is_met { "met" } else { "MISSED" };
-    println!("  {what} wire {wire:6.1}  payload {payload:6.1}  {verdict}");
+    [wire, arrived].map(|bits| bits / rate as f64 * 100.0)
 }
 
-/// Measures what a packet costs with limits and without, interleaved, and prints it.
-pub fn cost(rounds: u32) {
-    println!("\nlimits, 64-byte frames, TAP to veth uplink, ns of processor time for each:");
+/// Measures what a packet costs with limits and without, interleaved.
+pub fn cost(session: &mut Session) {
+    let (rounds, count) = (session.rounds(ROUNDS), session.count(FRAMES));
+    let bar = session.bar("what a limit costs", rounds);
     let Pair {
         world,
         agent,
@@ -127,17 +178,20 @@ pub fn cost(rounds: u32) {
         for ((_, limits), figures) in ways.iter().zip(&mut figures) {
             agent.limit(QUIET, limits);
             let before = agent.traffic(QUIET).from_vm_packets;
-            let cost = frames.write(quiet.tap.file(), (0, FRAMES));
+            let cost = frames.write(quiet.tap.file(), (0, count));
             let sent = agent.traffic(QUIET).from_vm_packets - before;
-            assert_eq!(sent, u64::from(FRAMES), "none is dropped");
+            assert_eq!(sent, u64::from(count), "none is dropped");
             figures.add(cost.processor);
         }
+        bar.inc(1);
     }
-    let least = figures[0].median();
+    let title = "limits that are not reached, 64-byte frames, guest to uplink, processor time";
+    let mut table = Table::new("limit-cost/64-bytes", title, ("ns", Better::Lower));
     for ((name, ..), figures) in ways.iter().zip(&figures) {
-        println!("  {name:10} {figures}");
-        println!("    raw: {}", figures.raw());
+        table.add(name, figures);
     }
-    let added = figures[1].median() - least;
-    print_target("what a bandwidth adds, ns", added, ('<', COST));
+    session.add(table);
+    let [none, bandwidth, ..] = figures.map(|figures| figures.median());
+    let what = "what a limit of bandwidth adds to a frame, ns";
+    session.goal(what, bandwidth - none, (Better::Lower, COST));
 }

@@ -1,129 +1,92 @@
-//! `bench [datapath | reverse | gso | flows | full | limit | limit-cost | policy | neighbour | collect | create | start | dhcp | dns | storm | drop-all | relay | all] [--rounds <n>]`: see `cargo xtask bench`.
+//! `bench`: measures what netagent does beside what people use today; see `cargo xtask bench`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use netagent_bench::figures::print_machine;
-use netagent_bench::{
-    collect, create, datapath, dhcp, dns, drop_all, flows, full, gso, limit, neighbour, policy,
-    relay, reverse, start, storm,
-};
+use anyhow::Result;
+use clap::Parser;
+use netagent_bench::catalogue::{self, ALL};
+use netagent_bench::outputs::Outputs;
+use netagent_bench::report::compare::compare;
+use netagent_bench::report::{Report, files, page, terminal};
+use netagent_bench::run;
 
-/// Rounds where the command line names none.
-const ROUNDS: u32 = 7;
-
-/// A round of a thousand starts takes its time.
-const START_ROUNDS_MAX: u32 = 3;
-
-const USAGE: &str = "usage: bench [datapath | reverse | gso | flows | full | limit | limit-cost | policy | neighbour | collect | create | start | dhcp | dns | storm | drop-all | all]... [--rounds <n>]";
-
-const NAMES: [&str; 18] = [
-    "datapath",
-    "reverse",
-    "gso",
-    "flows",
-    "full",
-    "limit",
-    "limit-cost",
-    "policy",
-    "neighbour",
-    "collect",
-    "create",
-    "start",
-    "dhcp",
-    "dns",
-    "storm",
-    "drop-all",
-    "relay",
-    "all",
-];
+/// Measure netagent beside what people use today.
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+struct Arguments {
+    /// Benchmarks, by the names that `--list` shows; all of them without.
+    names: Vec<String>,
+    /// A first impression within two minutes: fewer benchmarks, rounds and frames.
+    #[arg(long)]
+    quick: bool,
+    /// Rounds, where a benchmark should not choose for itself.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// Where the figures of every round go, rather than below the target directory.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Where the page with the charts goes.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Say afterwards what changed beyond noise since an earlier run, by its JSON.
+    #[arg(long, value_name = "OLD.json")]
+    compare: Option<PathBuf>,
+    /// Measure nothing: take an earlier run's JSON, to compare it or to make its page.
+    #[arg(long, value_name = "NEW.json", conflicts_with_all = ["names", "quick", "rounds", "json"])]
+    with: Option<PathBuf>,
+    /// Show which benchmarks there are, and what each measures.
+    #[arg(long)]
+    list: bool,
+}
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    let (mut names, mut rounds) = (Vec::new(), ROUNDS);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--rounds" => match arguments.next().and_then(|number| number.parse().ok()) {
-                Some(number @ 1..) => rounds = number,
-                Some(0) | None => return refuse("--rounds wants a number"),
-            },
-            name if NAMES.contains(&name) => names.push(argument),
-            "-h" | "--help" => {
-                println!("{USAGE}");
-                return ExitCode::SUCCESS;
-            }
-            other => return refuse(&format!("unknown argument '{other}'")),
+    match perform(Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
         }
     }
-    let is_wanted = |name: &str| {
-        names.is_empty() || names.iter().any(|wanted| wanted == name || wanted == "all")
+}
+
+fn perform(arguments: Arguments) -> Result<ExitCode> {
+    if arguments.list {
+        for one in ALL {
+            let quick = if one.is_quick { "quick" } else { "" };
+            println!("{:16} {quick:6} {}", one.name, one.about);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let chosen = catalogue::chosen(&arguments.names, arguments.quick)?;
+    // Read first: a long run is not to end at a file that is not there.
+    let old = arguments.compare.as_deref().map(files::load).transpose()?;
+    let report = if let Some(path) = &arguments.with {
+        show(path, arguments.html.as_deref(), old.is_some())?
+    } else {
+        let outputs = Outputs::choose(arguments.json, arguments.html);
+        run::all(&chosen, (arguments.quick, arguments.rounds), &outputs)?
     };
-    print_machine("before");
-    measure_the_agent(&is_wanted, rounds);
-    measure_packets(&is_wanted, rounds);
-    print_machine("after");
-    ExitCode::SUCCESS
+    if let Some(old) = old {
+        println!("\n{}", compare(&old, &report).text());
+    }
+    Ok(if report.failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
-fn measure_the_agent(is_wanted: &dyn Fn(&str) -> bool, rounds: u32) {
-    if is_wanted("collect") {
-        collect::run(rounds);
+/// Reads an earlier run, makes its page where one is wanted, and prints it where nothing else is.
+fn show(path: &Path, html: Option<&Path>, is_compared: bool) -> Result<Report> {
+    let report = files::load(path)?;
+    if let Some(html) = html {
+        files::replace(html, &page::render(&report)?)?;
+    } else if !is_compared {
+        let tables = report.tables.iter();
+        tables.for_each(|table| println!("{}", terminal::table(table)));
+        println!("{}", terminal::summary(&report));
     }
-    if is_wanted("create") {
-        create::run();
-    }
-    if is_wanted("start") {
-        start::run(rounds.min(START_ROUNDS_MAX));
-    }
-    if is_wanted("dhcp") {
-        dhcp::run(rounds);
-    }
-    if is_wanted("dns") {
-        dns::run(rounds);
-    }
-    if is_wanted("storm") {
-        storm::run(rounds.min(START_ROUNDS_MAX));
-    }
-}
-
-fn measure_packets(is_wanted: &dyn Fn(&str) -> bool, rounds: u32) {
-    if is_wanted("datapath") {
-        datapath::run(rounds);
-    }
-    if is_wanted("reverse") {
-        reverse::run(rounds);
-    }
-    if is_wanted("gso") {
-        gso::run(rounds);
-    }
-    if is_wanted("flows") {
-        flows::run(rounds);
-    }
-    if is_wanted("full") {
-        full::run(rounds);
-    }
-    if is_wanted("limit") {
-        limit::run();
-    }
-    if is_wanted("limit-cost") {
-        limit::cost(rounds);
-    }
-    if is_wanted("policy") {
-        policy::run(rounds);
-    }
-    if is_wanted("neighbour") {
-        neighbour::run(rounds);
-    }
-    if is_wanted("drop-all") {
-        drop_all::run(rounds);
-    }
-    if is_wanted("relay") {
-        relay::run(rounds);
-        relay::share(rounds);
-    }
-}
-
-fn refuse(reason: &str) -> ExitCode {
-    eprintln!("bench: {reason}\n{USAGE}");
-    ExitCode::from(2)
+    Ok(report)
 }

@@ -1,6 +1,5 @@
 //! What a process keeps in memory.
 
-use std::fmt;
 use std::fs;
 
 /// Sizes, MB of 1,000,000 bytes.
@@ -41,15 +40,5 @@ impl Memory {
             resident_mb: megabytes("VmRSS:"),
             peak_mb: megabytes("VmHWM:"),
         }
-    }
-}
-
-impl fmt::Display for Memory {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            resident_mb,
-            peak_mb,
-        } = self;
-        write!(formatter, "{resident_mb:.1} MB (peak {peak_mb:.1})")
     }
 }

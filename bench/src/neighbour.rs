@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use nix::unistd::write;
 
-use crate::figures::{Figures, print_target};
+use crate::figures::Figures;
 use crate::frames::Frames;
-use crate::pair::{BUSY, Pair, QUIET, beside, datagram};
+use crate::pair::{Pair, QUIET, beside, datagram};
 use crate::path::{Clock, Cost};
+use crate::report::{Better, Table};
+use crate::session::Session;
 use netagent_tests::deadline::now;
 use netagent_tests::frame::Frame;
 use netagent_tests::world::{SERVERS, server_v4};
@@ -28,6 +30,8 @@ const ECHO: u16 = 7;
 const ROUNDS_MAX: u32 = (SERVERS as u32 - 1) / 2;
 /// The quiet guest is slower by so much at most.
 const SLOWER: f64 = 1.10;
+/// Rounds of a full run.
+const ROUNDS: u32 = 7;
 
 /// Addresses that nobody holds: what arrives there ends there.
 const fn silent(index: u8) -> Ipv4Addr {
@@ -48,9 +52,10 @@ struct Had {
     rate: Figures,
 }
 
-/// Measures, interleaved, and prints the figures.
-pub fn run(rounds: u32) {
-    println!("\n{FLOWS} new flows of one guest to one destination, and what another has of it:");
+/// Measures, interleaved.
+pub fn run(session: &mut Session) {
+    let rounds = session.rounds(ROUNDS).min(ROUNDS_MAX);
+    let bar = session.bar("beside a guest that opens flows", rounds);
     let pair = Pair::new("[limits]\nflows = 1000000\n");
     let echo = pair
         .world
@@ -60,7 +65,7 @@ pub fn run(rounds: u32) {
     echo.set_nonblocking(true).expect("an open socket");
     let open = Frames::from_iter([datagram(&pair.busy, silent(99), (40_000, 9))]);
     let (mut control, mut attack) = (Had::default(), Had::default());
-    for round in 0..rounds.min(ROUNDS_MAX) {
+    for round in 0..rounds {
         for part in [Part::Throughput, Part::Latency] {
             let destination = silent((2 * round) as u8 + part as u8);
             measure(&pair, (&echo, part), &open, &mut control);
@@ -75,31 +80,58 @@ pub fn run(rounds: u32) {
                 .collect();
             measure(&pair, (&echo, part), &opening, &mut attack);
         }
+        bar.inc(1);
     }
-    for (name, had) in [("one open flow", &control), ("new flows", &attack)] {
-        println!("  beside {name:14} frame, ns    {}", had.frame);
-        println!("  beside {name:14} processor    {}", had.processor);
-        println!("  beside {name:14} p50, us      {}", had.p50);
-        println!("  beside {name:14} p99, us      {}", had.p99);
-        println!("  beside {name:14} sent, 1000/s {}", had.rate);
-        println!(
-            "    raw, {name}: frame {}; processor {}; p50 {}; p99 {}",
-            had.frame.raw(),
-            had.processor.raw(),
-            had.p50.raw(),
-            had.p99.raw()
-        );
-    }
-    println!("  of the busy guest: {:?}", pair.agent.guest_drops(BUSY));
-    let ratio = |of: fn(&Had) -> &Figures| of(&attack).median() / of(&control).median();
-    for (name, ratio) in [
-        ("a frame, wall clock", ratio(|had| &had.frame)),
-        ("a frame, processor time", ratio(|had| &had.processor)),
-        ("p50 of an answer", ratio(|had| &had.p50)),
-        ("p99 of an answer", ratio(|had| &had.p99)),
-    ] {
-        let name = format!("{name}, beside new flows / one open flow");
-        print_target(&name, ratio, ('<', SLOWER));
+    judge(session, &control, &attack);
+}
+
+/// What each figure is called, its unit, and which way it is good.
+type Column = (
+    &'static str,
+    &'static str,
+    (&'static str, Better),
+    fn(&Had) -> &Figures,
+);
+
+const COLUMNS: [Column; 5] = [
+    (
+        "frame",
+        "a frame, wall clock",
+        ("ns", Better::Lower),
+        |had| &had.frame,
+    ),
+    (
+        "frame/processor",
+        "a frame, processor time",
+        ("ns", Better::Lower),
+        |had| &had.processor,
+    ),
+    ("p50", "p50 of an answer", ("us", Better::Lower), |had| {
+        &had.p50
+    }),
+    ("p99", "p99 of an answer", ("us", Better::Lower), |had| {
+        &had.p99
+    }),
+    (
+        "sent",
+        "what the busy guest sent",
+        ("1,000 frames/s", Better::Higher),
+        |had| &had.rate,
+    ),
+];
+
+fn judge(session: &mut Session, control: &Had, attack: &Had) {
+    for (id, what, unit, of) in COLUMNS {
+        let title = format!("what a guest has beside one that sends {FLOWS} frames: {what}");
+        let mut table = Table::new(&format!("neighbour/{id}"), &title, unit);
+        table.add("beside one open flow", of(control));
+        table.add("beside new flows", of(attack));
+        session.add(table);
+        if unit.1 == Better::Lower {
+            let ratio = of(attack).median() / of(control).median();
+            let what = format!("{what}, beside new flows / one open flow");
+            session.goal(&what, ratio, (Better::Lower, SLOWER));
+        }
     }
 }
 

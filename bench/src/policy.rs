@@ -3,13 +3,17 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use indicatif::ProgressBar;
 use nix::unistd::write;
 use serde_json::json;
 
-use crate::figures::{Figures, print_target};
+use crate::figures::Figures;
 use crate::flows;
 use crate::path::{self, Cost, Flows};
+use crate::report::{Better, Table};
+use crate::session::Session;
 use crate::variant::{Kind, Variant};
+use crate::ways::Time;
 use netagent_tests::agent::Agent;
 use netagent_tests::deadline::now;
 use netagent_tests::replacing::replace_under_traffic;
@@ -20,6 +24,8 @@ const SIZES: [u32; 3] = [0, 1_000, 100_000];
 const FRAMES: u32 = 400_000;
 /// Frames before it.
 const WARM_UP: u32 = 100_000;
+/// Rounds of a full run.
+const ROUNDS: u32 = 7;
 /// Networks of a list that is replaced.
 const REPLACED: u32 = 10_000;
 /// Replacements whose time is measured, in each round.
@@ -27,12 +33,12 @@ const REPLACEMENTS: u32 = 10;
 /// Replacements to an address that no version allows.
 const NEVER: usize = 1_000;
 
-/// Measures all of it, and prints the figures.
-pub fn run(rounds: u32) {
-    established(rounds);
-    new_flows(rounds);
-    replacing(rounds);
-    never();
+/// Measures all of it.
+pub fn run(session: &mut Session) {
+    established(session);
+    new_flows(session);
+    replacing(session);
+    never(session);
 }
 
 /// A denied list of so many networks, half of them of each family: all beside those that frames go to, so that the search
@@ -69,50 +75,45 @@ fn agent(variant: &Variant) -> &Agent {
 }
 
 /// What every size cost, round by round.
-struct Compared([(Figures, Figures); SIZES.len()]);
+struct Compared([[Figures; 2]; SIZES.len()]);
 
 impl Compared {
-    fn measure(rounds: u32, mut measure: impl FnMut(usize) -> Cost) -> Self {
-        let mut figures: [(Figures, Figures); SIZES.len()] = Default::default();
-        for _ in 0..rounds {
-            for (index, (wall, processor)) in figures.iter_mut().enumerate() {
+    fn measure(bar: &ProgressBar, mut measure: impl FnMut(usize) -> Cost) -> Self {
+        let mut figures: [[Figures; 2]; SIZES.len()] = Default::default();
+        for _ in 0..bar.length().unwrap_or(1) {
+            for (index, [wall, processor]) in figures.iter_mut().enumerate() {
                 let cost = measure(index);
                 wall.add(cost.wall);
                 processor.add(cost.processor);
             }
+            bar.inc(1);
         }
         Self(figures)
     }
 
-    /// Prints all, and how many times the rate of no policy each size reaches at least.
-    fn print(&self, what: &str, target: f64) {
-        for (size, (wall, processor)) in SIZES.iter().zip(&self.0) {
-            println!("  {size:7} networks {wall}  processor {processor}");
-            println!(
-                "    raw: wall {}; processor {}",
-                wall.raw(),
-                processor.raw()
-            );
-        }
-        let [(wall, processor), others @ ..] = &self.0;
-        for (size, other) in SIZES[1..].iter().zip(others) {
-            for (name, none, some) in [
-                ("wall clock", wall, &other.0),
-                ("processor time", processor, &other.1),
-            ] {
-                let rate = none.median() / some.median();
-                print_target(
-                    &format!("{what} with {size} networks / with none, {name}"),
-                    rate,
-                    ('>', target),
+    /// Adds a table for either time, and how many times the rate of no policy each size reaches at least.
+    fn judge(&self, session: &mut Session, (id, title): (&str, &str), target: f64) {
+        for (index, time) in Time::ALL.into_iter().enumerate() {
+            let title = format!("{title}, {}", time.name());
+            let mut table = Table::new(&time.id(id), &title, ("ns", Better::Lower));
+            for (size, figures) in SIZES.iter().zip(&self.0) {
+                table.add(&format!("{size} networks"), &figures[index]);
+            }
+            session.add(table);
+            let [none, others @ ..] = &self.0;
+            for (size, other) in SIZES[1..].iter().zip(others) {
+                session.goal(
+                    &format!("{title}: rate with {size} networks / with none"),
+                    none[index].median() / other[index].median(),
+                    (Better::Higher, target),
                 );
             }
         }
     }
 }
 
-fn established(rounds: u32) {
-    println!("\n64-byte frames of an established flow, TAP to veth uplink, ns for each frame:");
+fn established(session: &mut Session) {
+    let bar = session.bar("established flows under policies", session.rounds(ROUNDS));
     let mut ready = SIZES.map(|size| {
         let variant = prepare(size);
         let mut flows = Flows::udp(&variant.ends, 1);
@@ -120,29 +121,31 @@ fn established(rounds: u32) {
         path::measure(&variant, &mut flows, WARM_UP);
         (variant, flows)
     });
-    let compared = Compared::measure(rounds, |index| {
+    let count = session.count(FRAMES);
+    let compared = Compared::measure(&bar, |index| {
         let (variant, flows) = &mut ready[index];
-        path::measure(variant, flows, FRAMES)
+        path::measure(variant, flows, count)
     });
-    compared.print("packets per second", 0.97);
+    let title = "64-byte frames of an established flow under a policy, guest to uplink";
+    compared.judge(session, ("policy/established", title), 0.97);
 }
 
-fn new_flows(rounds: u32) {
+fn new_flows(session: &mut Session) {
     for is_v4 in [true, false] {
         let family = if is_v4 { "IPv4" } else { "IPv6" };
-        println!("\nnew flows of {family}, ns for each:");
-        let compared = Compared::measure(rounds, |index| {
-            flows::open_all(&prepare(SIZES[index]), is_v4)
-        });
-        compared.print(&format!("new flows per second, {family},"), 0.9);
+        let bar = session.bar("new flows under policies", session.rounds(ROUNDS));
+        let compared =
+            Compared::measure(&bar, |index| flows::open_all(&prepare(SIZES[index]), is_v4));
+        let id = format!("policy/flows/{}", family.to_lowercase());
+        let title = format!("new flows of {family} under a policy, guest to uplink");
+        compared.judge(session, (&id, &title), 0.9);
     }
 }
 
 /// Replaces a policy of many networks by another one, while frames of a flow that both permit are written.
-fn replacing(rounds: u32) {
-    println!(
-        "\nreplacing a policy of {REPLACED} networks under traffic, ms from request to answer:"
-    );
+fn replacing(session: &mut Session) {
+    let rounds = session.rounds(ROUNDS);
+    let bar = session.bar("policies replaced under traffic", rounds);
     let variant = prepare(0);
     let mut flows = Flows::udp(&variant.ends, 1);
     path::establish(&variant, &mut flows);
@@ -171,24 +174,35 @@ fn replacing(rounds: u32) {
         });
         frames += written;
         lost += written.saturating_sub(variant.arrived() - before);
+        bar.inc(1);
     }
-    println!("  {took}  raw: {}", took.raw());
-    println!("  {frames} frames were written meanwhile");
-    print_target("replacing, median, ms", took.median(), ('<', 50.0));
-    print_target("frames lost", lost as f64, ('<', 0.0));
+    let title = format!("a policy of {REPLACED} networks replaced under traffic");
+    let mut table = Table::new("policy/replacing", &title, ("ms", Better::Lower));
+    table.add("request to answer", &took);
+    table.note(format!(
+        "{frames} frames were written meanwhile; {lost} were lost"
+    ));
+    session.add(table);
+    session.goal(
+        &format!("{title}, ms"),
+        took.median(),
+        (Better::Lower, 50.0),
+    );
+    let what = format!("{title}: frames lost");
+    session.goal(&what, lost as f64, (Better::Lower, 0.0));
 }
 
-fn never() {
-    println!("\n{NEVER} replacements under traffic to addresses that no version allows:");
+fn never(session: &mut Session) {
     let seen = replace_under_traffic(NEVER);
-    println!(
-        "  {} frames sent at them, {} to permitted addresses, each of which arrived",
+    let title = format!("{NEVER} replacements under traffic to addresses that no version allows");
+    let mut table = Table::new("policy/never", &title, ("ms", Better::Lower));
+    let took = seen.took.iter().map(|time| time.as_secs_f64() * 1e3);
+    table.add("each replacement", &took.collect());
+    table.note(format!(
+        "{} frames sent at them, {} to permitted addresses, each of which arrived",
         seen.forbidden, seen.permitted
-    );
-    let mut took = Figures::default();
-    seen.took
-        .iter()
-        .for_each(|time| took.add(time.as_secs_f64() * 1e3));
-    println!("  ms for each replacement {took}");
-    print_target("forbidden frames that left", seen.leaked as f64, ('<', 0.0));
+    ));
+    session.add(table);
+    let what = format!("{title}: forbidden frames that left");
+    session.goal(&what, seen.leaked as f64, (Better::Lower, 0.0));
 }

@@ -10,9 +10,11 @@ use netagent_common::names::{FROM_SERVICES, FROM_UPLINK, FROM_VM, TO_VM};
 use nix::unistd::write;
 use serde_json::json;
 
-use crate::figures::{Figures, print_target};
+use crate::figures::Figures;
 use crate::frames::Frames;
 use crate::pair::datagram;
+use crate::report::{Better, Table};
+use crate::session::Session;
 use crate::variant::{self, drop_at_far_end};
 use netagent_tests::agent::Agent;
 use netagent_tests::deadline::{SOON, wait_until};
@@ -33,6 +35,8 @@ const MANY: u32 = 1_000;
 const LEG: f64 = 1.30;
 /// How much the crowd may cost each packet.
 const FLAT: f64 = 1.05;
+/// Rounds of a full run.
+const ROUNDS: u32 = 7;
 const PORTS: (u16, u16) = (4_000, 53);
 
 /// An agent with a relay, and clients of which the first one sends.
@@ -134,63 +138,67 @@ impl Plain {
     }
 }
 
-/// Measures, interleaved, and prints it.
-pub fn run(rounds: u32) {
-    println!("\nrelay, 64-byte frames of one flow, ns of processor time for each:");
+/// Measures, interleaved.
+pub fn run(session: &mut Session) {
+    let (rounds, count) = (session.rounds(ROUNDS), session.count(FRAMES));
+    let bar = session.bar("what a relay costs", rounds);
     let plain = Plain::new();
     let mut few = Crowd::new(1);
     let mut many = Crowd::new(MANY);
     let _ends = [drop_at_far_end(&few.world), drop_at_far_end(&many.world)];
     let mut frames = few.to_relay.clone();
-    let names = [
-        "R plain redirect, TAP to TAP",
-        "client to relay, 1 client",
-        "client to relay, 1,000 clients",
-        "relay to world, 1 client",
-        "relay to world, 1,000 clients",
-    ];
     let mut figures: [Figures; 5] = Default::default();
     for crowd in [&few, &many] {
         crowd.check();
     }
     for _ in 0..rounds {
         let before = plain.host.not_sent("to");
-        figures[0].add(frames.write(plain.from.file(), (0, FRAMES)).processor);
+        figures[0].add(frames.write(plain.from.file(), (0, count)).processor);
         let lost = plain.host.not_sent("to") - before;
         assert!(
-            lost > u64::from(FRAMES) / 2,
+            lost > u64::from(count) / 2,
             "they reached the other TAP: {lost}"
         );
         for (at, crowd) in [(1, &mut few), (2, &mut many)] {
             let before = crowd.sent();
-            let cost = crowd.to_relay.write(crowd.client.tap.file(), (0, FRAMES));
-            assert_eq!(crowd.sent() - before, u64::from(FRAMES), "all were carried");
+            let cost = crowd.to_relay.write(crowd.client.tap.file(), (0, count));
+            assert_eq!(crowd.sent() - before, u64::from(count), "all were carried");
             figures[at].add(cost.processor);
         }
         for (at, crowd) in [(3, &mut few), (4, &mut many)] {
             let before = crowd.arrived();
-            let cost = crowd.to_world.write(crowd.relay.tap.file(), (0, FRAMES));
+            let cost = crowd.to_world.write(crowd.relay.tap.file(), (0, count));
             let arrived = crowd.arrived() - before;
-            assert!(arrived >= u64::from(FRAMES), "all left: {arrived}");
+            assert!(arrived >= u64::from(count), "all left: {arrived}");
             figures[at].add(cost.processor);
         }
+        bar.inc(1);
     }
-    for (name, figures) in names.iter().zip(&figures) {
-        println!("  {name:32} {figures}");
-        println!("    raw: {}", figures.raw());
+    judge(session, &figures);
+}
+
+fn judge(session: &mut Session, figures: &[Figures; 5]) {
+    let names = [
+        "plain redirect, TAP to TAP",
+        "client to relay, 1 client",
+        "client to relay, 1,000 clients",
+        "relay to world, 1 client",
+        "relay to world, 1,000 clients",
+    ];
+    let title = "64-byte frames of one flow on the legs of a relay, processor time";
+    let mut table = Table::new("relay/64-bytes", title, ("ns", Better::Lower));
+    for (name, figures) in names.iter().zip(figures) {
+        table.add(name, figures);
     }
+    session.add(table);
     let ratio = |one: usize, other: usize| figures[one].median() / figures[other].median();
-    print_target("one leg beside a plain redirect", ratio(1, 0), ('<', LEG));
-    print_target(
-        "client to relay, 1,000 clients beside 1",
-        ratio(2, 1),
-        ('<', FLAT),
-    );
-    print_target(
-        "relay to world, 1,000 clients beside 1",
-        ratio(4, 3),
-        ('<', FLAT),
-    );
+    for (what, value, target) in [
+        ("one leg beside a plain redirect", ratio(1, 0), LEG),
+        ("client to relay, 1,000 clients beside 1", ratio(2, 1), FLAT),
+        ("relay to world, 1,000 clients beside 1", ratio(4, 3), FLAT),
+    ] {
+        session.goal(&format!("relay: {what}"), value, (Better::Lower, target));
+    }
 }
 
 /// How long the whole path is measured.
@@ -199,13 +207,14 @@ const TIME: Duration = Duration::from_secs(10);
 const RATE: u64 = 200_000_000;
 /// The programs' share of the processor's time, percent.
 const SHARE: f64 = 20.0;
+/// Rounds of ten seconds in a full run.
+const SHARE_ROUNDS: u32 = 3;
 
 /// Measures what part of the processor's time netagent's programs take on the whole path: a client's stack, a relay's that
 /// forwards, the world's, and a process in place of each VMM. Programs of others on the machine are not counted.
-pub fn share(rounds: u32) {
-    println!(
-        "\nwhole path, client - relay (Linux) - world, datagrams that fill a frame, both ways:"
-    );
+pub fn share(session: &mut Session) {
+    let rounds = session.rounds(SHARE_ROUNDS);
+    let bar = session.bar("the whole path of a relay", 2 * rounds);
     let world = World::new();
     let agent = world.agent("");
     let shield = json!({ "name": "shield", "network_interfaces": [{ "name": "shield-eth0" }] });
@@ -241,16 +250,22 @@ pub fn share(rounds: u32) {
             Figures::add(&mut programs, ran / packets);
             Figures::add(&mut processor, busy / packets);
             Figures::add(&mut shares, ran / busy * 100.0);
+            bar.inc(1);
         }
-        println!("  {}", if is_upload { "up" } else { "down" });
-        println!("    programs, ns a packet    {programs}");
-        println!("    processor, ns a packet   {processor}");
-        println!("    raw shares: {}", shares.raw());
-        print_target(
-            "share of the programs, percent",
-            shares.median(),
-            ('<', SHARE),
+        let direction = if is_upload { "up" } else { "down" };
+        let title = format!(
+            "client - relay (Linux) - world, datagrams that fill a frame, {direction}, of a packet"
         );
+        let mut table = Table::new(
+            &format!("relay-path/{direction}"),
+            &title,
+            ("ns", Better::Lower),
+        );
+        table.add("netagent's programs", &programs);
+        table.add("processors, all work", &processor);
+        session.add(table);
+        let what = format!("whole path of a relay, {direction}: share of the programs, %");
+        session.goal(&what, shares.median(), (Better::Lower, SHARE));
     }
 }
 

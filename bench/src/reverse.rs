@@ -8,9 +8,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use nix::unistd::write;
 
-use crate::figures::print_target;
 use crate::frames::Frames;
 use crate::path::Cost;
+use crate::report::Better;
+use crate::session::Session;
 use crate::variant::{CONFIGURATION, Direction, GUEST_PORT, Kind, PUBLISHED, Variant};
 use crate::ways::{Time, Ways};
 use netagent_tests::deadline::{Deadline, SOON};
@@ -30,8 +31,8 @@ const BATCH: u32 = 128;
 const PORT: u16 = 53;
 /// Payload that makes a UDP frame 64 bytes long.
 const PAYLOAD: [u8; 22] = [0x5a; 22];
-/// Part of netagent's price in what nftables adds to a bare redirect.
-const SHARE: f64 = 0.40;
+/// Rounds of a full run.
+const ROUNDS: u32 = 7;
 
 /// Who opened the flows.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,50 +47,57 @@ struct Arriving {
     frames: Frames,
 }
 
-/// Measures all ways, interleaved, and prints the figures.
-pub fn run(rounds: u32) {
-    for (opener, what) in [
-        (Opener::Guest, "replies"),
-        (Opener::World, "frames for a published port"),
-    ] {
-        for flow_count in [1, MANY] {
-            println!(
-                "\n64-byte {what}, veth uplink to TAP, {flow_count} established flows, ns for each:"
-            );
-            run_one(rounds, opener, flow_count);
+/// Measures all ways, interleaved.
+pub fn run(session: &mut Session) {
+    for opener in [Opener::Guest, Opener::World] {
+        for (flow_count, name, share) in [(1, "1-flow", 0.25), (MANY, "50000-flows", 0.33)] {
+            run_one(session, opener, (flow_count, name, share));
         }
     }
 }
 
-fn run_one(rounds: u32, opener: Opener, flow_count: u32) {
+fn run_one(session: &mut Session, opener: Opener, (flow_count, name, share): (u32, &str, f64)) {
+    let (what, id) = match opener {
+        Opener::Guest => ("replies", "replies"),
+        Opener::World => ("frames for a published port", "published"),
+    };
+    let title = format!("64-byte {what}, uplink to guest, {flow_count} established flows");
+    let bar = session.bar(&title, session.rounds(ROUNDS));
     let mut ways = Ways::prepare(|kind| {
         let variant = Variant::prepare_as(kind, Direction::ToVm, CONFIGURATION);
         let mut arriving = establish(&variant, opener, flow_count);
         arriving.frames.write(arriving.wire.as_fd(), (0, WARM_UP));
         (variant, arriving)
     });
-    ways.measure(rounds, measure);
-    ways.print(|median| format!("{:.3} Mpps", 1e3 / median));
+    let frames = session.count(FRAMES);
+    ways.measure(&bar, |variant, arriving| measure(variant, arriving, frames));
+    for table in ways.tables(&format!("reverse/{id}/{name}"), &title) {
+        session.add(table);
+    }
     for time in Time::ALL {
         let [netagent, redirect, nft] =
             [Kind::Netagent, Kind::Redirect, Kind::Nft].map(|kind| ways.median(kind, time));
         let added = (netagent - redirect) / (nft - redirect);
         let name = time.name();
-        print_target(&format!("(A - R) / (N - R), {name}"), added, ('<', SHARE));
+        session.goal(
+            &format!("{title}: (netagent - tcx redirect) / (nft - tcx redirect), {name}"),
+            added,
+            (Better::Lower, share),
+        );
     }
 }
 
 /// The other ways were measured meanwhile: at first each flow gets a frame, so that what a way does once in some seconds
 /// weighs as much as in traffic that goes on.
-fn measure(variant: &Variant, arriving: &mut Arriving) -> Cost {
+fn measure(variant: &Variant, arriving: &mut Arriving, count: u32) -> Cost {
     let each = arriving.frames.count() as u32;
     arriving.frames.write(arriving.wire.as_fd(), (0, each));
     let before = variant.overflowed();
-    let cost = arriving.frames.write(arriving.wire.as_fd(), (0, FRAMES));
+    let cost = arriving.frames.write(arriving.wire.as_fd(), (0, count));
     let arrived = variant.overflowed() - before;
     assert!(
-        (u64::from(FRAMES)..u64::from(FRAMES) + 16).contains(&arrived),
-        "{}: {arrived} of {FRAMES} frames reached the TAP",
+        (u64::from(count)..u64::from(count) + 16).contains(&arrived),
+        "{}: {arrived} of {count} frames reached the TAP",
         variant.kind.name()
     );
     cost

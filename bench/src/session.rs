@@ -1,9 +1,14 @@
 //! A run of benchmarks: how much of it is wanted, what it found so far, and how far it is.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use std::fmt::Write;
+use std::time::Duration;
 
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
+
+use crate::catalogue::Benchmark;
 use crate::report::machine::{Machine, load};
-use crate::report::{Better, FORMAT, Goal, Report, Table};
+use crate::report::terminal;
+use crate::report::{Better, FORMAT, Goal, Ran, Report, Table};
 
 /// A run.
 #[derive(Debug)]
@@ -11,21 +16,28 @@ pub struct Session {
     quick: bool,
     rounds: Option<u32>,
     report: Report,
+    bars: MultiProgress,
+    whole: ProgressBar,
 }
 
 impl Session {
     /// One that begins now; `rounds` where the command line names a number.
     #[must_use]
     pub fn begin(quick: bool, rounds: Option<u32>) -> Self {
+        let bars = MultiProgress::new();
         Self {
             quick,
             rounds,
+            whole: bars.add(ProgressBar::no_length()),
+            bars,
             report: Report {
                 format: FORMAT,
                 quick,
                 machine: Machine::here(),
+                benchmarks: Vec::new(),
                 tables: Vec::new(),
                 goals: Vec::new(),
+                failures: Vec::new(),
             },
         }
     }
@@ -50,19 +62,23 @@ impl Session {
     }
 
     /// A bar that goes on at every step; it is not there where nobody looks.
+    ///
+    /// # Panics
+    /// Never: the template is one.
     #[must_use]
     pub fn bar(&self, what: &str, steps: u32) -> ProgressBar {
-        let style = ProgressStyle::with_template("{msg:32} [{bar:40}] {pos}/{len} {elapsed}")
-            .expect("the template is one");
-        let bar = ProgressBar::new(steps.into());
-        bar.set_style(style.progress_chars("=> "));
+        let style = ProgressStyle::with_template("  {msg:48!} [{bar:24}] {pos}/{len}");
+        let style = style.expect("the template is one");
+        let bar = ProgressBar::new(steps.into()).with_style(style.progress_chars("=> "));
+        // Added before it is drawn: otherwise it would be drawn beside the others.
+        let bar = self.bars.insert_before(&self.whole, bar);
         bar.set_message(what.to_owned());
         bar
     }
 
     /// Takes a comparison, and prints it.
     pub fn add(&mut self, table: Table) {
-        crate::report::terminal::print_table(&table);
+        self.print(&terminal::table(&table));
         self.report.tables.push(table);
     }
 
@@ -74,14 +90,68 @@ impl Session {
             target,
             better,
         };
-        crate::report::terminal::print_goal(&goal);
+        self.print(&terminal::goal(&goal));
         self.report.goals.push(goal);
+    }
+
+    /// Shows that a benchmark begins. `left` is what it and those after it are expected to take, and `done` what those
+    /// before it were.
+    ///
+    /// # Panics
+    /// Never: the template is one.
+    pub fn start(&self, benchmark: &Benchmark, (done, left): (Duration, Duration)) {
+        let total = done + left;
+        let (began, steps) = (self.whole.elapsed(), total.as_secs());
+        let style = ProgressStyle::with_template("  {msg:48!} [{bar:24}] {elapsed}, {left}");
+        let style = style.expect("the template is one").with_key(
+            "left",
+            move |state: &ProgressState, text: &mut dyn Write| {
+                let left = left.saturating_sub(state.elapsed().saturating_sub(began));
+                let minutes = left.as_secs().div_ceil(60);
+                // What cannot be written to a bar is not seen either.
+                write!(text, "about {minutes} min left").unwrap_or_default();
+            },
+        );
+        self.whole.set_length(steps.max(1));
+        self.whole.set_position(done.as_secs());
+        self.whole.set_style(style.progress_chars("=> "));
+        self.whole.set_message(benchmark.name);
+        if !self.bars.is_hidden() {
+            self.whole.enable_steady_tick(Duration::from_secs(1));
+        }
+        self.print(&terminal::heading(benchmark.name, benchmark.about));
+    }
+
+    /// Notes that a benchmark is over, and what stopped it where it did not come to its end.
+    pub fn finish(&mut self, benchmark: &Benchmark, took: Duration, failure: Option<&str>) {
+        self.report.benchmarks.push(Ran {
+            name: benchmark.name.to_owned(),
+            about: benchmark.about.to_owned(),
+            seconds: took.as_secs_f64(),
+        });
+        if let Some(failure) = failure {
+            let failure = format!("{}: {failure}", benchmark.name);
+            self.print(&format!("FAILED: {failure}"));
+            self.report.failures.push(failure);
+        }
+        self.report.machine.load_after = load();
+    }
+
+    /// What was found so far.
+    #[must_use]
+    pub const fn report(&self) -> &Report {
+        &self.report
     }
 
     /// Ends it.
     #[must_use]
-    pub fn end(mut self) -> Report {
-        self.report.machine.load_after = load();
+    pub fn end(self) -> Report {
+        self.whole.finish_and_clear();
         self.report
+    }
+
+    /// Prints lines above the bars.
+    fn print(&self, text: &str) {
+        self.bars.suspend(|| println!("{text}"));
     }
 }

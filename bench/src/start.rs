@@ -5,11 +5,19 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::figures::{Figures, print_target};
+use crate::figures::Figures;
 use crate::memory::Memory;
+use crate::report::{Better, Table};
+use crate::session::Session;
 use netagent_tests::agent::Agent;
 use netagent_tests::deadline::now;
 use netagent_tests::world::World;
+
+/// A round of a thousand starts takes its time.
+const ROUNDS: u32 = 3;
+
+/// What is there when the agent starts.
+const CASES: [&str; 2] = ["in place", "from scratch"];
 
 /// Clients that fill an agent.
 const CLIENTS: u32 = 16;
@@ -25,55 +33,61 @@ const WATCHED: Duration = Duration::from_secs(35);
 /// Longest start that is waited for.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Fills agents, ends them and starts them again, and prints the figures.
-pub fn run(rounds: u32) {
-    let (in_place, scratch) = measure(MANY, rounds);
-    print_target("1,000 in place, median, s", in_place.median(), ('<', 2.0));
-    print_target(
-        "1,000 from scratch, median, s",
-        scratch.median(),
-        ('<', 15.0),
-    );
-    let (_, scratch) = measure(MOST, 1);
-    print_target("4,096 from scratch, s", scratch.median(), ('<', 60.0));
+/// Fills agents, ends them and starts them again.
+pub fn run(session: &mut Session) {
+    measure(session, (MANY, session.rounds(ROUNDS)), [2.0, 15.0]);
+    measure(session, (MOST, 1), [8.0, 60.0]);
 }
 
-/// Seconds of starts in place and from scratch.
-fn measure(instances: u32, rounds: u32) -> (Figures, Figures) {
-    println!("\n{instances} instances, s from the start of the process until all run:");
+/// Starts in place and from scratch, and the seconds that each may take.
+fn measure(session: &mut Session, (instances, rounds): (u32, u32), targets: [f64; 2]) {
+    let bar = session.bar(&format!("starts with {instances} instances"), rounds);
     let world = World::new();
     let mut agent = world.agent("");
     let began = now();
     fill(&agent, instances);
     let filled = began.elapsed().as_secs_f64();
-    println!(
-        "  created by {CLIENTS} clients in {filled:.1} s: {}",
-        Memory::of(agent.pid())
-    );
+    let resident = Memory::of(agent.pid()).resident_mb;
     let longest = longest_answer(&agent);
-    println!("  longest answer in {WATCHED:?} after that, s: {longest:.2}");
-    let (mut in_place, mut scratch) = (Figures::default(), Figures::default());
-    let mut memory = [Memory::of(agent.pid()); 2];
+    let mut figures: [[Figures; 2]; 2] = Default::default();
     for _ in 0..rounds {
+        let [in_place, scratch] = &mut figures;
         agent.kill9();
-        in_place.add(start(&mut agent, instances));
-        memory[0] = Memory::of(agent.pid());
+        restart(&mut agent, instances, in_place);
         agent.stop();
         agent.take_down();
-        scratch.add(start(&mut agent, instances));
-        memory[1] = Memory::of(agent.pid());
+        restart(&mut agent, instances, scratch);
+        bar.inc(1);
     }
-    for (what, figures, memory) in [
-        ("in place", &in_place, memory[0]),
-        ("from scratch", &scratch, memory[1]),
-    ] {
-        println!("  {what:12} {}  memory {memory}", figures.raw());
+    let id = format!("start/{instances}-instances");
+    let title = format!("starts with {instances} instances until all run");
+    let mut table = Table::new(&id, &title, ("s", Better::Lower));
+    let title = format!("resident memory after starts with {instances} instances");
+    let mut memory = Table::new(&format!("{id}/memory"), &title, ("MB", Better::Lower));
+    for (what, [took, resident]) in CASES.into_iter().zip(&figures) {
+        table.add(what, took);
+        memory.add(what, resident);
+    }
+    table.note(format!(
+        "created by {CLIENTS} clients in {filled:.1} s ({resident:.1} MB); longest answer in the {} s after that: {longest:.2} s",
+        WATCHED.as_secs()
+    ));
+    session.add(table);
+    session.add(memory);
+    for ((what, [took, resident]), target) in CASES.into_iter().zip(&figures).zip(targets) {
+        let title = format!("start with {instances} instances, {what}, s");
+        session.goal(&title, took.median(), (Better::Lower, target));
         if instances == MANY {
-            let what = format!("resident memory, {what}, MB");
-            print_target(&what, memory.resident_mb, ('<', 60.0));
+            let title = format!("resident memory of {instances} instances, {what}, MB");
+            session.goal(&title, resident.median(), (Better::Lower, 60.0));
         }
     }
-    (in_place, scratch)
+}
+
+/// Starts the agent, and notes the seconds that it took and the memory that it has.
+fn restart(agent: &mut Agent, instances: u32, [took, resident]: &mut [Figures; 2]) {
+    took.add(start(agent, instances));
+    resident.add(Memory::of(agent.pid()).resident_mb);
 }
 
 /// Seconds of the longest answer while the agent looks at everything by itself, and follows what came before.

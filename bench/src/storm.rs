@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::figures::{Figures, print_target};
+use crate::figures::Figures;
 use crate::memory::Memory;
+use crate::report::{Better, Table};
+use crate::session::Session;
 use crate::start::fill;
 use netagent_tests::agent::Agent;
 use netagent_tests::deadline::{now, wait_until};
@@ -19,6 +21,9 @@ use netagent_tests::world::World;
 
 /// Guests that ask at once.
 const GUESTS: u32 = 1_000;
+
+/// Rounds of a full run: each takes its time.
+const ROUNDS: u32 = 3;
 
 /// After this time a client asks again (RFC 2131, 4.1).
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -42,40 +47,53 @@ struct Asking<'a> {
     asked: Instant,
 }
 
-/// Makes the guests, lets them ask, and prints the figures.
-pub fn run(rounds: u32) {
-    println!("\n{GUESTS} guests ask for DHCP and a router at once:");
+/// Makes the guests, and lets them ask.
+pub fn run(session: &mut Session) {
+    let rounds = session.rounds(ROUNDS);
+    let bar = session.bar("guests that boot at once", rounds);
     let world = World::new();
     let agent = world.agent("");
     fill(&agent, GUESTS);
     let nics = open(&world, &agent);
-    let mut times = Figures::default();
+    let (mut times, mut repeated) = (Figures::default(), 0);
     let (mut settled, mut peak) = (Figures::default(), Figures::default());
     for _ in 0..rounds {
         let before = Memory::of(agent.pid());
         Memory::forget_peak(agent.pid());
         let (took, again) = storm(&nics);
         let after = Memory::of(agent.pid());
-        println!("  {took:.3} s, {again} questions asked again; memory {before}, then {after}");
         times.add(took);
+        repeated += again;
         settled.add(after.resident_mb - before.resident_mb);
         peak.add(after.peak_mb - before.resident_mb);
+        bar.inc(1);
     }
-    print_target(
-        "until all are answered, median, s",
-        times.median(),
-        ('<', 5.0),
-    );
-    print_target(
-        "resident memory, up by at most, MB",
-        settled.quantile(1.0),
-        ('<', 10.0),
-    );
-    print_target(
-        "peak of memory, up by at most, MB",
-        peak.quantile(1.0),
-        ('<', 10.0),
-    );
+    let title = format!("{GUESTS} guests ask for DHCP and a router at once");
+    let mut table = Table::new("storm/answered", &title, ("s", Better::Lower));
+    table.add("until all are answered", &times);
+    table.note(format!("{repeated} questions were asked again"));
+    session.add(table);
+    let title = format!("memory of the agent while {GUESTS} guests ask at once");
+    let mut table = Table::new("storm/memory", &title, ("MB more", Better::Lower));
+    table.add("resident after it", &settled);
+    table.add("peak", &peak);
+    session.add(table);
+    for (what, value, target) in [
+        ("until all are answered, s", times.median(), 5.0),
+        (
+            "resident memory, up by at most, MB",
+            settled.quantile(1.0),
+            10.0,
+        ),
+        (
+            "peak of memory, up by at most, MB",
+            peak.quantile(1.0),
+            10.0,
+        ),
+    ] {
+        let what = format!("{GUESTS} guests at once: {what}");
+        session.goal(&what, value, (Better::Lower, target));
+    }
 }
 
 /// Opens every TAP, and waits until the agent has seen that.

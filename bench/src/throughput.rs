@@ -173,7 +173,10 @@ fn carried(way: Way, flows: Vec<Flow>, load: Load) -> Carried {
     let carried = carry(flows, load);
     let name = way.name();
     assert!(carried.is_whole || way == Way::Passt, "{name} lost bytes");
-    assert!(carried.bits > 0.0 || way == Way::Passt, "{name} stood still");
+    assert!(
+        carried.bits > 0.0 || way == Way::Passt,
+        "{name} stood still"
+    );
     carried
 }
 
@@ -185,9 +188,13 @@ fn explain(table: &mut Table, row: Row, (missing, short): (&[Way], u32)) {
     }
     if row.course == Course::In {
         table.add(Way::Passt.name(), &Figures::default());
-        table.note("passt: Debian's one ends at the first connection from outside on current kernels.");
+        table.note(
+            "passt: Debian's one ends at the first connection from outside on current kernels.",
+        );
     } else if row.offloads == Offloads::On {
-        table.note(format!("passt: {short} transfers of all tables stood still before their end."));
+        table.note(format!(
+            "passt: {short} transfers of all tables stood still before their end."
+        ));
         table.note("passt: an MTU of 65,520 bytes, as it advises; frames on a stream socket, without virtio headers.");
     }
     table.note("tcx redirect, kernel route and linux bridge: no NAT and no filter.");

@@ -38,10 +38,10 @@ impl Kind {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Netagent => "A netagent",
-            Self::Redirect => "R tcx redirect",
-            Self::Route => "K kernel route",
-            Self::Nft => "N nft masquerade",
+            Self::Netagent => "netagent",
+            Self::Redirect => "tcx redirect",
+            Self::Route => "kernel route",
+            Self::Nft => "nft masquerade",
         }
     }
 

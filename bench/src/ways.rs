@@ -1,7 +1,10 @@
 //! All ways side by side: measured in turn, round after round, and compared.
 
+use indicatif::ProgressBar;
+
 use crate::figures::Figures;
 use crate::path::Cost;
+use crate::report::{Better, Table};
 use crate::variant::{Kind, Variant};
 
 /// One way with its flows and what they cost.
@@ -10,6 +13,15 @@ struct Way<F> {
     flows: F,
     wall: Figures,
     processor: Figures,
+}
+
+impl<F> Way<F> {
+    const fn figures(&self, time: Time) -> &Figures {
+        match time {
+            Time::Wall => &self.wall,
+            Time::Processor => &self.processor,
+        }
+    }
 }
 
 /// All of them.
@@ -36,6 +48,15 @@ impl Time {
             Self::Processor => "processor time",
         }
     }
+
+    /// Of the table whose wall clock's is `id`.
+    #[must_use]
+    pub fn id(self, id: &str) -> String {
+        match self {
+            Self::Wall => id.to_owned(),
+            Self::Processor => format!("{id}/processor"),
+        }
+    }
 }
 
 impl<F> Ways<F> {
@@ -54,34 +75,29 @@ impl<F> Ways<F> {
         Self(Kind::ALL.into_iter().map(way).collect())
     }
 
-    /// Measures every way once in every round.
-    pub fn measure(&mut self, rounds: u32, measure: impl Fn(&Variant, &mut F) -> Cost) {
-        for _ in 0..rounds {
+    /// Measures every way once in every round, of which there are as many as the bar has steps.
+    pub fn measure(&mut self, bar: &ProgressBar, measure: impl Fn(&Variant, &mut F) -> Cost) {
+        for _ in 0..bar.length().unwrap_or(1) {
             for way in &mut self.0 {
                 let Cost { wall, processor } = measure(&way.variant, &mut way.flows);
                 way.wall.add(wall);
                 way.processor.add(processor);
             }
+            bar.inc(1);
         }
     }
 
-    /// Prints every way, with a rate that `rate` makes of a median.
-    pub fn print(&self, rate: impl Fn(f64) -> String) {
-        for way in &self.0 {
-            let (name, wall, processor) = (way.variant.kind.name(), &way.wall, &way.processor);
-            println!(
-                "  {name:18} {wall}  {}  processor {processor}",
-                rate(wall.median())
-            );
-        }
-        for way in &self.0 {
-            let (name, wall, processor) = (way.variant.kind.name(), &way.wall, &way.processor);
-            println!(
-                "    raw, {name}: wall {}; processor {}",
-                wall.raw(),
-                processor.raw()
-            );
-        }
+    /// What every way cost, by either time: two tables, the second of which has an id of its own.
+    #[must_use]
+    pub fn tables(&self, id: &str, title: &str) -> [Table; 2] {
+        Time::ALL.map(|time| {
+            let (id, title) = (time.id(id), format!("{title}, {}", time.name()));
+            let mut table = Table::new(&id, &title, ("ns", Better::Lower));
+            for way in &self.0 {
+                table.add(way.variant.kind.name(), way.figures(time));
+            }
+            table
+        })
     }
 
     /// Median of a way.
@@ -91,10 +107,6 @@ impl<F> Ways<F> {
     #[must_use]
     pub fn median(&self, kind: Kind, time: Time) -> f64 {
         let way = self.0.iter().find(|way| way.variant.kind == kind);
-        let way = way.expect("all kinds were measured");
-        match time {
-            Time::Wall => way.wall.median(),
-            Time::Processor => way.processor.median(),
-        }
+        way.expect("all kinds were measured").figures(time).median()
     }
 }

@@ -12,7 +12,9 @@ use serde_json::json;
 
 use crate::dns::agent;
 use crate::dns::zone::{A, AAAA, Said, Told, Zone};
-use crate::figures::{Figures, print_target};
+use crate::figures::Figures;
+use crate::report::{Better, Table};
+use crate::session::Session;
 use netagent_tests::deadline::{SOON, now};
 use netagent_tests::guest::Guest;
 use netagent_tests::name_server::{PORT, question};
@@ -66,20 +68,13 @@ impl Addresses {
     }
 }
 
-/// Connects to addresses of eight servers, then to ever new ones, and prints the figures.
-pub(super) fn run() {
-    for (addresses, what) in [
-        (Addresses::Few, "8 servers in turns"),
-        (Addresses::New, "new addresses"),
-    ] {
-        println!(
-            "\n{ROUNDS} rounds of a query and a connection at once, {what}, TTL 0 to {TTL_MAX}:"
-        );
-        measure(addresses);
-    }
+/// Connects to addresses of eight servers, then to ever new ones.
+pub(super) fn run(session: &mut Session) {
+    measure(session, Addresses::Few, ("few", "8 servers in turns"));
+    measure(session, Addresses::New, ("new", "new addresses"));
 }
 
-fn measure(addresses: Addresses) {
+fn measure(session: &mut Session, addresses: Addresses, (id, what): (&str, &str)) {
     let world = World::new();
     // Every address in these networks is one of the world's servers.
     world.outside.ip("route add local 45.64.0.0/16 dev lo");
@@ -107,14 +102,27 @@ fn measure(addresses: Addresses) {
         drop(writer);
         found
     });
-    println!("  {} queries were forwarded", zone.asked());
-    println!("  ms from query to connection {took}");
-    failures
-        .iter()
-        .take(TOLD_MAX)
-        .for_each(|failure| println!("  {failure}"));
-    print_target("failed connections", failures.len() as f64, ('<', 0.0));
-    println!("  dropped of the guest: {:?}", agent.guest_drops("listed"));
+    let title = format!("a query and a connection at once, {what}, TTL 0 to {TTL_MAX}");
+    let mut table = Table::new(&format!("dns/connect/{id}"), &title, ("ms", Better::Lower));
+    table.add("query to connection, tenths of all rounds", &tenths(&took));
+    table.note(format!(
+        "{ROUNDS} rounds; {} queries were forwarded",
+        zone.asked()
+    ));
+    let told = failures.iter().take(TOLD_MAX);
+    told.for_each(|failure| table.note(failure));
+    let drops = agent.guest_drops("listed");
+    table.note(format!("dropped of the guest: {drops:?}"));
+    session.add(table);
+    let what = format!("{title}: failed connections");
+    session.goal(&what, failures.len() as f64, (Better::Lower, 0.0));
+}
+
+/// Median of each tenth of very many rounds.
+fn tenths(took: &Figures) -> Figures {
+    let parts = took.values().chunks(usize::from(ROUNDS / 10));
+    let medians = parts.map(|part| part.iter().copied().collect::<Figures>().median());
+    medians.collect()
 }
 
 /// What failed, and how long each round took, ms.

@@ -8,7 +8,9 @@ use serde_json::json;
 use crate::dns::asker::{Asker, check, wait_any};
 use crate::dns::zone::Zone;
 use crate::dns::{NAME_SERVER, agent};
-use crate::figures::{Figures, print_target};
+use crate::figures::Figures;
+use crate::report::{Better, Table};
+use crate::session::Session;
 use netagent_tests::deadline::now;
 use netagent_tests::world::{World, server_v4};
 
@@ -22,6 +24,8 @@ const BEHIND_MAX: u32 = 8;
 const LOST_AFTER: Duration = Duration::from_secs(1);
 /// The same in us.
 const LOST_US: f64 = 1e6;
+/// Rounds of a full run.
+const ROUNDS: u32 = 7;
 /// Blocks of each way in one round.
 const BLOCKS: u32 = 3;
 /// Addresses that names lead to.
@@ -68,9 +72,10 @@ fn address(name: &str) -> Ipv4Addr {
     Ipv4Addr::new(45, 64, high, low)
 }
 
-/// Asks in all ways by turns, and prints the figures.
-pub(super) fn run(rounds: u32) {
-    println!("\nDNS queries, 1,000 a second, us from query to answer:");
+/// Asks in all ways by turns.
+pub(super) fn run(session: &mut Session) {
+    let rounds = session.rounds(ROUNDS);
+    let bar = session.bar("DNS queries at a steady pace", rounds);
     let world = World::new();
     let zone = Zone::start(&world, |name, _| {
         let ttl = if name.contains(".ttl0.") { 0 } else { 300 };
@@ -81,7 +86,7 @@ pub(super) fn run(rounds: u32) {
     let listed = json!({ "name": "listed", "allowed_domains": ["*.bench.example"] });
     let mut direct = Asker::create(&agent, &world.host, (&direct, Some(server_v4(NAME_SERVER))));
     let mut listed = Asker::create(&agent, &world.host, (&listed, None));
-    let mut blocks = 0;
+    let (mut blocks, mut lost) = (0, 0);
     let mut measure = |way: Way| {
         blocks += 1;
         let asker = if way == Way::Direct {
@@ -99,9 +104,7 @@ pub(super) fn run(rounds: u32) {
             Way::Direct | Way::Forwarded | Way::New => asked >= answered,
         };
         assert!(is_right, "{way:?}: the name server was asked {asked} times");
-        if answered < QUERIES.into() {
-            println!("  {}: {answered} of {QUERIES} were answered", way.title());
-        }
+        lost += u64::from(QUERIES) - answered;
         took
     };
     for way in WAYS {
@@ -119,24 +122,29 @@ pub(super) fn run(rounds: u32) {
             p50.add(pooled.quantile(0.5));
             p99.add(pooled.quantile(0.99));
         }
+        bar.inc(1);
     }
-    print(&figures);
+    judge(session, &figures, lost);
 }
 
-fn print(figures: &[[Figures; 2]; WAYS.len()]) {
-    for (way, [p50, p99]) in WAYS.into_iter().zip(figures) {
-        println!("  {:22} p50 {p50}  p99 {p99}", way.title());
-    }
-    let [direct, others @ ..] = figures;
-    for (way, figures) in WAYS[1..].iter().zip(others) {
-        let targets = [("p50", 100.0), ("p99", 1_000.0)];
-        for ((name, target), (direct, figures)) in
-            targets.into_iter().zip(direct.iter().zip(figures))
-        {
-            let added = added(direct, figures);
-            println!("    raw: {}", added.raw());
-            let what = format!("added, {}, {name}, us", way.title());
-            print_target(&what, added.median(), ('<', target));
+fn judge(session: &mut Session, figures: &[[Figures; 2]; WAYS.len()], lost: u64) {
+    for (index, (name, target)) in [("p50", 100.0), ("p99", 1_000.0)].into_iter().enumerate() {
+        let title = format!("DNS queries, 1,000 a second, query to answer, {name}");
+        let mut table = Table::new(
+            &format!("dns/latency/{name}"),
+            &title,
+            ("us", Better::Lower),
+        );
+        for (way, figures) in WAYS.into_iter().zip(figures) {
+            table.add(way.title(), &figures[index]);
+        }
+        table.note(format!("{lost} queries had no answer"));
+        session.add(table);
+        let [direct, others @ ..] = figures;
+        for (way, other) in WAYS[1..].iter().zip(others) {
+            let added = added(&direct[index], &other[index]).median();
+            let what = format!("DNS, what is added to a query, {}, {name}, us", way.title());
+            session.goal(&what, added, (Better::Lower, target));
         }
     }
 }

@@ -12,7 +12,9 @@ use serde_json::json;
 use crate::dns::asker::{Asker, check, wait_any};
 use crate::dns::configuration;
 use crate::dns::zone::Zone;
-use crate::figures::print_target;
+use crate::figures::Figures;
+use crate::report::{Better, Table};
+use crate::session::Session;
 use crate::start::fill;
 use netagent_tests::agent::Agent;
 use netagent_tests::deadline::{SOON, now};
@@ -70,12 +72,14 @@ impl Taken {
         }
     }
 
-    fn print(&self, what: &str, before: &Self) -> f64 {
+    /// Adds it to a table; what it is more than before.
+    fn show(&self, table: &mut Table, what: &str, before: &Self) -> f64 {
         let more = self.agent - before.agent + self.tables - before.tables;
-        println!(
-            "  {what:28} agent {:.1} (resident {:.1}), tables {:.1}: {more:.1} more",
+        table.add(what, &Figures::from_iter([more]));
+        table.note(format!(
+            "{what}: agent {:.1} (resident {:.1}), tables {:.1}",
             self.agent, self.resident, self.tables
-        );
+        ));
         more
     }
 }
@@ -92,12 +96,13 @@ fn pinned(agent: &Agent, name: &str) -> MapData {
     MapData::from_pin(version.join(name)).expect("the agent pins it")
 }
 
-/// Fills an agent with instances and names, and prints what they take.
+/// Fills an agent with instances and names.
 ///
 /// # Panics
 /// Where an answer is wrong, or what it leads to is not open.
-pub(super) fn run() {
-    println!("\n{INSTANCES} instances with {NAMES} names each, MB:");
+pub(super) fn run(session: &mut Session) {
+    let title = format!("memory that {INSTANCES} instances with {NAMES} names each take");
+    let mut table = Table::new("dns/memory", &title, ("MB more", Better::Lower));
     let world = World::new();
     let zone = Zone::start(&world, |name, _| {
         (vec![address_of(name).expect("a name of ours")], 3_600)
@@ -109,7 +114,7 @@ pub(super) fn run() {
     fill(&agent, INSTANCES);
     let askers = askers(&agent, &world);
     let before = Taken::by(&agent);
-    before.print("without names", &before);
+    before.show(&mut table, "without names", &before);
     for instance in 0..INSTANCES {
         let names: Vec<String> = (0..NAMES).map(|number| name(instance, number)).collect();
         let path = format!("/v1/instances/bench-{instance}/policy");
@@ -117,7 +122,7 @@ pub(super) fn run() {
         let answer = agent.api("PUT", &path, &list.to_string());
         assert_eq!(answer.status, 200, "{answer:?}");
     }
-    Taken::by(&agent).print("with lists of names", &before);
+    Taken::by(&agent).show(&mut table, "with lists of names", &before);
     let began = now();
     for (instance, asker) in (0..).zip(&askers) {
         ask(asker, instance);
@@ -125,13 +130,16 @@ pub(super) fn run() {
     let took = began.elapsed().as_secs_f64();
     let queries = u64::from(INSTANCES) * u64::from(NAMES);
     assert_eq!(zone.asked(), queries);
-    let table = Map::from_map_data(pinned(&agent, map::LEARNED_V4)).expect("a table");
-    let table = BpfHash::<_, LearnedKey<[u8; 4]>, Learned>::try_from(table).expect("its type");
-    let open = table.keys().filter(Result::is_ok).count();
+    let learned = Map::from_map_data(pinned(&agent, map::LEARNED_V4)).expect("a table");
+    let learned = BpfHash::<_, LearnedKey<[u8; 4]>, Learned>::try_from(learned).expect("its type");
+    let open = learned.keys().filter(Result::is_ok).count();
     assert_eq!(open as u64, queries, "every address is open");
-    let more = Taken::by(&agent).print("with what they led to", &before);
-    println!("  {queries} queries in {took:.1} s, {open} addresses are open");
-    print_target("more memory, MB", more, ('<', 40.0));
+    let more = Taken::by(&agent).show(&mut table, "with what they led to", &before);
+    table.note(format!(
+        "{queries} queries in {took:.1} s, {open} addresses are open"
+    ));
+    session.add(table);
+    session.goal(&format!("{title}, MB"), more, (Better::Lower, 40.0));
 }
 
 /// The guests of all instances, in order.

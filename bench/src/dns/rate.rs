@@ -9,12 +9,16 @@ use serde_json::json;
 use crate::dns::agent;
 use crate::dns::asker::{Asker, check, wait_any};
 use crate::dns::zone::Zone;
-use crate::figures::{Figures, print_target};
+use crate::figures::Figures;
+use crate::report::{Better, Table};
+use crate::session::Session;
 use netagent_tests::deadline::{SOON, now};
 use netagent_tests::world::World;
 
 /// Guests that ask: each may ask so often in a second.
 const GUESTS: usize = 16;
+/// Rounds of a full run.
+const ROUNDS: u32 = 7;
 /// Queries of one guest that wait for an answer.
 const WINDOW: u16 = 4;
 /// Answers to one guest in one round: at the rate that is reached, no guest asks so fast that it is slowed down.
@@ -31,9 +35,10 @@ fn address(id: u16) -> Ipv4Addr {
     Ipv4Addr::new(45, 64, high, low)
 }
 
-/// Asks as fast as answers come, and prints the figures.
-pub(super) fn run(rounds: u32) {
-    println!("\nDNS answers from the cache, {GUESTS} guests:");
+/// Asks as fast as answers come.
+pub(super) fn run(session: &mut Session) {
+    let rounds = session.rounds(ROUNDS);
+    let bar = session.bar("DNS answers from the cache", rounds);
     let world = World::new();
     let zone = Zone::start(&world, |name, _| {
         let number = name.trim_start_matches('n').split('.').next();
@@ -56,17 +61,16 @@ pub(super) fn run(rounds: u32) {
         let answers = f64::from(ask(&askers, ANSWERS));
         of_core.add(answers / (processor_seconds(agent.pid()) - before));
         wall.add(answers / started.elapsed().as_secs_f64());
+        bar.inc(1);
     }
     assert_eq!(zone.asked(), asked, "all were cached");
-    println!("  answers for each second of the agent's processor time {of_core}");
-    println!("    raw: {}", of_core.raw());
-    println!("  answers a second {wall}");
-    println!("    raw: {}", wall.raw());
-    print_target(
-        "answers a second of one core",
-        of_core.median(),
-        ('>', 30_000.0),
-    );
+    let title = format!("DNS answers from the cache, {GUESTS} guests");
+    let mut table = Table::new("dns/rate", &title, ("answers/s", Better::Higher));
+    table.add("of the agent's processor time", &of_core);
+    table.add("by the clock on the wall", &wall);
+    session.add(table);
+    let what = "DNS answers a second of one core";
+    session.goal(what, of_core.median(), (Better::Higher, 30_000.0));
 }
 
 /// Asks so often for each guest, and waits for the answers; how many there were.

@@ -17,9 +17,7 @@ use netagent_tests::guest::Guest;
 use netagent_tests::netns::NetNs;
 use netagent_tests::sys;
 use netagent_tests::tap::{Header, Tap};
-use netagent_tests::world::{
-    FAR_END, HOST_V4, ROUTER_V4, UPLINK, World, link_layer, server_v4,
-};
+use netagent_tests::world::{FAR_END, HOST_V4, ROUTER_V4, UPLINK, World, link_layer, server_v4};
 
 /// Port of the host that is the guest's.
 pub const PUBLISHED: u16 = 8_080;

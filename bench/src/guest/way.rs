@@ -41,11 +41,9 @@ impl Way {
     #[must_use]
     pub const fn has_nat(self) -> bool {
         match self {
-            Self::Netagent
-            | Self::Nft
-            | Self::IptablesNft
-            | Self::IptablesLegacy
-            | Self::Passt => true,
+            Self::Netagent | Self::Nft | Self::IptablesNft | Self::IptablesLegacy | Self::Passt => {
+                true
+            }
             Self::Redirect | Self::Route | Self::Bridge => false,
         }
     }

@@ -1,18 +1,25 @@
 //! What a run of the benchmarks found: every round of every way, for the terminal, the page and the next run.
 
+pub mod compare;
+pub mod files;
 pub mod machine;
+pub mod noise;
+pub mod number;
+pub mod page;
+pub mod standing;
 pub mod terminal;
 
 use serde::{Deserialize, Serialize};
 
 use crate::figures::Figures;
 use crate::report::machine::Machine;
+use crate::report::number::tidy;
 
 /// Version of the JSON: a report of another one is not compared.
 pub const FORMAT: u32 = 1;
 
 /// What a run found.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// [`FORMAT`].
     pub format: u32,
@@ -20,10 +27,25 @@ pub struct Report {
     pub quick: bool,
     /// Where and when.
     pub machine: Machine,
+    /// Those that ran.
+    pub benchmarks: Vec<Ran>,
     /// In the order in which they were measured.
     pub tables: Vec<Table>,
     /// What was to be reached.
     pub goals: Vec<Goal>,
+    /// Which of the benchmarks stopped, and at what.
+    pub failures: Vec<String>,
+}
+
+/// A benchmark that ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ran {
+    /// As the command line names it; ids of its tables begin with it.
+    pub name: String,
+    /// What it measures.
+    pub about: String,
+    /// How long it took.
+    pub seconds: f64,
 }
 
 /// One comparison: ways beside each other, measured in turn.
@@ -119,6 +141,34 @@ impl Table {
     pub fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
     }
+
+    /// The ways, in the order in which they were added.
+    #[must_use]
+    pub fn ways(&self) -> Vec<&str> {
+        let mut ways: Vec<&str> = Vec::new();
+        for cell in &self.cells {
+            if !ways.contains(&cell.way.as_str()) {
+                ways.push(&cell.way);
+            }
+        }
+        ways
+    }
+
+    /// The sizes, from the smallest on.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<f64> {
+        let mut sizes: Vec<f64> = self.cells.iter().filter_map(|cell| cell.at).collect();
+        sizes.sort_by(f64::total_cmp);
+        sizes.dedup();
+        sizes
+    }
+
+    /// What a way was measured to be.
+    #[must_use]
+    pub fn cell(&self, way: &str, at: Option<f64>) -> Option<&Cell> {
+        let mut cells = self.cells.iter();
+        cells.find(|cell| cell.way == way && cell.at == at)
+    }
 }
 
 impl Cell {
@@ -137,5 +187,42 @@ impl Goal {
             Better::Lower => self.value <= self.target,
             Better::Higher => self.value >= self.target,
         }
+    }
+
+    /// What was to be reached, as people write it.
+    #[must_use]
+    pub fn wanted(&self) -> String {
+        let target = tidy(self.target);
+        match self.better {
+            Better::Lower => format!("<= {target}"),
+            Better::Higher => format!(">= {target}"),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A report of tables.
+    pub(crate) fn report(tables: Vec<Table>) -> Report {
+        Report {
+            format: FORMAT,
+            quick: false,
+            machine: Machine::default(),
+            benchmarks: Vec::new(),
+            tables,
+            goals: Vec::new(),
+            failures: Vec::new(),
+        }
+    }
+
+    /// A table of ways and their rounds.
+    pub(crate) fn table(ways: &[(&str, &[f64])]) -> Table {
+        let mut table = Table::new("some/id", "some frames", ("ns", Better::Lower));
+        for (way, rounds) in ways {
+            table.add(way, &rounds.iter().copied().collect());
+        }
+        table
     }
 }
