@@ -54,12 +54,12 @@ pub const ALL: &[Benchmark] = &[
         reverse::run,
     ),
     quick("gso", "super-frames of 60 KB, guest to uplink", gso::run),
-    quick("flows", "new flows, in both families", flows::run),
     quick(
         "throughput",
-        "what a guest's TCP connections carry",
+        "what TCP connections of a guest carry, every peer and passt",
         throughput::run,
     ),
+    quick("flows", "new flows, in both families", flows::run),
     full(
         "latency",
         "how long a guest waits for an answer, and connections a second",
