@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 
 use crate::session::Session;
 use crate::{
-    collect, create, datapath, dhcp, dns, drop_all, flows, full, limit, neighbour, policy, relay,
-    scale, start, storm, throughput,
+    collect, cpu, create, datapath, dhcp, dns, drop_all, flows, full, latency, limit, neighbour,
+    policy, relay, scale, start, storm, throughput,
 };
 
 /// A benchmark.
@@ -54,6 +54,16 @@ pub const ALL: &[Benchmark] = &[
         throughput::run,
     ),
     quick("flows", "new flows, in both families", flows::run),
+    full(
+        "latency",
+        "how long a guest waits for an answer, and connections a second",
+        latency::run,
+    ),
+    full(
+        "cpu",
+        "processor time of a guest's bulk transfer at a steady pace",
+        cpu::run,
+    ),
     full(
         "full",
         "a full table of flows: refusals, and flows beside them",

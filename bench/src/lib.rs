@@ -24,6 +24,7 @@ pub mod variant;
 
 pub mod across;
 pub mod collect;
+pub mod cpu;
 pub mod create;
 pub mod datapath;
 pub mod dhcp;
@@ -32,6 +33,7 @@ pub mod drop_all;
 pub mod flows;
 pub mod full;
 pub mod gso;
+pub mod latency;
 pub mod limit;
 pub mod neighbour;
 pub mod policy;
