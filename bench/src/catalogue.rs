@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use crate::session::Session;
 use crate::{
     collect, cpu, create, datapath, dhcp, dns, drop_all, flows, full, latency, limit, neighbour,
-    policy, relay, scale, start, storm, throughput,
+    policy, program_cost, relay, scale, start, storm, throughput,
 };
 
 /// A benchmark.
@@ -52,6 +52,11 @@ pub const ALL: &[Benchmark] = &[
         "throughput",
         "what TCP connections of a guest carry, every peer and passt",
         throughput::run,
+    ),
+    full(
+        "program-cost",
+        "what a packet costs in the programs alone, branch by branch",
+        program_cost::run,
     ),
     quick("flows", "new flows, in both families", flows::run),
     full(

@@ -37,6 +37,7 @@ pub mod latency;
 pub mod limit;
 pub mod neighbour;
 pub mod policy;
+pub mod program_cost;
 pub mod relay;
 pub mod reverse;
 pub mod scale;
