@@ -21,6 +21,7 @@ pub mod variant;
 pub mod ways;
 
 pub mod collect;
+pub mod control;
 pub mod cpu;
 pub mod create;
 pub mod datapath;
@@ -34,7 +35,9 @@ pub mod latency;
 pub mod limit;
 pub mod neighbour;
 pub mod policy;
+pub mod rate;
 pub mod relay;
+pub mod replace;
 pub mod reverse;
 pub mod start;
 pub mod storm;
