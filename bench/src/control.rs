@@ -68,7 +68,7 @@ pub fn run(session: &mut Session) {
     let title = format!("A guest's network made: TAP, NAT, a policy of {NETWORKS} networks");
     let mut table = Table::new("control/create", &title, unit);
     add(&mut table, &ways, &made);
-    table.note("ip + nft, ip + iptables: a shell script, as people write them: a TAP with its address, forwarding both ways, masquerade, the networks denied. No address is chosen, nothing is stored, nothing is put back after a reboot.");
+    table.note("ip + nft, ip + iptables: a shell script: a TAP with its address, forwarding both ways, masquerade, the networks denied; nft by one file, iptables by a command for each rule. No address is chosen, nothing is stored, nothing is put back after a reboot.");
     session.add(table);
     let mut table = Table::new("control/delete", "The same taken away", unit);
     add(&mut table, &ways, &taken);
@@ -175,25 +175,25 @@ ip link set {TAP} up
     };
     match firewall {
         Firewall::Nft => {
-            say(&format!("nft add chain ip vms {chain}"), "");
-            for network in &denied {
-                let rule = format!("nft add rule ip vms {chain} ip daddr {network} drop");
-                say(&rule, "");
-            }
-            say(
-                &format!("nft add rule ip vms {chain} oifname {UPLINK} accept"),
-                "",
-            );
-            let jump = format!("nft add rule ip vms forward iifname {TAP} jump {chain}");
-            let back = format!(
-                "nft add rule ip vms forward oifname {TAP} ct state established,related accept"
-            );
-            let masquerade = format!(
-                "nft add rule ip vms postrouting ip saddr 172.16.9.2 oifname {UPLINK} masquerade"
-            );
-            say(&jump, "nft flush chain ip vms forward");
-            say(&back, "nft flush chain ip vms postrouting");
-            say(&masquerade, &format!("nft delete chain ip vms {chain}"));
+            let networks = denied.join(", ");
+            let rules = [
+                "nft -f - <<END".to_owned(),
+                format!("add chain ip vms {chain}"),
+                format!("add rule ip vms {chain} ip daddr {{ {networks} }} drop"),
+                format!("add rule ip vms {chain} oifname {UPLINK} accept"),
+                format!("add rule ip vms forward iifname {TAP} jump {chain}"),
+                format!(
+                    "add rule ip vms forward oifname {TAP} ct state established,related accept"
+                ),
+                format!(
+                    "add rule ip vms postrouting ip saddr 172.16.9.2 oifname {UPLINK} masquerade"
+                ),
+                "END".to_owned(),
+            ];
+            say(&rules.join("\n"), "nft -f - <<END");
+            say("", "flush chain ip vms forward");
+            say("", "flush chain ip vms postrouting");
+            say("", &format!("delete chain ip vms {chain}\nEND"));
         }
         Firewall::Iptables => {
             say(&format!("iptables -N {chain}"), "");

@@ -78,8 +78,10 @@ impl Limiter {
             }
             Self::Htb => {
                 for device in [TAP, UPLINK] {
+                    // There is none at first, and one that is there cannot be changed.
+                    netns.try_shell(&format!("tc qdisc delete dev {device} root"));
                     netns.shell(&format!(
-                        "tc qdisc replace dev {device} root handle 1: htb default 1"
+                        "tc qdisc add dev {device} root handle 1: htb default 1"
                     ));
                     netns.shell(&format!(
                         "tc class replace dev {device} parent 1: classid 1:1 htb rate {rate}bit"
