@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 
 use crate::session::Session;
 use crate::{
-    collect, cpu, create, datapath, dhcp, dns, drop_all, flows, full, latency, limit, neighbour,
-    policy, program_cost, relay, scale, start, storm, throughput,
+    collect, control, cpu, create, datapath, dhcp, dns, drop_all, flows, full, latency, limit,
+    neighbour, policy, program_cost, rate, relay, replace, scale, start, storm, throughput,
 };
 
 /// A benchmark.
@@ -79,6 +79,11 @@ pub const ALL: &[Benchmark] = &[
         "what arrives of more demand than a limit allows",
         limit::run,
     ),
+    full(
+        "rate",
+        "how exactly a rate is limited, beside TBF and HTB",
+        rate::run,
+    ),
     full("limit-cost", "what a limit costs each frame", limit::cost),
     full(
         "policy",
@@ -106,6 +111,16 @@ pub const ALL: &[Benchmark] = &[
         "create",
         "from the API call to a running instance",
         create::run,
+    ),
+    full(
+        "control",
+        "a guest's network made and taken away, and a long policy replaced, beside scripts",
+        control::run,
+    ),
+    full(
+        "replace",
+        "packets lost while the agent is replaced under load",
+        replace::run,
     ),
     full("start", "starts with many instances", start::run),
     full(
