@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 
 use crate::session::Session;
 use crate::{
-    collect, create, datapath, dhcp, dns, drop_all, flows, full, limit, neighbour, policy, relay,
-    scale, start, storm,
+    collect, cpu, create, datapath, dhcp, dns, drop_all, flows, full, latency, limit, neighbour,
+    policy, relay, scale, start, storm, throughput,
 };
 
 /// A benchmark.
@@ -48,7 +48,22 @@ pub const ALL: &[Benchmark] = &[
         "what a frame costs: guest to uplink, back, and guest to guest",
         datapath::run,
     ),
+    quick(
+        "throughput",
+        "what TCP connections of a guest carry, every peer and passt",
+        throughput::run,
+    ),
     quick("flows", "new flows, in both families", flows::run),
+    full(
+        "latency",
+        "how long a guest waits for an answer, and connections a second",
+        latency::run,
+    ),
+    full(
+        "cpu",
+        "processor time of a guest's bulk transfer at a steady pace",
+        cpu::run,
+    ),
     full(
         "full",
         "a full table of flows: refusals, and flows beside them",

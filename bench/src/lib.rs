@@ -15,6 +15,7 @@ pub mod run;
 pub mod session;
 
 pub mod frames;
+pub mod guest;
 pub mod load;
 pub mod pair;
 pub mod path;
@@ -23,6 +24,7 @@ pub mod variant;
 
 pub mod across;
 pub mod collect;
+pub mod cpu;
 pub mod create;
 pub mod datapath;
 pub mod dhcp;
@@ -31,6 +33,7 @@ pub mod drop_all;
 pub mod flows;
 pub mod full;
 pub mod gso;
+pub mod latency;
 pub mod limit;
 pub mod neighbour;
 pub mod policy;
@@ -39,3 +42,4 @@ pub mod reverse;
 pub mod scale;
 pub mod start;
 pub mod storm;
+pub mod throughput;

@@ -65,6 +65,49 @@ struct CreateLink {
     rest: [u64; 6],
 }
 
+/// The part of `union bpf_attr` that BPF_PROG_TEST_RUN reads and writes here.
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    program: u32,
+    return_value: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    /// Of one run, ns.
+    duration: u32,
+    rest: [u64; 5],
+}
+
+/// Runs a program on a packet `repeat` times, and says what one run took on average, ns.
+///
+/// # Errors
+/// What the kernel says.
+pub fn time_program(program: &OwnedFd, packet: &[u8], repeat: u32) -> io::Result<u32> {
+    const BPF_PROG_TEST_RUN: c_int = 10;
+    let mut attributes = TestRun {
+        program: program.as_raw_fd().cast_unsigned(),
+        data_size_in: u32::try_from(packet.len()).expect("a short packet"),
+        data_in: packet.as_ptr().expose_provenance() as u64,
+        repeat,
+        ..TestRun::default()
+    };
+    let address = &raw mut attributes;
+    // SAFETY: the kernel reads and writes at most the stated size at `attributes`, and `packet` outlives the call.
+    let code = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_TEST_RUN,
+            address,
+            size_of::<TestRun>(),
+        )
+    };
+    check(c_int::try_from(code).expect("0 or -1"))?;
+    Ok(attributes.duration)
+}
+
 fn bpf<T>(command: c_int, attributes: &T) -> io::Result<OwnedFd> {
     let address: *const T = attributes;
     // SAFETY: the kernel reads at most the stated size from `attributes`, whose pointers the callers keep alive.

@@ -1,0 +1,281 @@
+//! Bulk transfer by TCP: as much as the way carries, or at a steady pace. What arrives is compared with what was sent.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::TcpCongestion;
+
+use super::PROGRAM_CORE;
+use super::host::{GUEST_PORT, Host};
+use crate::path::pin_to;
+use netagent_tests::deadline::{SOON, now, wait_for};
+use netagent_tests::netns::NetNs;
+
+/// What one call sends or receives.
+const CHUNK: usize = 1 << 16;
+/// After so many bytes the pattern begins again: a prime, so that no loss of whole segments goes unseen.
+const PERIOD: usize = 65_521;
+/// Bytes that are compared of what one call received.
+const SAMPLE: usize = 64;
+/// What stands still for so long has ended.
+const STALL: Duration = Duration::from_secs(3);
+/// Port of a server.
+const PORT: u16 = 5_001;
+
+/// Which way data goes, and who opened the connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// From the guest to the world.
+    Up,
+    /// From the world to the guest.
+    Down,
+    /// Half of the flows each way, as many each way as are wanted.
+    Both,
+    /// From the world to the guest, by connections of the world to the published port.
+    In,
+}
+
+impl Course {
+    /// As it is printed.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Both => "both",
+            Self::In => "published",
+        }
+    }
+}
+
+/// A connection: where data goes in, and where it comes out.
+#[derive(Debug)]
+pub struct Flow {
+    sender: TcpStream,
+    receiver: TcpStream,
+}
+
+/// How long, and how much is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Before anything is counted.
+    pub warm_up: Duration,
+    /// While it is counted.
+    pub window: Duration,
+    /// Bytes a second of all flows; as much as possible where there is none.
+    pub pace: Option<f64>,
+}
+
+/// What was carried.
+#[derive(Clone, Copy, Debug)]
+pub struct Carried {
+    /// Bits of payload a second.
+    pub bits: f64,
+    /// Seconds of processor time that the whole machine spent for each Gbit.
+    pub processor: f64,
+    /// Whether everything that was sent arrived in the end.
+    pub is_whole: bool,
+}
+
+/// Opens connections of a guest's.
+///
+/// # Panics
+/// Where one is not opened, or the world sees another address than it should.
+#[must_use]
+pub fn open(host: &Host, course: Course, count: usize) -> Vec<Flow> {
+    let (guest, world) = (&host.guest.netns, &host.world.outside);
+    let pairs = match course {
+        Course::Up | Course::Down => pairs(guest, (world, PORT), (host.server(0, PORT), count)),
+        Course::Both => pairs(guest, (world, PORT), (host.server(0, PORT), 2 * count)),
+        Course::In => pairs(world, (guest, GUEST_PORT), (host.published(), count)),
+    };
+    let of = |(index, (client, server)): (usize, (TcpStream, TcpStream))| {
+        let is_up = match course {
+            Course::Up => true,
+            Course::Down => false,
+            Course::Both => index % 2 == 0,
+            Course::In => return flow(client, server),
+        };
+        let peer = server.peer_addr().expect("it is connected");
+        let name = host.way.name();
+        assert_eq!(peer.ip(), host.seen_as(), "{name}: source");
+        if is_up {
+            flow(client, server)
+        } else {
+            flow(server, client)
+        }
+    };
+    pairs.into_iter().enumerate().map(of).collect()
+}
+
+/// Opens connections from one namespace to a port of another.
+///
+/// # Panics
+/// Where one is not opened.
+#[must_use]
+pub fn between(client: &NetNs, server: &NetNs, to: SocketAddr, count: usize) -> Vec<Flow> {
+    let pairs = pairs(client, (server, to.port()), (to, count));
+    let of = |(client, server)| flow(client, server);
+    pairs.into_iter().map(of).collect()
+}
+
+fn pairs(
+    client: &NetNs,
+    (server, port): (&NetNs, u16),
+    (to, count): (SocketAddr, usize),
+) -> Vec<(TcpStream, TcpStream)> {
+    let listener = server.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)));
+    let listener = listener.expect("the port is free");
+    let patient = listener.set_nonblocking(true);
+    patient.expect("an open socket");
+    let pair = |_| {
+        let opened = client.run(|| TcpStream::connect_timeout(&to, SOON));
+        let opened = opened.unwrap_or_else(|error| panic!("connect to {to}: {error}"));
+        let accept = || listener.accept().ok();
+        let (accepted, _) = wait_for("the client is there", SOON, accept);
+        (opened, accepted)
+    };
+    (0..count).map(pair).collect()
+}
+
+fn flow(sender: TcpStream, receiver: TcpStream) -> Flow {
+    for stream in [&sender, &receiver] {
+        // What hangs ends the benchmark, not its patience.
+        stream.set_nonblocking(false).expect("an open socket");
+        stream.set_read_timeout(Some(STALL)).expect("not zero");
+        stream.set_write_timeout(Some(STALL)).expect("not zero");
+        // As Linux does where nobody chose another way; a namespace may not choose it for itself.
+        setsockopt(stream, TcpCongestion, &"cubic".into()).expect("every Linux has it");
+    }
+    Flow { sender, receiver }
+}
+
+/// Sends until the time is over, and says what was carried.
+///
+/// # Panics
+/// Where something else arrives than was sent.
+#[must_use]
+pub fn carry(flows: Vec<Flow>, load: Load) -> Carried {
+    let pattern = pattern();
+    let (received, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let pace = load.pace.map(|pace| pace / flows.len() as f64);
+    thread::scope(|scope| {
+        let (pattern, received, is_over) = (&pattern, &received, &is_over);
+        let start = |Flow { sender, receiver }| {
+            let sending = scope.spawn(move || {
+                pin_to(PROGRAM_CORE);
+                send(sender, (pattern, pace), is_over)
+            });
+            let receiving = scope.spawn(move || {
+                pin_to(PROGRAM_CORE);
+                receive(receiver, pattern, received)
+            });
+            (sending, receiving)
+        };
+        let transfers: Vec<_> = flows.into_iter().map(start).collect();
+        thread::sleep(load.warm_up);
+        let (bytes, busy, started) = (received.load(Ordering::Relaxed), busy(), now());
+        thread::sleep(load.window);
+        let (bytes, busy_after) = (received.load(Ordering::Relaxed) - bytes, busy_after(busy));
+        let seconds = started.elapsed().as_secs_f64();
+        is_over.store(true, Ordering::Relaxed);
+        let mut is_whole = true;
+        for (sending, receiving) in transfers {
+            let sent = sending.join().expect("the sender does not panic");
+            let arrived = receiving.join().expect("the receiver does not panic");
+            is_whole &= sent.is_some() && sent == arrived;
+        }
+        let bits = bytes as f64 * 8.0;
+        Carried {
+            bits: bits / seconds,
+            processor: busy_after / (bits / 1e9),
+            is_whole,
+        }
+    })
+}
+
+fn pattern() -> Vec<u8> {
+    (0..PERIOD + CHUNK)
+        .map(|index| {
+            let place = (index % PERIOD) as u64;
+            (place.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+        })
+        .collect()
+}
+
+/// Sends until it is over; how many bytes, or none where it could not go on.
+fn send(
+    mut to: TcpStream,
+    (pattern, pace): (&[u8], Option<f64>),
+    is_over: &AtomicBool,
+) -> Option<u64> {
+    let (started, mut sent) = (now(), 0_u64);
+    while !is_over.load(Ordering::Relaxed) {
+        if let Some(pace) = pace {
+            let due = Duration::from_secs_f64(sent as f64 / pace);
+            if let Some(early) = due.checked_sub(started.elapsed()) {
+                thread::sleep(early);
+            }
+        }
+        let start = (sent % PERIOD as u64) as usize;
+        sent += to.write(&pattern[start..start + CHUNK]).ok()? as u64;
+    }
+    to.shutdown(Shutdown::Write).ok()?;
+    Some(sent)
+}
+
+/// Receives to the end; how many bytes, or none where there was no end.
+///
+/// # Panics
+/// Where it is something else than was sent.
+fn receive(mut from: TcpStream, pattern: &[u8], received: &AtomicU64) -> Option<u64> {
+    let (mut buffer, mut arrived) = (vec![0; CHUNK], 0_u64);
+    loop {
+        let length = match from.read(&mut buffer).ok()? {
+            0 => return Some(arrived),
+            length => length,
+        };
+        let (start, sample) = ((arrived % PERIOD as u64) as usize, length.min(SAMPLE));
+        assert!(
+            buffer[..sample] == pattern[start..start + sample],
+            "other bytes arrived than were sent, at {arrived}"
+        );
+        arrived += length as u64;
+        received.fetch_add(length as u64, Ordering::Relaxed);
+    }
+}
+
+/// Wall time, and what the processors did not work in it.
+struct Work {
+    at: std::time::Instant,
+    idle: f64,
+}
+
+/// The machine's work so far. The kernel counts the time that a processor sleeps exactly, and the time in which it
+/// works by ticks: so what is counted here is the sleep.
+fn busy() -> Work {
+    let text = fs::read_to_string("/proc/stat").expect("proc is mounted");
+    let fields: Vec<&str> = text.split_whitespace().take(9).collect();
+    let seconds = |field: usize| {
+        let ticks: f64 = fields[field].parse().expect("a number");
+        ticks / 100.0
+    };
+    // Idle, waiting for a disk, and taken by the hypervisor.
+    Work {
+        at: now(),
+        idle: seconds(4) + seconds(5) + seconds(8),
+    }
+}
+
+/// Seconds of processor time since then.
+fn busy_after(before: Work) -> f64 {
+    let after = busy();
+    let processors = thread::available_parallelism().map_or(1, usize::from) as f64;
+    let wall = after.at.duration_since(before.at).as_secs_f64();
+    wall * processors - (after.idle - before.idle)
+}

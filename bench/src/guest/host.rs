@@ -1,0 +1,241 @@
+//! A host with one guest, connected by one of the ways, in namespaces of its own.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+use netagent_common::net::GATEWAY_MAC;
+use serde_json::{Value, json};
+
+use super::cable::Waiting;
+use super::machine::{Machine, Network, Offloads};
+use super::passt::Passt;
+use super::rules::{feed, set_up};
+use super::way::Way;
+use crate::peers::redirect_program;
+use netagent_tests::agent::Agent;
+use netagent_tests::guest::Guest;
+use netagent_tests::netns::NetNs;
+use netagent_tests::sys;
+use netagent_tests::tap::{Header, Tap};
+use netagent_tests::world::{FAR_END, HOST_V4, ROUTER_V4, UPLINK, World, link_layer, server_v4};
+
+/// Port of the host that is the guest's.
+pub const PUBLISHED: u16 = 8_080;
+/// Port of the guest behind it.
+pub const GUEST_PORT: u16 = 80;
+/// Address of the guest where it is not the agent that gives it one, and the network is not the uplink's.
+pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
+
+/// Name of the guest's instance.
+pub const NAME: &str = "guest";
+const TAP: &str = "tap0";
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
+const ON_LINK: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 50);
+const GUEST_MAC: [u8; 6] = [0xaa, 0xfc, 0, 0, 0, 1];
+
+/// How a host is set up, beside the way.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// What frames are handed over.
+    pub offloads: Offloads,
+    /// How the VMM waits.
+    pub waiting: Waiting,
+    /// The agent's configuration.
+    pub configuration: &'static str,
+    /// More of the instance's specification.
+    pub spec: Value,
+}
+
+impl Setting {
+    /// Nothing but the frames.
+    #[must_use]
+    pub fn with(offloads: Offloads) -> Self {
+        Self {
+            offloads,
+            waiting: Waiting::Sleeps,
+            configuration: "",
+            spec: json!({}),
+        }
+    }
+
+    /// The same, with a VMM that never sleeps.
+    #[must_use]
+    pub fn spinning(self) -> Self {
+        Self {
+            waiting: Waiting::Spins,
+            ..self
+        }
+    }
+}
+
+/// A host with its guest. What comes first is dropped first.
+#[derive(Debug)]
+pub struct Host {
+    /// How the guest is connected.
+    pub way: Way,
+    /// The guest.
+    pub guest: Machine,
+    /// The agent, where it is netagent's.
+    pub agent: Option<Agent>,
+    _links: Vec<OwnedFd>,
+    _passt: Option<Passt>,
+    /// The namespaces.
+    pub world: World,
+}
+
+impl Host {
+    /// Sets one up.
+    ///
+    /// # Panics
+    /// Without the rights to, or where something that the way needs is not installed.
+    #[must_use]
+    pub fn prepare(way: Way, setting: &Setting) -> Self {
+        let world = World::new();
+        if setting.offloads == Offloads::Off {
+            // As from a wire: frames of one MTU, their checksums made.
+            let outside = &world.outside;
+            outside.shell(&format!("ethtool -K {FAR_END} tx off tso off gso off"));
+        }
+        let (mut agent, mut passt, mut links) = (None, None, Vec::new());
+        let how = (setting.offloads, setting.waiting);
+        let guest = match way {
+            Way::Netagent => {
+                let started = world.agent(setting.configuration);
+                let (tap, network) = instance(&started, &world.host, &setting.spec);
+                agent = Some(started);
+                Machine::on_tap(tap, network, how)
+            }
+            Way::Passt => {
+                let (process, stream) = Passt::start(&world.host, GUEST_V4, GATEWAY);
+                passt = Some(process);
+                Machine::on_stream(stream, network(way), setting.offloads)
+            }
+            Way::Redirect
+            | Way::Route
+            | Way::Nft
+            | Way::IptablesNft
+            | Way::IptablesLegacy
+            | Way::Bridge => {
+                let tap = plain_tap(&world, way);
+                connect(&world, way, &mut links);
+                Machine::on_tap(tap, network(way), how)
+            }
+        };
+        Self {
+            way,
+            guest,
+            agent,
+            _links: links,
+            _passt: passt,
+            world,
+        }
+    }
+
+    /// Where the guest finds a server of the world.
+    #[must_use]
+    pub const fn server(&self, index: u8, port: u16) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(server_v4(index)), port)
+    }
+
+    /// Where the world finds the guest's published port: without NAT that is the guest itself.
+    #[must_use]
+    pub const fn published(&self) -> SocketAddr {
+        if self.way.has_nat() {
+            SocketAddr::new(IpAddr::V4(HOST_V4), PUBLISHED)
+        } else {
+            SocketAddr::new(IpAddr::V4(self.guest.network.address), GUEST_PORT)
+        }
+    }
+
+    /// As whom the world sees the guest.
+    #[must_use]
+    pub const fn seen_as(&self) -> Ipv4Addr {
+        if self.way.has_nat() {
+            HOST_V4
+        } else {
+            self.guest.network.address
+        }
+    }
+}
+
+/// Creates the instance and opens its TAP.
+fn instance(agent: &Agent, host: &NetNs, more: &Value) -> (Tap, Network) {
+    let mut spec = json!({ "name": NAME, "publish": [format!("{PUBLISHED}:{GUEST_PORT}/tcp")] });
+    for (member, value) in more.as_object().into_iter().flatten() {
+        spec[member] = value.clone();
+    }
+    let mut guest = Guest::create_from(agent, host, &spec, Header::Vnet);
+    let nic = guest.nics.remove(0);
+    let network = Network {
+        mac: nic.mac,
+        address: nic.v4,
+        prefix: 30,
+        gateway: nic.gateway_v4,
+    };
+    (nic.tap, network)
+}
+
+const fn network(way: Way) -> Network {
+    let (address, gateway) = if way.is_on_link() {
+        (ON_LINK, ROUTER_V4)
+    } else {
+        (GUEST_V4, GATEWAY)
+    };
+    Network {
+        mac: GUEST_MAC,
+        address,
+        prefix: 24,
+        gateway,
+    }
+}
+
+/// A TAP as every other way has one.
+fn plain_tap(world: &World, way: Way) -> Tap {
+    let host = &world.host;
+    let tap = Tap::open(host, TAP, Header::Vnet);
+    let mac = link_layer(GATEWAY_MAC);
+    let mut lines = vec![format!("link set {TAP} address {mac} up")];
+    if !way.is_on_link() {
+        let guest = link_layer(GUEST_MAC);
+        lines.push(format!("address add {GATEWAY}/24 dev {TAP}"));
+        lines.push(format!(
+            "neighbour replace {GUEST_V4} lladdr {guest} dev {TAP} nud permanent"
+        ));
+    }
+    feed(host, "ip -batch -", &lines.join("\n"));
+    // As the agent's own: a queue would cost the others more.
+    host.shell(&format!("tc qdisc replace dev {TAP} root noqueue"));
+    tap
+}
+
+/// Joins the TAP and the uplink.
+fn connect(world: &World, way: Way, links: &mut Vec<OwnedFd>) {
+    let host = &world.host;
+    match way {
+        Way::Redirect => {
+            let (uplink, tap) = (host.ifindex(UPLINK), host.ifindex(TAP));
+            for (from, to) in [(tap, uplink), (uplink, tap)] {
+                let program = redirect_program(to);
+                let link = host.run(|| sys::attach_tcx_ingress(&program, from));
+                links.push(link.expect("this kernel has tcx"));
+            }
+        }
+        Way::Bridge => {
+            let lines = [
+                "link add br0 type bridge".to_owned(),
+                format!("link set {UPLINK} master br0"),
+                format!("link set {TAP} master br0"),
+                "link set br0 up".to_owned(),
+            ];
+            feed(host, "ip -batch -", &lines.join("\n"));
+        }
+        Way::Route | Way::Nft | Way::IptablesNft | Way::IptablesLegacy => {
+            set_up(host, way, TAP);
+            if way == Way::Route {
+                let outside = &world.outside;
+                outside.ip(&format!("route add {GUEST_V4}/32 via {HOST_V4}"));
+            }
+        }
+        Way::Netagent | Way::Passt => {}
+    }
+}
