@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::rules;
 use super::vm::{Sender, Vm};
+use crate::memory::Memory;
 use crate::peers::{Kind, load_nft, switch_forwarding_on};
 use crate::variant::{TTL, drop_at_far_end};
 
@@ -195,6 +196,12 @@ impl Fleet {
             assert_eq!(packet.ends, expected, "{name}");
             Some(())
         });
+    }
+
+    /// What its agent has resident, MB.
+    pub(super) fn agent_mb(&self) -> f64 {
+        let of = |agent: &Agent| Memory::of(agent.pid()).resident_mb;
+        self.agent.as_ref().map_or(0.0, of)
     }
 
     /// Frames that arrived at the far end so far.
