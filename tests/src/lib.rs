@@ -37,6 +37,8 @@ pub mod database;
 pub mod guest;
 pub mod http;
 pub mod limits;
+pub mod numbered;
+pub mod rebuilt;
 pub mod relay;
 pub mod stack;
 pub mod talk;
@@ -55,6 +57,7 @@ pub mod recovery;
 
 pub mod coverage;
 pub mod prog_run;
+pub mod program_cost;
 pub mod published;
 pub mod replacing;
 pub mod route;

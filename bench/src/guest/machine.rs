@@ -1,6 +1,6 @@
 //! The simulated guest: a namespace with an interface, plugged into what the host has for it.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::net::UnixStream;
 
 use super::cable::{Cable, Waiting};
@@ -14,6 +14,8 @@ use netagent_tests::world::link_layer;
 const INSIDE: &str = "eth0";
 /// Frames that wait inside for the VMM: a driver stops its stack there, a TAP loses what is more.
 const QUEUE: u32 = 20_000;
+/// Port of nobody.
+const DISCARD: u16 = 9;
 /// MTU of Ethernet.
 const MTU: u32 = 1_500;
 /// MTU that passt asks for.
@@ -88,11 +90,24 @@ impl Machine {
         };
         configure(&netns, network, mtu);
         let cable = Cable::to_stream(stream, inside);
-        Self {
+        let machine = Self {
             netns,
             network,
             _cable: cable,
-        }
+        };
+        machine.speak();
+        machine
+    }
+}
+
+impl Machine {
+    /// Sends a datagram to nobody: passt learns the hardware address from what the guest sends.
+    fn speak(&self) {
+        let sent = self.netns.run(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            socket.send_to(b"here", (self.network.gateway, DISCARD))
+        });
+        sent.expect("the guest has a route");
     }
 }
 

@@ -6,6 +6,7 @@ pub mod cable;
 pub mod host;
 pub mod machine;
 pub mod passt;
+pub mod pingpong;
 pub mod rules;
 pub mod way;
 

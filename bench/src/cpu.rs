@@ -1,0 +1,111 @@
+//! What the processors spend on a guest's bulk transfer at a steady pace (B8), on every way.
+
+use std::time::Duration;
+
+use crate::figures::Figures;
+use crate::guest::bulk::{Carried, Course, Load, carry, open};
+use crate::guest::host::{Host, Setting};
+use crate::guest::machine::Offloads;
+use crate::guest::way::Way;
+use crate::report::{Better, Table};
+use crate::session::Session;
+
+const WAYS: [Way; 6] = [
+    Way::Netagent,
+    Way::Redirect,
+    Way::Nft,
+    Way::IptablesLegacy,
+    Way::Bridge,
+    Way::Passt,
+];
+const ROUNDS: u32 = 7;
+/// What is offered, bytes a second: 1 Gbit/s.
+const PACE: f64 = 125e6;
+/// Part of it that has to arrive.
+const LEAST: f64 = 0.97;
+/// Tables, in the order in which they are measured, each with netagent's most beside nft.
+const TABLES: [(Offloads, Course, f64); 4] = [
+    (Offloads::On, Course::Up, 1.0),
+    (Offloads::On, Course::Down, 1.0),
+    (Offloads::Off, Course::Up, 0.8),
+    (Offloads::Off, Course::Down, 0.8),
+];
+
+/// Measures every way in turn, each round in new namespaces.
+pub fn run(session: &mut Session) {
+    let rounds = session.rounds(ROUNDS);
+    let (ways, missing): (Vec<Way>, Vec<Way>) = WAYS.iter().partition(|way| way.is_here());
+    let mut found: Vec<[Vec<Carried>; 4]> = ways.iter().map(|_| Default::default()).collect();
+    let bar = session.bar("processor time", rounds * ways.len() as u32);
+    for _ in 0..rounds {
+        for (way, found) in ways.iter().zip(&mut found) {
+            for (found, carried) in found.iter_mut().zip(measure(*way)) {
+                found.push(carried);
+            }
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    for (index, (offloads, course, most)) in TABLES.into_iter().enumerate() {
+        let (frames, what) = match offloads {
+            Offloads::On => ("gso", "offloads on"),
+            Offloads::Off => ("mtu", "frames of 1,514 bytes"),
+        };
+        let course = course.name();
+        let title = format!("Processor time of bulk TCP at 1 Gbit/s, {course}, {what}");
+        let id = format!("cpu/{frames}/{course}");
+        let mut table = Table::new(&id, &title, ("ms/Gbit", Better::Lower));
+        let median = |way: Way| {
+            let place = ways.iter().position(|one| *one == way)?;
+            Some(cost(&found[place][index]).median())
+        };
+        let beside = median(Way::Netagent).zip(median(Way::Nft));
+        for (way, found) in ways.iter().zip(&found) {
+            table.add(way.name(), &cost(&found[index]));
+            explain(&mut table, *way, &found[index]);
+        }
+        for way in &missing {
+            table.add(way.name(), &Figures::default());
+            table.note(format!("{}: not installed here", way.name()));
+        }
+        table.note("All of both processors: the host's part, the VMM, and the stacks and programs of both ends, which are the same for all ways.");
+        session.add(table);
+        if let Some((own, nft)) = beside {
+            let what = format!("{title}, beside nft");
+            session.goal(&what, own / nft, (Better::Lower, most));
+        }
+    }
+}
+
+fn cost(found: &[Carried]) -> Figures {
+    let milliseconds = |carried: &Carried| carried.processor * 1e3;
+    found.iter().map(milliseconds).collect()
+}
+
+/// Says where a way did not carry what was offered.
+fn explain(table: &mut Table, way: Way, found: &[Carried]) {
+    let carried: Figures = found.iter().map(|carried| carried.bits / 8.0).collect();
+    let part = carried.median() / PACE;
+    if part < LEAST {
+        let name = way.name();
+        table.note(format!("{name} carried {:.0} % of it", part * 100.0));
+    }
+}
+
+/// In the order of the tables.
+fn measure(way: Way) -> Vec<Carried> {
+    let load = Load {
+        warm_up: Duration::from_millis(200),
+        window: Duration::from_millis(800),
+        pace: Some(PACE),
+    };
+    let of = |wanted: Offloads| {
+        let host = Host::prepare(way, &Setting::with(wanted));
+        let tables = TABLES
+            .iter()
+            .filter(move |(offloads, ..)| *offloads == wanted);
+        let carried = tables.map(|(_, course, _)| carry(open(&host, *course, 1), load));
+        carried.collect::<Vec<Carried>>()
+    };
+    [Offloads::On, Offloads::Off].map(of).concat()
+}
