@@ -133,13 +133,28 @@ fn standing<'a>(table: &'a Table, own: &'a Cell) -> Option<Standing<'a>> {
 /// The best way at a size, limits aside; none where netagent is not compared with anybody.
 #[must_use]
 pub fn winner(table: &Table, at: Option<f64>) -> Option<&Cell> {
-    let is_compared = table.cells.iter().any(|cell| cell.way == OWN)
-        && table.cells.iter().any(|cell| cell.way != OWN);
+    best_of(table, at, &[Role::Own, Role::Peer, Role::Less])
+}
+
+/// The best of those that do the same as netagent, where one that does less is better still.
+#[must_use]
+pub fn runner_up(table: &Table, at: Option<f64>) -> Option<&Cell> {
+    let winner = winner(table, at)?;
+    let is_less = !remark(table, &winner.way).is_empty();
+    best_of(table, at, &[Role::Own, Role::Peer]).filter(|_| is_less)
+}
+
+fn best_of<'a>(table: &'a Table, at: Option<f64>, roles: &[Role]) -> Option<&'a Cell> {
+    let has = |is_own: bool| {
+        let mut cells = table.cells.iter();
+        cells.any(|cell| (cell.way == OWN) == is_own)
+    };
+    let is_compared = has(true) && has(false);
     let cells = table.cells.iter().filter(|cell| {
         is_compared
             && cell.at == at
             && !cell.rounds.is_empty()
-            && Role::of(&cell.way) != Role::Limit
+            && roles.contains(&Role::of(&cell.way))
     });
     cells.reduce(|best, cell| {
         if is_better(table.better, cell, best) {
@@ -199,6 +214,7 @@ mod tests {
         assert_eq!(standing.verdict, Verdict::Ahead);
         assert_eq!(standing.ahead_with_less[0].way, "kernel route");
         assert_eq!(winner(&found, None).unwrap().way, "kernel route");
+        assert_eq!(runner_up(&found, None).unwrap().way, "netagent");
     }
 
     #[test]

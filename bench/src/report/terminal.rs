@@ -37,28 +37,43 @@ fn by_way(table: &Table) -> Grid {
         None => String::new(),
     };
     let mut grid = grid(&["", "median", "lowest", "highest", &beside, ""]);
-    let winner = standing::winner(table, None);
     for cell in &table.cells {
         if cell.rounds.is_empty() {
             grid.add_row([&cell.way, "-"]);
             continue;
         }
         let figures = cell.figures();
-        let mark = match winner {
-            Some(winner) if winner.way == cell.way => BEST,
-            Some(_) => standing::remark(table, &cell.way),
-            None => "",
-        };
         grid.add_row([
             cell.way.clone(),
             tidy(figures.median()),
             tidy(figures.quantile(0.0)),
             tidy(figures.quantile(1.0)),
             ratio(table, cell),
-            mark.to_owned(),
+            mark(table, cell),
         ]);
     }
     grid
+}
+
+/// Who is best, and who does less.
+fn mark(table: &Table, cell: &Cell) -> String {
+    let is = |best: Option<&Cell>| best.is_some_and(|best| best.way == cell.way);
+    let remark = match standing::winner(table, cell.at) {
+        Some(_) => standing::remark(table, &cell.way),
+        None => "",
+    };
+    if is(standing::winner(table, cell.at)) {
+        let remark = if remark.is_empty() {
+            String::new()
+        } else {
+            format!(", {remark}")
+        };
+        format!("{BEST}{remark}")
+    } else if is(standing::runner_up(table, cell.at)) {
+        format!("{BEST} with NAT")
+    } else {
+        remark.to_owned()
+    }
 }
 
 fn over_axis(table: &Table) -> Grid {
