@@ -24,7 +24,11 @@ pub fn table(table: &Table) -> String {
     let Table {
         id, title, unit, ..
     } = table;
-    let mut text = format!("\n{title} [{id}]\n{unit}, {direction}\n{grid}");
+    let star = match &table.axis {
+        Some(_) => "; * is the best of a column",
+        None => "",
+    };
+    let mut text = format!("\n{title} [{id}]\n{unit}, {direction}{star}\n{grid}");
     for note in &table.notes {
         text += &format!("\n  {note}");
     }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use plotters::style::Color;
 
-use crate::report::number::{tidy, times};
+use crate::report::number::{size, tidy, times};
 use crate::report::page::chart::{
     Anchor, Canvas, GRID, INK, OWN as OWN_COLOUR, Place, QUIET, Scale, WIDTHS, bar_colour, picture,
 };
@@ -100,7 +100,7 @@ fn draw(canvas: &Canvas<'_>, table: &Table, cells: &[&Cell], layout: &Layout) ->
         let x = scale.at(tick);
         canvas.line(&[(x, 6), (x, bottom)], GRID)?;
         let text = (Anchor::Middle, 14, QUIET);
-        canvas.text(&tidy(tick), (x.max(12), bottom + 14), text)?;
+        canvas.text(&size(tick), (x.max(12), bottom + 14), text)?;
     }
     for (row, cell) in (0..).zip(cells) {
         let place = (*cell, layout.middle(row));

@@ -4,7 +4,7 @@ use anyhow::Result;
 use plotters::prelude::RGBColor;
 use plotters::style::Color;
 
-use crate::report::number::{size, tidy};
+use crate::report::number::size;
 use crate::report::page::chart::{
     Anchor, Canvas, GRID, INK, OWN as OWN_COLOUR, PEERS, QUIET, Scale, WIDTHS, picture,
 };
@@ -67,7 +67,7 @@ fn draw(canvas: &Canvas<'_>, table: &Table, (width, height): (i32, i32)) -> Resu
     for tick in up.ticks() {
         let y = up.at(tick);
         canvas.line(&[(LEFT, y), (right, y)], GRID)?;
-        canvas.text(&tidy(tick), (LEFT - 8, y), (Anchor::Right, 14, QUIET))?;
+        canvas.text(&size(tick), (LEFT - 8, y), (Anchor::Right, 14, QUIET))?;
     }
     for tick in across.ticks() {
         let x = across.at(tick);
