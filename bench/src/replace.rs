@@ -100,8 +100,9 @@ fn measure(end: fn(&mut Agent), is_rebuilt: bool) -> Seen {
     agent.run();
     thread::sleep(BETWEEN);
     for (before, after) in before.iter().flatten().zip(attached().iter().flatten()) {
-        assert_ne!(before.0, after.0, "the program was replaced");
-        assert_eq!(before.1 != after.1, is_rebuilt, "its instructions");
+        // One of the same build goes on with the programs that are there.
+        assert_eq!(before.0 != after.0, is_rebuilt, "the program was replaced");
+        assert_eq!(before.1 != after.1, is_rebuilt, "its instructions differ");
     }
     let outcomes = traffic.finish();
     for outcome in &outcomes {

@@ -209,7 +209,7 @@ fn measure(contestant: Contestant, rows: &[Row], load: Load) -> Vec<(usize, Carr
         let host = Host::prepare(way, &contestant.setting(offloads));
         for (index, row) in wanted.filter(|(_, row)| can(way, row.course)) {
             let flows = open(&host, row.course, row.flows);
-            found.push((index, carried(way, flows, load)));
+            found.push((index, carried((way, *row), flows, load)));
         }
     }
     found
@@ -221,13 +221,18 @@ fn can(way: Way, course: Course) -> bool {
 }
 
 /// Every way hands over what was sent, but for passt, which is known to lose the end of a connection.
-fn carried(way: Way, flows: Vec<Flow>, load: Load) -> Carried {
+fn carried((way, row): (Way, Row), flows: Vec<Flow>, load: Load) -> Carried {
     let carried = carry(flows, load);
     let name = way.name();
-    assert!(carried.is_whole || way == Way::Passt, "{name} lost bytes");
+    assert!(
+        carried.is_whole || way == Way::Passt,
+        "{name} lost bytes: {}",
+        row.id()
+    );
     assert!(
         carried.bits > 0.0 || way == Way::Passt,
-        "{name} stood still"
+        "{name} stood still: {}",
+        row.id()
     );
     carried
 }

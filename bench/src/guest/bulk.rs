@@ -12,6 +12,7 @@ use nix::sys::socket::sockopt::TcpCongestion;
 
 use super::PROGRAM_CORE;
 use super::host::{GUEST_PORT, Host};
+use super::way::Way;
 use crate::path::pin_to;
 use netagent_tests::deadline::{SOON, now, wait_for};
 use netagent_tests::netns::NetNs;
@@ -22,8 +23,8 @@ const CHUNK: usize = 1 << 16;
 const PERIOD: usize = 65_521;
 /// Bytes that are compared of what one call received.
 const SAMPLE: usize = 64;
-/// What stands still for so long has ended.
-const STALL: Duration = Duration::from_secs(3);
+/// What stands still for so long has ended, where that is known to happen.
+const STALL: Duration = Duration::from_secs(2);
 /// Port of a server.
 const PORT: u16 = 5_001;
 
@@ -94,34 +95,24 @@ pub fn open(host: &Host, course: Course, count: usize) -> Vec<Flow> {
         Course::Both => pairs(guest, (world, PORT), (host.server(0, PORT), 2 * count)),
         Course::In => pairs(world, (guest, GUEST_PORT), (host.published(), count)),
     };
+    let patience = if host.way == Way::Passt { STALL } else { SOON };
     let of = |(index, (client, server)): (usize, (TcpStream, TcpStream))| {
         let is_up = match course {
             Course::Up => true,
             Course::Down => false,
             Course::Both => index % 2 == 0,
-            Course::In => return flow(client, server),
+            Course::In => return flow((client, server), patience),
         };
         let peer = server.peer_addr().expect("it is connected");
         let name = host.way.name();
         assert_eq!(peer.ip(), host.seen_as(), "{name}: source");
         if is_up {
-            flow(client, server)
+            flow((client, server), patience)
         } else {
-            flow(server, client)
+            flow((server, client), patience)
         }
     };
     pairs.into_iter().enumerate().map(of).collect()
-}
-
-/// Opens connections from one namespace to a port of another.
-///
-/// # Panics
-/// Where one is not opened.
-#[must_use]
-pub fn between(client: &NetNs, server: &NetNs, to: SocketAddr, count: usize) -> Vec<Flow> {
-    let pairs = pairs(client, (server, to.port()), (to, count));
-    let of = |(client, server)| flow(client, server);
-    pairs.into_iter().map(of).collect()
 }
 
 fn pairs(
@@ -143,12 +134,12 @@ fn pairs(
     (0..count).map(pair).collect()
 }
 
-fn flow(sender: TcpStream, receiver: TcpStream) -> Flow {
+fn flow((sender, receiver): (TcpStream, TcpStream), patience: Duration) -> Flow {
     for stream in [&sender, &receiver] {
         // What hangs ends the benchmark, not its patience.
         stream.set_nonblocking(false).expect("an open socket");
-        stream.set_read_timeout(Some(STALL)).expect("not zero");
-        stream.set_write_timeout(Some(STALL)).expect("not zero");
+        stream.set_read_timeout(Some(patience)).expect("not zero");
+        stream.set_write_timeout(Some(patience)).expect("not zero");
         // As Linux does where nobody chose another way; a namespace may not choose it for itself.
         setsockopt(stream, TcpCongestion, &"cubic".into()).expect("every Linux has it");
     }
