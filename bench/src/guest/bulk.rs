@@ -1,6 +1,5 @@
 //! Bulk transfer by TCP: as much as the way carries, or at a steady pace. What arrives is compared with what was sent.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,6 +12,7 @@ use nix::sys::socket::sockopt::TcpCongestion;
 use super::PROGRAM_CORE;
 use super::host::{GUEST_PORT, Host};
 use super::way::Way;
+use super::work::Workers;
 use crate::path::pin_to;
 use netagent_tests::deadline::{SOON, now, wait_for};
 use netagent_tests::netns::NetNs;
@@ -77,7 +77,7 @@ pub struct Load {
 pub struct Carried {
     /// Bits of payload a second.
     pub bits: f64,
-    /// Seconds of processor time that the whole machine spent for each Gbit.
+    /// Seconds of processor time that were spent for each Gbit.
     pub processor: f64,
     /// Whether everything that was sent arrived in the end.
     pub is_whole: bool,
@@ -151,7 +151,7 @@ fn flow((sender, receiver): (TcpStream, TcpStream), patience: Duration) -> Flow 
 /// # Panics
 /// Where something else arrives than was sent.
 #[must_use]
-pub fn carry(flows: Vec<Flow>, load: Load) -> Carried {
+pub fn carry(flows: Vec<Flow>, load: Load, workers: &Workers) -> Carried {
     let pattern = pattern();
     let (received, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let pace = load.pace.map(|pace| pace / flows.len() as f64);
@@ -170,9 +170,10 @@ pub fn carry(flows: Vec<Flow>, load: Load) -> Carried {
         };
         let transfers: Vec<_> = flows.into_iter().map(start).collect();
         thread::sleep(load.warm_up);
-        let (bytes, busy, started) = (received.load(Ordering::Relaxed), busy(), now());
+        let (bytes, spent, started) = (received.load(Ordering::Relaxed), workers.spent(), now());
         thread::sleep(load.window);
-        let (bytes, busy_after) = (received.load(Ordering::Relaxed) - bytes, busy_after(busy));
+        let bytes = received.load(Ordering::Relaxed) - bytes;
+        let spent = workers.spent() - spent;
         let seconds = started.elapsed().as_secs_f64();
         is_over.store(true, Ordering::Relaxed);
         let mut is_whole = true;
@@ -184,7 +185,7 @@ pub fn carry(flows: Vec<Flow>, load: Load) -> Carried {
         let bits = bytes as f64 * 8.0;
         Carried {
             bits: bits / seconds,
-            processor: busy_after / (bits / 1e9),
+            processor: spent.as_secs_f64() / (bits / 1e9),
             is_whole,
         }
     })
@@ -239,34 +240,4 @@ fn receive(mut from: TcpStream, pattern: &[u8], received: &AtomicU64) -> Option<
         arrived += length as u64;
         received.fetch_add(length as u64, Ordering::Relaxed);
     }
-}
-
-/// Wall time, and what the processors did not work in it.
-struct Work {
-    at: std::time::Instant,
-    idle: f64,
-}
-
-/// The machine's work so far. The kernel counts the time that a processor sleeps exactly, and the time in which it
-/// works by ticks: so what is counted here is the sleep.
-fn busy() -> Work {
-    let text = fs::read_to_string("/proc/stat").expect("proc is mounted");
-    let fields: Vec<&str> = text.split_whitespace().take(9).collect();
-    let seconds = |field: usize| {
-        let ticks: f64 = fields[field].parse().expect("a number");
-        ticks / 100.0
-    };
-    // Idle, waiting for a disk, and taken by the hypervisor.
-    Work {
-        at: now(),
-        idle: seconds(4) + seconds(5) + seconds(8),
-    }
-}
-
-/// Seconds of processor time since then.
-fn busy_after(before: Work) -> f64 {
-    let after = busy();
-    let processors = thread::available_parallelism().map_or(1, usize::from) as f64;
-    let wall = after.at.duration_since(before.at).as_secs_f64();
-    wall * processors - (after.idle - before.idle)
 }

@@ -11,6 +11,7 @@ use super::machine::{Machine, Network, Offloads};
 use super::passt::Passt;
 use super::rules::{feed, set_up};
 use super::way::Way;
+use super::work::Workers;
 use crate::variant::redirect;
 use netagent_tests::agent::Agent;
 use netagent_tests::guest::Guest;
@@ -78,7 +79,7 @@ pub struct Host {
     /// The agent, where it is netagent's.
     pub agent: Option<Agent>,
     _links: Vec<OwnedFd>,
-    _passt: Option<Passt>,
+    passt: Option<Passt>,
     /// The namespaces.
     pub world: World,
 }
@@ -126,9 +127,18 @@ impl Host {
             guest,
             agent,
             _links: links,
-            _passt: passt,
+            passt,
             world,
         }
+    }
+
+    /// Whose processor time its traffic takes.
+    #[must_use]
+    pub fn workers(&self) -> Workers {
+        let agent = self.agent.as_ref().map(Agent::pid);
+        let passt = self.passt.as_ref().map(Passt::pid);
+        let others: Vec<u32> = agent.into_iter().chain(passt).collect();
+        Workers::with(&others)
     }
 
     /// Where the guest finds a server of the world.
