@@ -20,8 +20,10 @@ const ROUNDS: u32 = 7;
 const RATE: u32 = 5_000;
 /// Before the agent ends, after it has ended, and after another one serves.
 const BETWEEN: Duration = Duration::from_millis(300);
-/// What is done to it.
-const CASES: [(&str, fn(&mut Agent), bool); 3] = [
+/// What is done to it: name, how it ends, and whether another build follows.
+type Case = (&'static str, fn(&mut Agent), bool);
+
+const CASES: [Case; 3] = [
     ("stopped and started", Agent::stop, false),
     ("killed and started", Agent::kill9, false),
     ("another build", Agent::stop, true),
