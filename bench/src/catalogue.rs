@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 
 use crate::session::Session;
 use crate::{
-    collect, control, cpu, create, datapath, dhcp, dns, drop_all, flows, full, gso, latency, limit,
-    neighbour, policy, rate, relay, replace, reverse, start, storm, throughput,
+    collect, control, cpu, create, datapath, dhcp, dns, drop_all, flows, full, latency, limit,
+    neighbour, policy, program_cost, rate, relay, replace, scale, start, storm, throughput,
 };
 
 /// A benchmark.
@@ -45,19 +45,18 @@ const fn full(name: &'static str, about: &'static str, run: fn(&mut Session)) ->
 pub const ALL: &[Benchmark] = &[
     quick(
         "datapath",
-        "what a 64-byte frame of an established flow costs, guest to uplink",
+        "what a frame costs: guest to uplink, back, and guest to guest",
         datapath::run,
     ),
-    quick(
-        "reverse",
-        "the same, uplink to guest: replies, and frames for a published port",
-        reverse::run,
-    ),
-    quick("gso", "super-frames of 60 KB, guest to uplink", gso::run),
     quick(
         "throughput",
         "what TCP connections of a guest carry, every peer and passt",
         throughput::run,
+    ),
+    full(
+        "program-cost",
+        "what a packet costs in the programs alone, branch by branch",
+        program_cost::run,
     ),
     quick("flows", "new flows, in both families", flows::run),
     full(
@@ -134,6 +133,11 @@ pub const ALL: &[Benchmark] = &[
         "the resolver: time of a query, answers a second, memory of names",
         dns::run,
     ),
+    full(
+        "scale",
+        "hosts that fill up: frames, one more instance, memory",
+        scale::run,
+    ),
     full("storm", "a thousand guests that boot at once", storm::run),
 ];
 
@@ -169,17 +173,17 @@ mod tests {
         for (index, one) in ALL.iter().enumerate() {
             assert!(ALL[..index].iter().all(|other| other.name != one.name));
         }
-        let names = ["gso", "datapath"].map(str::to_owned);
+        let names = ["flows", "datapath"].map(str::to_owned);
         let found = chosen(&names, true).unwrap();
         let found: Vec<&str> = found.iter().map(|one| one.name).collect();
-        assert_eq!(found, ["datapath", "gso"]);
+        assert_eq!(found, ["datapath", "flows"]);
     }
 
     #[test]
     fn an_unknown_name_is_refused_with_those_that_there_are() {
         let refused = chosen(&["nothing".to_owned()], false).unwrap_err();
         assert!(refused.to_string().contains("'nothing'"));
-        assert!(refused.to_string().contains("datapath, reverse"));
+        assert!(refused.to_string().contains("datapath, flows"));
     }
 
     #[test]

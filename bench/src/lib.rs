@@ -6,6 +6,7 @@
 )]
 
 pub mod catalogue;
+pub mod costs;
 pub mod figures;
 pub mod memory;
 pub mod outputs;
@@ -15,11 +16,13 @@ pub mod session;
 
 pub mod frames;
 pub mod guest;
+pub mod load;
 pub mod pair;
 pub mod path;
+pub mod peers;
 pub mod variant;
-pub mod ways;
 
+pub mod across;
 pub mod collect;
 pub mod control;
 pub mod cpu;
@@ -35,10 +38,12 @@ pub mod latency;
 pub mod limit;
 pub mod neighbour;
 pub mod policy;
+pub mod program_cost;
 pub mod rate;
 pub mod relay;
 pub mod replace;
 pub mod reverse;
+pub mod scale;
 pub mod start;
 pub mod storm;
 pub mod throughput;

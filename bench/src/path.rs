@@ -1,5 +1,6 @@
 //! Frames written to a TAP as fast as one core can, over one flow or many.
 
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
@@ -15,11 +16,17 @@ use netagent_tests::raw::Raw;
 use netagent_tests::world::{FAR_END, SERVERS, server_v4};
 
 /// Destination port of every flow.
-const PORT: u16 = 53;
+const PORT: u16 = 9_000;
 /// Payload that makes a UDP frame 64 bytes long.
-const PAYLOAD: [u8; 22] = [0x5a; 22];
+pub const SHORT: usize = 22;
+/// Payload that makes a UDP frame as long as an Ethernet device sends.
+pub const LONG: usize = 1_472;
+/// What the world answers.
+const ANSWER: [u8; SHORT] = [0x5a; SHORT];
 /// Flows that are established before their replies are read.
 const BATCH: usize = 128;
+/// Frames of others that a measurement may count by mistake: neighbour discovery and the like.
+pub const STRAY: u64 = 16;
 
 /// What differs between the frames of two flows.
 #[derive(Clone, Copy, Debug)]
@@ -38,14 +45,14 @@ pub struct Flows {
 }
 
 impl Flows {
-    /// So many UDP flows of 64-byte frames to 16 addresses, one to one.
+    /// So many UDP flows of frames with this much payload to 16 addresses, one to one.
     #[must_use]
-    pub fn udp(ends: &Ends, count: u32) -> Self {
+    pub fn udp(ends: &Ends, count: u32, payload: usize) -> Self {
         let patches = (0..count)
-            .map(|number| patch(&datagram(ends, number)))
+            .map(|number| patch(&datagram(ends, number, payload)))
             .collect();
         let mut buffer = vec![0; VNET_HEADER_LEN];
-        buffer.extend(datagram(ends, 0));
+        buffer.extend(datagram(ends, 0, payload));
         Self { buffer, patches }
     }
 
@@ -72,6 +79,22 @@ impl Flows {
         &self.buffer
     }
 
+    /// Writes `count` of them round-robin from core 0, and says what each took.
+    ///
+    /// # Panics
+    /// Where one is refused.
+    pub fn write(&mut self, file: &File, count: u32) -> Cost {
+        let (flow_count, mut index) = (self.count(), 0);
+        timed(0, count, |_| {
+            self.apply(index);
+            write(file, &self.buffer).expect("the TAP takes frames");
+            index += 1;
+            if index == flow_count {
+                index = 0;
+            }
+        })
+    }
+
     fn apply(&mut self, index: usize) {
         let patch = self.patches[index];
         let frame = &mut self.buffer[VNET_HEADER_LEN..];
@@ -84,12 +107,11 @@ impl Flows {
     }
 }
 
-fn datagram(ends: &Ends, number: u32) -> Vec<u8> {
+fn datagram(ends: &Ends, number: u32, payload: usize) -> Vec<u8> {
     let server: Ipv4Addr = server_v4((number % u32::from(SERVERS)) as u8);
     let source_port = 1_024 + (number / u32::from(SERVERS)) as u16;
-    let bytes = packet::udp(&ends.to(IpAddr::V4(server)), (source_port, PORT), &PAYLOAD);
-    assert_eq!(bytes.len(), 64, "the figures are about 64-byte frames");
-    bytes
+    let ends = ends.to(IpAddr::V4(server));
+    packet::udp(&ends, (source_port, PORT), &vec![0x5a; payload])
 }
 
 fn patch(bytes: &[u8]) -> Patch {
@@ -118,7 +140,7 @@ pub fn establish(variant: &Variant, flows: &mut Flows) {
         for _ in first..last {
             answer(variant, &wire);
         }
-        while variant.tap.receive_now().is_some() {}
+        variant.drain();
     }
 }
 
@@ -131,7 +153,7 @@ fn answer(variant: &Variant, wire: &Raw) {
     });
     if variant.keeps_flows() && packet.protocol == 17 {
         let (remote_port, nat_port) = (packet.ports.1, packet.ports.0);
-        let reply = packet::udp(&packet.ends.reversed(), (remote_port, nat_port), &PAYLOAD);
+        let reply = packet::udp(&packet.ends.reversed(), (remote_port, nat_port), &ANSWER);
         wire.send_bytes(reply);
     }
 }
@@ -146,29 +168,36 @@ pub struct Cost {
     pub processor: f64,
 }
 
-/// Writes `count` frames from core 0, and says what each took.
-///
-/// # Panics
-/// Where not every frame arrives.
-pub fn measure(variant: &Variant, flows: &mut Flows, count: u32) -> Cost {
-    let before = variant.arrived();
-    let (file, flow_count) = (variant.tap.file(), flows.count());
-    let mut index = 0;
-    let cost = timed(0, count, |_| {
-        flows.apply(index);
-        write(file, &flows.buffer).expect("the TAP takes frames");
-        index += 1;
-        if index == flow_count {
-            index = 0;
+/// Which of the two times a comparison is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// By the clock on the wall.
+    Wall,
+    /// By the processor's time of the writer.
+    Processor,
+}
+
+impl Time {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Wall, Self::Processor];
+
+    /// As it is printed.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Wall => "wall clock",
+            Self::Processor => "processor time",
         }
-    });
-    let arrived = variant.arrived() - before;
-    assert!(
-        (u64::from(count)..u64::from(count) + 16).contains(&arrived),
-        "{}: {arrived} of {count} frames arrived",
-        variant.kind.name()
-    );
-    cost
+    }
+
+    /// Of the table whose wall clock's is `id`.
+    #[must_use]
+    pub fn id(self, id: &str) -> String {
+        match self {
+            Self::Wall => id.to_owned(),
+            Self::Processor => format!("{id}/processor"),
+        }
+    }
 }
 
 /// Calls `work` for each number below `count` on one core, and says what a call took.

@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::figures::Figures;
 use crate::frames::Frames;
 use crate::pair::datagram;
+use crate::peers::redirect_program;
 use crate::report::{Better, Table};
 use crate::session::Session;
 use crate::variant::{self, drop_at_far_end};
@@ -126,7 +127,7 @@ impl Plain {
             tap
         });
         let [from, to] = taps;
-        let program = variant::redirect(host.ifindex("to"));
+        let program = redirect_program(host.ifindex("to"));
         let ifindex = host.ifindex("from");
         let link = host.run(|| sys::attach_tcx_ingress(&program, ifindex));
         Self {

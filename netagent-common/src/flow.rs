@@ -1,6 +1,6 @@
 //! Connection tracking: keys, values and TCP states.
 
-use crate::nat::TICK_NS;
+use crate::nat::{QUARTER, TICK_MAX_NS};
 use crate::net::tcp_flag::{ACK, FIN, RST, SYN, is_eventful};
 use crate::wire;
 
@@ -54,9 +54,11 @@ wire! {
         pub next_hop: A,
         /// The address under which the world knows the flow.
         pub nat_address: A,
+        /// Time of the last packet, jiffies, written when `last_seen_ns` is: it is compared without a call.
+        pub last_seen_jiffies: u32,
         /// Unused. With it an IPv4 element of the map takes 128 bytes, two cache lines side by side, where 120 bytes
         /// lie in three of them.
-        pub padding: [u32; 2],
+        pub padding: u32,
     }
 }
 
@@ -330,11 +332,12 @@ impl FlowState {
     }
 }
 
-/// `last_seen_ns` is written at most this often, so that two CPUs do not fight for the cache line.
-pub const LAST_SEEN_STEP_NS: u64 = 1_000_000_000;
+/// `last_seen_ns` is written once in a quarter of a tick, so that two CPUs do not fight for the cache line: it is as stale as
+/// this at most.
+pub const LAST_SEEN_STEP_NS: u64 = TICK_MAX_NS >> QUARTER;
 
 /// How stale `last_seen_ns` of an established flow may become: replies look at it once in each tick.
-pub const STALE_NS: u64 = LAST_SEEN_STEP_NS + TICK_NS;
+pub const STALE_NS: u64 = LAST_SEEN_STEP_NS + TICK_MAX_NS;
 
 #[cfg(test)]
 mod tests {

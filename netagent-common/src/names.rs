@@ -212,6 +212,8 @@ pub mod global {
     pub const TIMEOUT_UDP_UNREPLIED: &str = "TIMEOUT_UDP_UNREPLIED";
     /// [`crate::timeouts::Timeouts::icmp`].
     pub const TIMEOUT_ICMP: &str = "TIMEOUT_ICMP";
+    /// `u16`: [`crate::nat::tick_shift`].
+    pub const TICK_SHIFT: &str = "TICK_SHIFT";
     /// `u16`: offset of `ip_summed` in the kernel's `struct sk_buff`, bits; 0 where partial checksums are not
     /// checked, which only tests do.
     pub const SKB_IP_SUMMED_BIT: &str = "SKB_IP_SUMMED_BIT";

@@ -24,7 +24,7 @@ wire! {
     pub struct Reverse<A> = 32 or 44 bytes {
         /// A digest of the key: elements are used again at once, and whoever still reads one finds another flow in it.
         pub tag: u32,
-        /// When its flow was last looked at, or the entry was made, which is right before the flow is; in [`TICK_NS`].
+        /// When its flow was last looked at, or the entry was made, which is right before the flow is; in ticks.
         pub seen: u32,
         /// Number of the instance.
         pub instance: u32,
@@ -130,10 +130,27 @@ pub const REST_NS: u64 = 10_000_000;
 /// Tries after which the oldest closing flow among them is as good as what more tries would find.
 pub const REUSE_TRIES: u32 = 32;
 
-/// What [`Reverse::seen`] counts in: about four seconds, found without a division.
-pub const TICK_NS: u64 = 1 << 32;
+/// Longest tick, which [`Reverse::seen`] counts in, ns.
+pub const TICK_MAX_NS: u64 = 5_120_000_000;
 
-/// Age below which a reverse entry without a flow is left alone, in [`TICK_NS`]: its flow is being written.
+/// A tick is `1 << tick_shift(jiffy_ns)` jiffies of the kernel's timer: three to five seconds, found without a call or a
+/// division.
+#[must_use]
+pub const fn tick_shift(jiffy_ns: u64) -> u16 {
+    let mut shift = QUARTER;
+    while shift < TICK_SHIFT_MAX && jiffy_ns << (shift + 1) <= TICK_MAX_NS {
+        shift += 1;
+    }
+    shift
+}
+
+/// A quarter of a tick is a tick without so many bits.
+pub const QUARTER: u16 = 2;
+
+/// For a timer of 8,192 Hz, which no kernel has.
+const TICK_SHIFT_MAX: u16 = 15;
+
+/// Age below which a reverse entry without a flow is left alone, in ticks: its flow is being written.
 pub const ORPHAN_AGE: u32 = 3;
 
 /// An instance that holds fewer than this part of the range keeps its own ports wherever they lie in it.
@@ -239,6 +256,16 @@ mod tests {
         (0..window.len)
             .map(|number| window.first + place(number) as u16)
             .collect()
+    }
+
+    #[test]
+    fn a_tick_takes_three_to_five_seconds_whatever_the_timer() {
+        for hertz in [100, 250, 300, 1_000] {
+            let jiffy_ns = 1_000_000_000 / hertz;
+            let tick_ns = jiffy_ns << tick_shift(jiffy_ns);
+            assert!((3_000_000_000..=TICK_MAX_NS).contains(&tick_ns), "{hertz}");
+        }
+        assert!(tick_shift(u64::MAX >> 20) >= QUARTER && tick_shift(0) < 32);
     }
 
     #[test]

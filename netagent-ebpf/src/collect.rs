@@ -4,9 +4,7 @@
 use core::ffi::c_void;
 
 use netagent_common::flow::{Collected, Flow, FlowKey, FlowState, Opener, Place, REMOVED_MAX};
-use netagent_common::nat::{
-    ANY_INSTANCE, Mapping, MappingKey, ORPHAN_AGE, Reverse, ReverseKey, TICK_NS,
-};
+use netagent_common::nat::{ANY_INSTANCE, Mapping, MappingKey, ORPHAN_AGE, Reverse, ReverseKey};
 use netagent_common::timeouts::CROWDED_S;
 use netagent_common::vm::Interface;
 
@@ -149,7 +147,7 @@ unsafe extern "C" fn expire_reverse<A: Family>(
     // SAFETY: as in `expire`; this map holds reverse entries.
     let reverse = unsafe { &*value.cast::<Reverse<A>>() };
     pass.collected.seen += 1;
-    let now = (pass.now_ns / TICK_NS) as u32;
+    let now = kernel::tick();
     if now.saturating_sub(reverse.seen) < ORPHAN_AGE {
         return GO_ON;
     }

@@ -1,7 +1,7 @@
 //! Flows: found, kept alive, judged anew, removed.
 
 use netagent_common::drop::DropReason;
-use netagent_common::flow::{Flow, FlowKey, FlowState, LAST_SEEN_STEP_NS, Opener, Place, Sender};
+use netagent_common::flow::{Flow, FlowKey, FlowState, Opener, Place, Sender};
 use netagent_common::policy::{Route, RouteKind};
 use netagent_common::vm::Interface;
 
@@ -24,10 +24,11 @@ pub fn touch<A>(flow: &mut Flow<A>, sender: Sender, kind: Kind) -> bool {
     if state.may_change(opener, sender, flags) {
         advance(flow, sender, flags.map_or(NO_FLAGS, u32::from));
     }
-    let now = kernel::now_ns();
-    let is_due = now.wrapping_sub(flow.last_seen_ns) > LAST_SEEN_STEP_NS;
+    let now = kernel::jiffies() as u32;
+    let is_due = now.wrapping_sub(flow.last_seen_jiffies) >= maps::quarter_of_tick();
     if is_due {
-        flow.last_seen_ns = now;
+        flow.last_seen_jiffies = now;
+        flow.last_seen_ns = kernel::now_ns();
     }
     is_due
 }

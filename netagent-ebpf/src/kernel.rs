@@ -5,7 +5,6 @@ use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, bpf_redir_neigh};
 use aya_ebpf::helpers;
 use netagent_common::drop::DropReason;
-use netagent_common::nat::TICK_NS;
 
 use netagent_common::net::protocol::TCP;
 
@@ -370,6 +369,19 @@ impl Skb {
         }
     }
 
+    /// State of the transport checksum of a packet that a card received. Most cards checked it.
+    #[inline(always)]
+    pub fn received_checksum(self) -> Checksum {
+        // SAFETY: `raw` is the program's context.
+        if unsafe { helpers::bpf_csum_level(self.raw, 0) } >= 0 {
+            return Checksum::Full;
+        }
+        match crate::maps::skb_layout() {
+            Some(layout) => self.checksum(layout),
+            None => Checksum::Unknown,
+        }
+    }
+
     /// The [`PartialChecksum`], packed; one that no packet has where it cannot be read.
     #[inline(never)]
     pub fn partial_checksum(self, layout: SkbLayout) -> u32 {
@@ -466,6 +478,13 @@ pub fn now_ns() -> u64 {
     unsafe { helpers::bpf_ktime_get_coarse_ns() }
 }
 
+/// Time in ticks of the kernel's timer: the verifier makes one load of it, where a clock is a call.
+#[inline(always)]
+pub fn jiffies() -> u64 {
+    // SAFETY: takes nothing.
+    unsafe { helpers::generated::bpf_jiffies64() }
+}
+
 /// The same to the ns, which takes longer.
 #[inline(always)]
 pub fn precise_now_ns() -> u64 {
@@ -479,10 +498,10 @@ pub fn now_s() -> u32 {
     (now_ns() / 1_000_000_000) as u32
 }
 
-/// The same, in [`TICK_NS`].
+/// Time in ticks.
 #[inline(always)]
 pub fn tick() -> u32 {
-    (now_ns() / TICK_NS) as u32
+    (jiffies() >> crate::maps::jiffies_shift()) as u32
 }
 
 /// A random number.

@@ -119,20 +119,10 @@ pub fn rewrite_source<A: Family>(
     let (address, new, address_difference) =
         (flow.nat_address, flow.nat_port, flow.address_difference);
     let (kind, old) = (transport.kind, transport.source);
-    let mut difference = address_difference;
     if new != old {
         set_port::<A>(skb, kind, End::Source, new)?;
-        match checksum {
-            // One correction for both: a full checksum does not tell the header from the pseudo header.
-            Checksum::Full if has_pseudo_header::<A>(kind) => {
-                difference = checksum::add(difference, checksum::word_difference(old, new));
-            }
-            Checksum::Full | Checksum::Partial | Checksum::Unknown => {
-                skb.correct_l4_checksum_for_word(checksum_field::<A>(kind), old, new)?;
-            }
-        }
     }
-    correct_for_address::<A>(skb, kind, difference)?;
+    correct_for::<A>(skb, kind, checksum, ((old, new), address_difference))?;
     A::rewrite_source(skb, header, address, address_difference)
 }
 
@@ -150,12 +140,13 @@ pub fn rewrite_destination<A: Family>(
     let (kind, old) = (transport.kind, transport.destination);
     if guest_port != old {
         set_port::<A>(skb, kind, End::Destination, guest_port)?;
-        skb.correct_l4_checksum_for_word(checksum_field::<A>(kind), old, guest_port)?;
     }
-    correct_for_address::<A>(
+    let address_difference = A::difference(header.destination, guest);
+    correct_for::<A>(
         skb,
-        transport.kind,
-        A::difference(header.destination, guest),
+        kind,
+        skb.received_checksum(),
+        ((old, guest_port), address_difference),
     )?;
     A::rewrite_destination(skb, header, guest)
 }
@@ -168,6 +159,61 @@ fn set_port<A: Family>(skb: Skb, kind: Kind, end: End, port: [u8; 2]) -> Result<
         (_, End::Source) => ports.set_two::<0>(port),
         (_, End::Destination) => ports.set_two::<2>(port),
     }
+    Ok(())
+}
+
+/// Corrects the transport checksum for a port and an address that change.
+#[inline(always)]
+fn correct_for<A: Family>(
+    skb: Skb,
+    kind: Kind,
+    checksum: Checksum,
+    ((old, new), address_difference): (([u8; 2], [u8; 2]), u32),
+) -> Result<(), DropReason> {
+    let mut difference = 0;
+    if has_pseudo_header::<A>(kind) {
+        difference = address_difference;
+    }
+    match checksum {
+        Checksum::Full => {
+            difference = checksum::add(difference, checksum::word_difference(old, new));
+            correct::<A>(skb, kind, true, difference)
+        }
+        // What is still to be computed covers the port anyway.
+        Checksum::Partial => correct::<A>(skb, kind, false, difference),
+        Checksum::Unknown => {
+            if new != old {
+                skb.correct_l4_checksum_for_word(checksum_field::<A>(kind), old, new)?;
+            }
+            correct_for_address::<A>(skb, kind, address_difference)
+        }
+    }
+}
+
+/// Corrects a checksum of which nothing outside of the packet depends. A full one is the complement of the sum; one that
+/// is still to be computed holds the sum over the pseudo header.
+#[inline(always)]
+fn correct<A: Family>(
+    skb: Skb,
+    kind: Kind,
+    is_full: bool,
+    difference: u32,
+) -> Result<(), DropReason> {
+    let field = checksum_field::<A>(kind);
+    let place = skb.window::<2>(field.offset)?;
+    let old = place.two::<0>();
+    if field.zero_is_none && old == [0; 2] {
+        return Ok(());
+    }
+    let mut new = if is_full {
+        checksum::corrected(old, difference)
+    } else {
+        checksum::fold(checksum::add(u16::from_ne_bytes(old).into(), difference)).to_ne_bytes()
+    };
+    if field.zero_is_none && new == [0; 2] {
+        new = [0xff; 2];
+    }
+    place.set_two::<0>(new);
     Ok(())
 }
 

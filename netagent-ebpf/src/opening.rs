@@ -486,7 +486,8 @@ fn made_of<A: Family>(
     flow.nat_port = nat_port.to_be_bytes();
     flow.next_hop = way.next_hop;
     flow.nat_address = way.nat_address;
-    flow.padding = [0; 2];
+    flow.last_seen_jiffies = kernel::jiffies() as u32;
+    flow.padding = 0;
     Some(flow)
 }
 

@@ -28,6 +28,7 @@ mod paths;
 mod pieces;
 mod policy;
 mod ports;
+mod program_cost;
 mod published;
 mod quotes;
 mod relay;

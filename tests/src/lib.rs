@@ -57,6 +57,7 @@ pub mod recovery;
 
 pub mod coverage;
 pub mod prog_run;
+pub mod program_cost;
 pub mod published;
 pub mod replacing;
 pub mod route;

@@ -1,10 +1,11 @@
 //! Network namespaces without a name: they live as long as a descriptor, so nothing of them outlives the test.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::thread;
 
@@ -117,6 +118,41 @@ impl NetNs {
     /// Runs `ip` with these words inside.
     pub fn ip(&self, words: &str) {
         self.shell(&format!("ip {words}"));
+    }
+
+    /// Runs a command line inside that reads this text.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn feed(&self, line: &str, text: &str) {
+        let mut words = line.split_whitespace();
+        let program = words.next().expect("a command line");
+        let child = self
+            .command(program)
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = child.unwrap_or_else(|error| {
+            panic!("cannot run {program}: {error}; `cargo xtask setup` installs it")
+        });
+        let mut input = child.stdin.take().expect("it is a pipe");
+        // Where the program ended before it read all, it says why.
+        let written = input.write_all(text.as_bytes());
+        drop(input);
+        let output = child.wait_with_output().expect("a child of ours");
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && written.is_ok(),
+            "`{line}`: {}: {complaint}\n{text}",
+            output.status
+        );
+    }
+
+    /// Runs `ip` inside for each of these lines, in one process.
+    pub fn ip_all(&self, lines: &[String]) {
+        self.feed("ip -batch -", &(lines.join("\n") + "\n"));
     }
 
     /// Sets a sysctl, given as a path under `/proc/sys`.

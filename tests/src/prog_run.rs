@@ -349,6 +349,48 @@ impl Datapath {
         })
     }
 
+    /// Runs a program on a packet `repeat` times, each time on what the run before left of it, and says what one run
+    /// took on average, and what became of the packet at last.
+    ///
+    /// # Panics
+    /// When the kernel cannot.
+    pub fn time(
+        &mut self,
+        program: &str,
+        (bytes, context): (&[u8], Context),
+        repeat: u32,
+    ) -> (Duration, Outcome) {
+        let mut data_out = vec![0; bytes.len() + 256];
+        // `struct xdp_md`: the second field is the end of the frame, the fourth the device.
+        let fields = [0, bytes.len() as u32, 0, context.ifindex, 0, 0];
+        let of_xdp: Vec<u8> = fields.into_iter().flat_map(u32::to_ne_bytes).collect();
+        let of_classifier = context.to_bytes();
+        let is_xdp = program == names::DROP_ALL;
+        let options = TestRunOptions {
+            data_in: Some(bytes),
+            data_out: Some(&mut data_out),
+            ctx_in: Some(if is_xdp { &of_xdp } else { &of_classifier }),
+            repeat,
+            ..TestRunOptions::new()
+        };
+        let netns = self.netns.clone();
+        let result = if is_xdp {
+            let program = &*drop_all(&mut self.ebpf);
+            netns.run(|| program.test_run(options))
+        } else {
+            let program = &*classifier(&mut self.ebpf, program);
+            netns.run(|| program.test_run(options))
+        };
+        let result = result.unwrap_or_else(|error| panic!("{program}: {error:?}"));
+        data_out.truncate(result.data_size_out as usize);
+        let outcome = Outcome {
+            verdict: result.return_value.cast_signed(),
+            bytes: data_out,
+            mark: 0,
+        };
+        (result.duration, outcome)
+    }
+
     /// What passes an XDP program goes on to the next one, by our names.
     fn run_drop_all(&mut self, bytes: &[u8], context: Context) -> Outcome {
         // `struct xdp_md`: the second field is the end of the frame, the fourth the device.

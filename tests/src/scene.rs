@@ -371,6 +371,8 @@ fn change_flows<A>(
     for (key, mut flow) in datapath.entries::<FlowKey<A>, Flow<A>>(name) {
         if key.guest_port == guest_port.to_be_bytes() {
             change(&mut flow.last_seen_ns, &mut flow.state);
+            // Its next packet is one that is noted.
+            flow.last_seen_jiffies = flow.last_seen_jiffies.wrapping_sub(1 << 16);
             datapath.insert::<FlowKey<A>, Flow<A>>(name, key, flow);
         }
     }

@@ -1,7 +1,9 @@
 //! The system calls that nix does not wrap, each behind a safe function. The only `unsafe` of this crate.
 #![allow(unsafe_code, reason = "system calls without a wrapper")]
 
-use std::ffi::{CString, c_int, c_ulong};
+mod bpf;
+
+use std::ffi::{c_int, c_ulong};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -11,6 +13,11 @@ use std::sync::Arc;
 
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
+
+pub use bpf::{
+    Instruction, attach_tcx_egress, attach_tcx_ingress, attach_xdp, device_map, load_classifier,
+    load_xdp, returns, time_program,
+};
 
 /// Makes the command start in another network namespace.
 pub fn start_in_netns(command: &mut Command, netns: Arc<OwnedFd>) {
@@ -213,142 +220,6 @@ fn vlan_tag(message: &libc::msghdr) -> Option<u16> {
     // SAFETY: the payload of PACKET_AUXDATA is one `tpacket_auxdata`.
     let auxdata = unsafe { data.read_unaligned() };
     (auxdata.tp_status & libc::TP_STATUS_VLAN_VALID != 0).then_some(auxdata.tp_vlan_tci)
-}
-
-/// One instruction of eBPF.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Instruction {
-    /// Operation.
-    pub code: u8,
-    /// Source register in the upper half, destination in the lower.
-    pub registers: u8,
-    /// Offset.
-    pub offset: i16,
-    /// Immediate value.
-    pub immediate: i32,
-}
-
-/// A program that does nothing but return a value.
-#[must_use]
-pub const fn returns(value: i32) -> [Instruction; 2] {
-    let to_register_0 = Instruction {
-        code: 0xb7,
-        registers: 0,
-        offset: 0,
-        immediate: value,
-    };
-    let exit = Instruction {
-        code: 0x95,
-        registers: 0,
-        offset: 0,
-        immediate: 0,
-    };
-    [to_register_0, exit]
-}
-
-/// The part of `union bpf_attr` that BPF_PROG_LOAD reads here.
-#[repr(C)]
-#[derive(Default)]
-struct LoadProgram {
-    kind: u32,
-    instruction_count: u32,
-    instructions: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log: u64,
-    rest: [u64; 12],
-}
-
-/// The part of `union bpf_attr` that BPF_LINK_CREATE reads here.
-#[repr(C)]
-#[derive(Default)]
-struct CreateLink {
-    program: u32,
-    target: u32,
-    attach_type: u32,
-    flags: u32,
-    rest: [u64; 6],
-}
-
-fn bpf<T>(command: c_int, attributes: &T) -> io::Result<OwnedFd> {
-    let address: *const T = attributes;
-    // SAFETY: the kernel reads at most the stated size from `attributes`, whose pointers the callers keep alive.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, address, size_of::<T>()) };
-    let fd = c_int::try_from(fd).expect("a file descriptor is an int");
-    check(fd)?;
-    // SAFETY: both commands return a descriptor that is ours alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Loads a tc program given as instructions.
-///
-/// # Errors
-/// What the kernel says.
-pub fn load_classifier(instructions: &[Instruction]) -> io::Result<OwnedFd> {
-    const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
-    load_program(BPF_PROG_TYPE_SCHED_CLS, instructions)
-}
-
-/// Loads an XDP program given as instructions.
-///
-/// # Errors
-/// What the kernel says.
-pub fn load_xdp(instructions: &[Instruction]) -> io::Result<OwnedFd> {
-    const BPF_PROG_TYPE_XDP: u32 = 6;
-    load_program(BPF_PROG_TYPE_XDP, instructions)
-}
-
-fn load_program(kind: u32, instructions: &[Instruction]) -> io::Result<OwnedFd> {
-    const BPF_PROG_LOAD: c_int = 5;
-    let license = CString::new("GPL").expect("holds no zero byte");
-    let attributes = LoadProgram {
-        kind,
-        instruction_count: u32::try_from(instructions.len()).expect("a short program"),
-        instructions: instructions.as_ptr().expose_provenance() as u64,
-        license: license.as_ptr().expose_provenance() as u64,
-        ..LoadProgram::default()
-    };
-    bpf(BPF_PROG_LOAD, &attributes)
-}
-
-/// Attaches a tc program to what arrives on an interface of the calling thread's namespace, by tcx.
-///
-/// # Errors
-/// What the kernel says.
-pub fn attach_tcx_ingress(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
-    const BPF_TCX_INGRESS: u32 = 46;
-    attach(program, ifindex, BPF_TCX_INGRESS)
-}
-
-/// The same to what leaves by it.
-///
-/// # Errors
-/// What the kernel says.
-pub fn attach_tcx_egress(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
-    const BPF_TCX_EGRESS: u32 = 47;
-    attach(program, ifindex, BPF_TCX_EGRESS)
-}
-
-/// Attaches an XDP program to an interface of the calling thread's namespace.
-///
-/// # Errors
-/// What the kernel says.
-pub fn attach_xdp(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
-    const BPF_XDP: u32 = 37;
-    attach(program, ifindex, BPF_XDP)
-}
-
-fn attach(program: &OwnedFd, ifindex: u32, attach_type: u32) -> io::Result<OwnedFd> {
-    const BPF_LINK_CREATE: c_int = 28;
-    let attributes = CreateLink {
-        program: program.as_raw_fd().cast_unsigned(),
-        target: ifindex,
-        attach_type,
-        ..CreateLink::default()
-    };
-    bpf(BPF_LINK_CREATE, &attributes)
 }
 
 fn check(result: c_int) -> io::Result<()> {

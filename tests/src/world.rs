@@ -70,18 +70,19 @@ impl World {
             netns.sysctl("net/ipv6/conf/default/router_solicitations", "0");
         }
         join_by_veth((host, UPLINK), (outside, FAR_END));
-        host.ip(&format!("address add {HOST_V4}/24 dev {UPLINK}"));
-        outside.ip(&format!("address add {ROUTER_V4}/24 dev {FAR_END}"));
+        let mut lines = vec![format!("address add {ROUTER_V4}/24 dev {FAR_END}")];
         for index in 0..SERVERS {
-            outside.ip(&format!("address add {}/32 dev lo", server_v4(index)));
-            outside.ip(&format!(
-                "address add {}/128 dev lo nodad",
-                server_v6(index)
-            ));
+            let (v4, v6) = (server_v4(index), server_v6(index));
+            lines.push(format!("address add {v4}/32 dev lo"));
+            lines.push(format!("address add {v6}/128 dev lo nodad"));
         }
         // Linux answers for an IPv6 address that it has no route to, forwarding or not.
-        outside.ip("-6 route add blackhole 2001:db8:200::/64");
-        host.ip(&format!("route add default via {ROUTER_V4}"));
+        lines.push("route add blackhole 2001:db8:200::/64".to_owned());
+        outside.ip_all(&lines);
+        host.ip_all(&[
+            format!("address add {HOST_V4}/24 dev {UPLINK}"),
+            format!("route add default via {ROUTER_V4}"),
+        ]);
         world.add_v6();
         world
     }
@@ -90,9 +91,11 @@ impl World {
     /// an MTU is too small for IPv6.
     pub fn add_v6(&self) {
         let (host, outside) = (&self.host, &self.outside);
-        host.ip(&format!("address add {HOST_V6}/64 dev {UPLINK} nodad"));
+        host.ip_all(&[
+            format!("address add {HOST_V6}/64 dev {UPLINK} nodad"),
+            format!("route add default via {ROUTER_V6}"),
+        ]);
         outside.ip(&format!("address add {ROUTER_V6}/64 dev {FAR_END} nodad"));
-        host.ip(&format!("route add default via {ROUTER_V6}"));
         self.fix_neighbours();
     }
 
@@ -100,16 +103,14 @@ impl World {
     fn fix_neighbours(&self) {
         let (host_mac, router_mac) = (link_layer(self.uplink_mac()), link_layer(self.router_mac()));
         let on_link = [ROUTER_V4.into(), ROUTER_V6.into(), SILENT[2], SILENT[3]];
-        for router in on_link {
-            self.host.ip(&format!(
-                "neighbour replace {router} lladdr {router_mac} dev {UPLINK} nud permanent"
-            ));
-        }
-        for host in [HOST_V4.to_string(), HOST_V6.to_string()] {
-            self.outside.ip(&format!(
-                "neighbour replace {host} lladdr {host_mac} dev {FAR_END} nud permanent"
-            ));
-        }
+        let neighbour = |address: IpAddr, mac: &str, device: &str| {
+            format!("neighbour replace {address} lladdr {mac} dev {device} nud permanent")
+        };
+        let routers = on_link.map(|router| neighbour(router, &router_mac, UPLINK));
+        self.host.ip_all(&routers);
+        let hosts = [HOST_V4.into(), HOST_V6.into()];
+        let hosts = hosts.map(|host| neighbour(host, &host_mac, FAR_END));
+        self.outside.ip_all(&hosts);
     }
 
     /// Starts an agent on the host.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use xtask::paths;
 
-use crate::setup::setup;
+use crate::setup::{peers, setup};
 use crate::shell::{self, say};
 
 /// How the tests are run.
@@ -107,9 +107,19 @@ fn runner(test: &Command, daemon: &std::path::Path) -> Result<Vec<String>> {
     ])
 }
 
-/// Builds the daemon and the benchmarks, then becomes the benchmark program, as root.
+/// Arguments with which the benchmark program measures nothing.
+const MEASURE_NOTHING: [&str; 4] = ["--list", "--with", "--help", "-h"];
+
+/// Builds the daemon and the benchmarks, installs what netagent is put beside, then becomes the benchmark program, as root.
 pub(crate) fn bench(arguments: &[String]) -> Result<()> {
     setup()?;
+    let measures_nothing = |argument: &String| {
+        let name = argument.split('=').next().unwrap_or_default();
+        MEASURE_NOTHING.contains(&name)
+    };
+    if !arguments.iter().any(measures_nothing) {
+        peers::install_missing();
+    }
     let packages = ["--package", "netagent", "--package", "netagent-bench"];
     shell::run(
         shell::cargo()

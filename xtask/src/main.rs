@@ -53,7 +53,9 @@ enum Task {
     Test(check::TestOptions),
     /// Check formatting, clippy and documentation, without a warning.
     Lint,
-    /// Measure.
+    /// Measure netagent beside what people use today; the figures and a page with charts go to `target/bench`.
+    // The benchmark program has a help of its own.
+    #[command(disable_help_flag = true)]
     Bench {
         /// Arguments of the benchmark program.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -12,7 +12,7 @@ use super::passt::Passt;
 use super::rules::{feed, set_up};
 use super::way::Way;
 use super::work::Workers;
-use crate::variant::redirect;
+use crate::peers::redirect_program;
 use netagent_tests::agent::Agent;
 use netagent_tests::guest::Guest;
 use netagent_tests::netns::NetNs;
@@ -225,7 +225,7 @@ fn connect(world: &World, way: Way, links: &mut Vec<OwnedFd>) {
         Way::Redirect => {
             let (uplink, tap) = (host.ifindex(UPLINK), host.ifindex(TAP));
             for (from, to) in [(tap, uplink), (uplink, tap)] {
-                let program = redirect(to);
+                let program = redirect_program(to);
                 let link = host.run(|| sys::attach_tcx_ingress(&program, from));
                 links.push(link.expect("this kernel has tcx"));
             }

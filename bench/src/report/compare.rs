@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use crate::figures::Figures;
 use crate::report::noise;
-use crate::report::number::{tidy, times};
+use crate::report::number::{size, tidy, times};
 use crate::report::standing::OWN;
 use crate::report::{Better, Cell, Report, Table};
 
@@ -71,8 +71,8 @@ pub fn compare(old: &Report, new: &Report) -> Comparison {
             compare_tables(before, table, &mut comparison);
         }
     }
-    let size = |change: &Change| change.ratio.ln().abs();
-    let by_size = |one: &Change, other: &Change| size(other).total_cmp(&size(one));
+    let extent = |change: &Change| change.ratio.ln().abs();
+    let by_size = |one: &Change, other: &Change| extent(other).total_cmp(&extent(one));
     comparison.changes.sort_by(by_size);
     comparison
 }
@@ -205,7 +205,7 @@ impl Change {
         let verdict = if self.is_better { "better" } else { "WORSE " };
         let at = self
             .at
-            .map_or_else(String::new, |at| format!(" at {}", tidy(at)));
+            .map_or_else(String::new, |at| format!(" at {}", size(at)));
         let (before, now) = (tidy(self.medians.0), tidy(self.medians.1));
         let beside = match &self.beside {
             Some(way) => format!(", beside {way}"),

@@ -1,12 +1,13 @@
 //! A report on disk: never half of one, and none of another format.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
-use tempfile::NamedTempFile;
+use tempfile::Builder;
 
 use crate::report::{FORMAT, Report};
 
@@ -34,7 +35,10 @@ pub fn replace(path: &Path, text: &str) -> Result<()> {
     let parent = parent.unwrap_or(Path::new("."));
     let put = || -> Result<()> {
         fs::create_dir_all(parent)?;
-        let mut file = NamedTempFile::new_in(parent)?;
+        // Root measures; the person who asked is to read it.
+        let mut file = Builder::new()
+            .permissions(Permissions::from_mode(0o644))
+            .tempfile_in(parent)?;
         file.write_all(text.as_bytes())?;
         file.persist(path)?;
         Ok(())

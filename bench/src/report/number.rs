@@ -20,6 +20,16 @@ pub fn tidy(value: f64) -> String {
     format!("{sign}{}{rest}", grouped(whole))
 }
 
+/// A size: whole numbers as they are.
+#[must_use]
+pub fn size(value: f64) -> String {
+    if value.fract() == 0.0 && value >= 0.0 {
+        grouped(&format!("{value:.0}"))
+    } else {
+        tidy(value)
+    }
+}
+
 /// How many times as much: two digits after the point, fewer where it is large.
 #[must_use]
 pub fn times(ratio: f64) -> String {
@@ -70,5 +80,10 @@ mod tests {
         assert_eq!(times(12.34), "12.3x");
         assert_eq!(times(1_234.0), "1,234x");
         assert_eq!(times(f64::INFINITY), "-");
+    }
+
+    #[test]
+    fn sizes_are_whole() {
+        assert_eq!([1.0, 4_096.0, 0.5].map(size), ["1", "4,096", "0.500"]);
     }
 }

@@ -29,22 +29,37 @@ impl Role {
     /// Of a way.
     #[must_use]
     pub fn of(way: &str) -> Self {
-        match way {
-            OWN => Self::Own,
-            way if LIMITS.contains(&way) => Self::Limit,
-            way if LESS.contains(&way) => Self::Less,
-            _ => Self::Peer,
+        if is_a(way, OWN) {
+            Self::Own
+        } else if LIMITS.iter().any(|limit| is_a(way, limit)) {
+            Self::Limit
+        } else if LESS.iter().any(|less| is_a(way, less)) {
+            Self::Less
+        } else {
+            Self::Peer
         }
     }
+}
 
-    /// What a reader has to know of it, in a few words.
-    #[must_use]
-    pub const fn remark(self) -> &'static str {
-        match self {
-            Self::Own | Self::Peer => "",
-            Self::Less => "no NAT",
-            Self::Limit => "the limit",
-        }
+/// Whether a way is that of a name: it may say more after that, `netagent, 1,000 networks`.
+fn is_a(way: &str, name: &str) -> bool {
+    let more = way.strip_prefix(name);
+    more.is_some_and(|more| more.is_empty() || more.starts_with([',', ' ']))
+}
+
+/// What a reader has to know of a way, in a few words. Nobody does less than the others where none of them does more.
+#[must_use]
+pub fn remark(table: &Table, way: &str) -> &'static str {
+    let has_peers = || {
+        table
+            .cells
+            .iter()
+            .any(|cell| Role::of(&cell.way) == Role::Peer)
+    };
+    match Role::of(way) {
+        Role::Less if has_peers() => "no NAT",
+        Role::Own | Role::Peer | Role::Less => "",
+        Role::Limit => "the limit",
     }
 }
 
@@ -184,6 +199,18 @@ mod tests {
         assert_eq!(standing.verdict, Verdict::Ahead);
         assert_eq!(standing.ahead_with_less[0].way, "kernel route");
         assert_eq!(winner(&found, None).unwrap().way, "kernel route");
+    }
+
+    #[test]
+    fn variants_of_our_own_are_no_peers() {
+        let found = table(&[
+            ("netagent", &[100.0; 3]),
+            ("netagent, 1,000 networks", &[90.0; 3]),
+            ("linux bridge", &[95.0; 3]),
+        ]);
+        assert_eq!(standings(&found)[0].peer.way, "linux bridge");
+        assert_eq!(remark(&found, "linux bridge"), "");
+        assert_eq!(Role::of("netagentless"), Role::Peer);
     }
 
     #[test]

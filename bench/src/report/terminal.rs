@@ -2,8 +2,8 @@
 
 use comfy_table::{CellAlignment, Table as Grid, TableComponent, presets};
 
-use crate::report::number::{tidy, times};
-use crate::report::standing::{self, Role};
+use crate::report::number::{size, tidy, times};
+use crate::report::standing;
 use crate::report::{Better, Cell, Goal, Report, Table};
 
 /// What stands beside the best way.
@@ -46,7 +46,7 @@ fn by_way(table: &Table) -> Grid {
         let figures = cell.figures();
         let mark = match winner {
             Some(winner) if winner.way == cell.way => BEST,
-            Some(_) => Role::of(&cell.way).remark(),
+            Some(_) => standing::remark(table, &cell.way),
             None => "",
         };
         grid.add_row([
@@ -63,7 +63,7 @@ fn by_way(table: &Table) -> Grid {
 
 fn over_axis(table: &Table) -> Grid {
     let sizes = table.sizes();
-    let names: Vec<String> = sizes.iter().copied().map(tidy).collect();
+    let names: Vec<String> = sizes.iter().copied().map(size).collect();
     let axis = table.axis.as_deref().unwrap_or_default();
     let header: Vec<&str> = [axis]
         .into_iter()
@@ -71,8 +71,8 @@ fn over_axis(table: &Table) -> Grid {
         .collect();
     let mut grid = grid(&header);
     for way in table.ways() {
-        let of = |size: &f64| {
-            let cell = table.cell(way, Some(*size));
+        let of = |at: &f64| {
+            let cell = table.cell(way, Some(*at));
             cell.map_or_else(String::new, |cell| at_size(table, cell))
         };
         let row = [way.to_owned()].into_iter().chain(sizes.iter().map(of));

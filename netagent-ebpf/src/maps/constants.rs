@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "the loader finds a constant by its name")]
 
 use aya_ebpf::Global;
-use netagent_common::nat::EIM_PORTS as EIM_PORTS_DEFAULT;
+use netagent_common::nat::{EIM_PORTS as EIM_PORTS_DEFAULT, QUARTER, tick_shift};
 use netagent_common::timeouts::Timeouts;
 
 use crate::kernel::Skb;
@@ -33,6 +33,12 @@ static TIMEOUT_UDP: Global<u16> = Global::new(Timeouts::DEFAULT.udp);
 static TIMEOUT_UDP_UNREPLIED: Global<u16> = Global::new(Timeouts::DEFAULT.udp_unreplied);
 #[unsafe(no_mangle)]
 static TIMEOUT_ICMP: Global<u16> = Global::new(Timeouts::DEFAULT.icmp);
+
+#[unsafe(no_mangle)]
+static TICK_SHIFT: Global<u16> = Global::new(tick_shift(JIFFY_NS_DEFAULT));
+
+/// 250 Hz, as Debian's kernels.
+const JIFFY_NS_DEFAULT: u64 = 4_000_000;
 
 #[unsafe(no_mangle)]
 static SKB_IP_SUMMED_BIT: Global<u16> = Global::new(0);
@@ -98,6 +104,18 @@ pub fn eim_ports() -> u64 {
 #[inline(always)]
 pub fn filters_nobody() -> bool {
     FILTERS_NOBODY.load() != 0
+}
+
+/// What makes ticks of jiffies.
+#[inline(always)]
+pub fn jiffies_shift() -> u16 {
+    TICK_SHIFT.load()
+}
+
+/// Jiffies of a quarter of a tick.
+#[inline(always)]
+pub fn quarter_of_tick() -> u32 {
+    1 << (TICK_SHIFT.load() - QUARTER)
 }
 
 /// Times after which flows are removed.

@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::iter;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData, MapError};
 use aya::pin::PinError;
@@ -19,7 +20,9 @@ use netagent_common::names::{
     ABI_VERSION, COLLECT_FLOWS, COLLECT_ORPHANS, DROP_ALL, FROM_SERVICES, FROM_UPLINK, FROM_VM,
     TO_VM, global, map, socket,
 };
+use netagent_common::nat::tick_shift;
 use netagent_common::vm::State;
+use nix::time::{ClockId, clock_getres};
 use sha2::{Digest, Sha256};
 
 use crate::apply::host_sockets;
@@ -265,7 +268,7 @@ pub fn object(options: &HostOptions) -> Result<u32, LoadError> {
 /// Constants of the programs, the mark apart.
 struct Globals {
     netns_cookie: u64,
-    words: [(&'static str, u16); 13],
+    words: [(&'static str, u16); 14],
 }
 
 impl Globals {
@@ -284,6 +287,7 @@ impl Globals {
             (global::TIMEOUT_UDP, timeouts.udp),
             (global::TIMEOUT_UDP_UNREPLIED, timeouts.udp_unreplied),
             (global::TIMEOUT_ICMP, timeouts.icmp),
+            (global::TICK_SHIFT, tick_shift(jiffy_ns())),
             (global::SKB_IP_SUMMED_BIT, skb.ip_summed_bit),
             (global::SKB_CSUM_START, skb.csum_start),
             (global::SKB_NETWORK_HEADER, skb.network_header),
@@ -293,6 +297,19 @@ impl Globals {
             words,
         })
     }
+}
+
+/// Time of a tick of the kernel's timer, ns: the resolution of its coarse clock (`CONFIG_HZ`).
+fn jiffy_ns() -> u64 {
+    /// 250 Hz.
+    const USUAL_NS: u64 = 4_000_000;
+    let resolution = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE);
+    resolution.map_or(USUAL_NS, |time| {
+        Duration::from(time)
+            .as_nanos()
+            .try_into()
+            .unwrap_or(USUAL_NS)
+    })
 }
 
 /// Pinned maps that the programs can go on with.

@@ -5,6 +5,7 @@ mod compiler;
 mod images;
 mod kernel;
 mod linker;
+pub(crate) mod peers;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -17,7 +18,7 @@ use crate::setup::apt::Apt;
 use crate::setup::compiler::Compiler;
 use crate::shell::say;
 
-/// Programs that the agent's tests, benchmarks and demonstrations run, and the Debian packages that they are in.
+/// Programs that the agent's tests and demonstrations run, and the Debian packages that they are in.
 const PROGRAMS: [(&str, &str); 16] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),

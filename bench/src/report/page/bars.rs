@@ -3,11 +3,11 @@
 use anyhow::Result;
 use plotters::style::Color;
 
-use crate::report::number::tidy;
+use crate::report::number::{tidy, times};
 use crate::report::page::chart::{
-    Anchor, Canvas, GRID, INK, Place, QUIET, Scale, WIDTHS, bar_colour, picture,
+    Anchor, Canvas, GRID, INK, OWN as OWN_COLOUR, Place, QUIET, Scale, WIDTHS, bar_colour, picture,
 };
-use crate::report::standing::{OWN, Role};
+use crate::report::standing::{OWN, Role, remark};
 use crate::report::{Better, Cell, Table};
 
 /// Height of the numbers below the bars.
@@ -27,7 +27,8 @@ struct Layout {
 }
 
 impl Layout {
-    const fn of(width: i32) -> Self {
+    /// For names of so many letters at most.
+    fn of(width: i32, letters: usize) -> Self {
         if width < 600 {
             Self {
                 left: 4,
@@ -38,8 +39,8 @@ impl Layout {
             }
         } else {
             Self {
-                left: 250,
-                right: width - 110,
+                left: (letters as i32 * 7 + 26).clamp(120, 290),
+                right: width - 150,
                 row: 36,
                 bar: 20,
                 is_stacked: false,
@@ -60,9 +61,11 @@ impl Layout {
 /// Where it cannot be drawn.
 pub(super) fn charts(table: &Table) -> Result<String> {
     let cells = in_order(table);
+    let names = cells.iter().map(|cell| named(table, cell).chars().count());
+    let letters = names.max().unwrap_or_default();
     let mut charts = String::new();
     for (class, width) in WIDTHS {
-        let layout = Layout::of(width);
+        let layout = Layout::of(width, letters);
         let height = 6 + cells.len() as i32 * layout.row + FOOT;
         charts += &picture((class, &table.title), (width, height), |canvas| {
             draw(canvas, table, &cells, &layout)
@@ -100,28 +103,22 @@ fn draw(canvas: &Canvas<'_>, table: &Table, cells: &[&Cell], layout: &Layout) ->
         canvas.text(&tidy(tick), (x.max(12), bottom + 14), text)?;
     }
     for (row, cell) in (0..).zip(cells) {
-        draw_bar(canvas, (cell, layout.middle(row)), &scale, layout)?;
+        let place = (*cell, layout.middle(row));
+        draw_bar(canvas, place, (&scale, layout.bar / 2))?;
+        write_row(canvas, table, place, layout)?;
     }
     let zero = scale.at(0.0);
     canvas.line(&[(zero, 6), (zero, bottom)], QUIET)?;
-    if !layout.is_stacked {
-        canvas.text(
-            &table.unit,
-            (layout.right + 24, bottom + 14),
-            (Anchor::Left, 14, QUIET),
-        )?;
-    }
     Ok(())
 }
 
 fn draw_bar(
     canvas: &Canvas<'_>,
     (cell, middle): (&Cell, i32),
-    scale: &Scale,
-    layout: &Layout,
+    (scale, half): (&Scale, i32),
 ) -> Result<()> {
     let (figures, role) = (cell.figures(), Role::of(&cell.way));
-    let (end, half) = (scale.at(figures.median()), layout.bar / 2);
+    let end = scale.at(figures.median());
     let (from, to) = (scale.at(0.0).min(end), scale.at(0.0).max(end));
     canvas.bar(
         [(from, middle - half), (to, middle + half)],
@@ -134,18 +131,37 @@ fn draw_bar(
             canvas.dot((scale.at(*round), middle), 2, INK.mix(0.45).filled())?;
         }
     }
-    let (name, value): (Place, Place) = if layout.is_stacked {
-        ((layout.left, middle - 20), (layout.right, middle - 20))
+    Ok(())
+}
+
+/// Name, median, and the ratio to netagent's.
+fn write_row(
+    canvas: &Canvas<'_>,
+    table: &Table,
+    (cell, middle): (&Cell, i32),
+    layout: &Layout,
+) -> Result<()> {
+    let colour = if cell.way == OWN { OWN_COLOUR } else { INK };
+    let median = cell.figures().median();
+    let own = table.cell(OWN, None).filter(|own| !own.rounds.is_empty());
+    let ratio = own.map_or_else(String::new, |own| times(median / own.figures().median()));
+    let [name, value, beside]: [(Place, Anchor); 3] = if layout.is_stacked {
+        let y = middle - 20;
+        [
+            ((layout.left, y), Anchor::Left),
+            ((layout.right - 58, y), Anchor::Right),
+            ((layout.right, y), Anchor::Right),
+        ]
     } else {
-        ((layout.left - 12, middle), (layout.right + 100, middle))
+        [
+            ((layout.left - 12, middle), Anchor::Right),
+            ((layout.right + 78, middle), Anchor::Right),
+            ((layout.right + 142, middle), Anchor::Right),
+        ]
     };
-    let anchor = if layout.is_stacked {
-        Anchor::Left
-    } else {
-        Anchor::Right
-    };
-    canvas.text(&named(cell, role), name, (anchor, 15, INK))?;
-    canvas.text(&tidy(figures.median()), value, (Anchor::Right, 16, INK))
+    canvas.text(&named(table, cell), name.0, (name.1, 15, colour))?;
+    canvas.text(&tidy(median), value.0, (value.1, 16, colour))?;
+    canvas.text(&ratio, beside.0, (beside.1, 14, QUIET))
 }
 
 /// A line from the lowest to the highest round.
@@ -157,11 +173,9 @@ fn draw_range(canvas: &Canvas<'_>, [low, high]: [i32; 2], middle: i32) -> Result
     Ok(())
 }
 
-fn named(cell: &Cell, role: Role) -> String {
-    let remark = role.remark();
-    if remark.is_empty() {
-        cell.way.clone()
-    } else {
-        format!("{} ({remark})", cell.way)
+fn named(table: &Table, cell: &Cell) -> String {
+    match remark(table, &cell.way) {
+        "" => cell.way.clone(),
+        remark => format!("{} ({remark})", cell.way),
     }
 }

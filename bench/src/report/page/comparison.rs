@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::report::number::{tidy, times};
+use crate::report::number::{self, tidy, times};
 use crate::report::page::{bars, escaped, lines};
 use crate::report::standing::{OWN, measure_of, winner};
 use crate::report::{Better, Cell, Table};
@@ -61,7 +61,7 @@ fn row(table: &Table, cell: &Cell) -> String {
         (false, false) => "",
     };
     let size = table.axis.as_ref().map_or_else(String::new, |_| {
-        let at = cell.at.map(tidy).unwrap_or_default();
+        let at = cell.at.map(number::size).unwrap_or_default();
         format!("<td>{at}</td>")
     });
     let name = escaped(&cell.way);

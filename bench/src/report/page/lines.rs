@@ -4,12 +4,12 @@ use anyhow::Result;
 use plotters::prelude::RGBColor;
 use plotters::style::Color;
 
-use crate::report::number::tidy;
+use crate::report::number::{size, tidy};
 use crate::report::page::chart::{
     Anchor, Canvas, GRID, INK, OWN as OWN_COLOUR, PEERS, QUIET, Scale, WIDTHS, picture,
 };
 use crate::report::page::escaped;
-use crate::report::standing::{OWN, Role};
+use crate::report::standing::{OWN, remark};
 use crate::report::{Cell, Table};
 
 const LEFT: i32 = 62;
@@ -47,7 +47,7 @@ fn colour(table: &Table, way: &str) -> RGBColor {
 fn legend(table: &Table) -> String {
     let item = |way: &str| {
         let RGBColor(red, green, blue) = colour(table, way);
-        let remark = match Role::of(way).remark() {
+        let remark = match remark(table, way) {
             "" => String::new(),
             remark => format!(" <small>({remark})</small>"),
         };
@@ -72,7 +72,7 @@ fn draw(canvas: &Canvas<'_>, table: &Table, (width, height): (i32, i32)) -> Resu
     for tick in across.ticks() {
         let x = across.at(tick);
         canvas.line(&[(x, TOP), (x, bottom)], GRID)?;
-        canvas.text(&tidy(tick), (x, bottom + 14), (Anchor::Middle, 14, QUIET))?;
+        canvas.text(&size(tick), (x, bottom + 14), (Anchor::Middle, 14, QUIET))?;
     }
     let axis = table.axis.as_deref().unwrap_or_default();
     canvas.text(

@@ -8,7 +8,13 @@ mod summary;
 
 use anyhow::Result;
 
-use crate::report::Report;
+use crate::report::{Report, Table};
+
+/// Ends of ids of tables that show the rounds of another one by another measure, and what that is.
+const TWINS: [(&str, &str); 2] = [
+    ("/processor", "The same by the processor's time"),
+    ("/rate", "The same as a rate, by the clock"),
+];
 
 const STYLE: &str = include_str!("style.css");
 
@@ -34,7 +40,7 @@ pub fn render(report: &Report) -> Result<String> {
         );
         for table in &report.tables {
             if section(&table.id) == name {
-                page += &comparison::article(table)?;
+                page += &folded(twin(report, table), comparison::article(table)?);
             }
         }
         page += "</section>\n";
@@ -42,6 +48,24 @@ pub fn render(report: &Report) -> Result<String> {
     page += &summary::machine(report);
     page += "</main>\n</body>\n</html>\n";
     Ok(page)
+}
+
+/// By what other measure a table shows the rounds of another one: the page folds it, and the summary leaves it out.
+fn twin(report: &Report, table: &Table) -> Option<&'static str> {
+    let is_there = |id: &str| report.tables.iter().any(|table| table.id == id);
+    let mut twins = TWINS.into_iter();
+    let found = twins.find(|(end, _)| table.id.strip_suffix(end).is_some_and(is_there));
+    found.map(|(_, what)| what)
+}
+
+/// The same comparison by another measure is there for those who ask.
+fn folded(what: Option<&str>, article: String) -> String {
+    match what {
+        Some(what) => {
+            format!("<details class=\"twin\">\n<summary>{what}</summary>\n{article}</details>\n")
+        }
+        None => article,
+    }
 }
 
 /// What belongs together, and what it is about: the benchmarks, in the order of their tables.

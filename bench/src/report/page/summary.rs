@@ -1,13 +1,10 @@
 //! What the whole run comes to: the head of the page, where netagent stands, the goals, the machine.
 
 use crate::outputs::date;
-use crate::report::number::{tidy, times};
-use crate::report::page::escaped;
+use crate::report::number::{self, tidy, times};
+use crate::report::page::{escaped, twin};
 use crate::report::standing::{OWN, Standing, Verdict, standings};
 use crate::report::{Better, Goal, Report, Table};
-
-/// Tables by the processor's time stand beside one by the clock; the summary has enough of the latter.
-const PROCESSOR: &str = "/processor";
 
 /// Title, and the run in a few numbers.
 pub(super) fn head(report: &Report) -> String {
@@ -84,10 +81,10 @@ fn warnings(report: &Report) -> String {
     warnings.iter().map(paragraph).collect()
 }
 
-/// Those that the summary shows: each comparison by the clock, at its smallest and at its largest size.
+/// Those that the summary shows: each comparison once, at its smallest and at its largest size.
 fn all_standings(report: &Report) -> Vec<(&Table, Standing<'_>)> {
     let tables = report.tables.iter();
-    let tables = tables.filter(|table| !table.id.ends_with(PROCESSOR));
+    let tables = tables.filter(|table| twin(report, table).is_none());
     let of = |table| {
         let mut all = standings(table);
         if all.len() > 2 {
@@ -109,7 +106,7 @@ pub(super) fn standing(report: &Report) -> String {
         .map(|(table, standing)| row(table, standing))
         .collect();
     format!(
-        "<section>\n<h2>Where netagent stands</h2>\n<p class=\"about\">Beside the best of those that do the same work, by the clock on the wall. The bar says how many times as good netagent is; left of the middle the peer is better. Ways that do less and are faster are named.</p>\n<div class=\"scroll\">\n<table class=\"standing\">\n<thead><tr><th></th><th>netagent</th><th>best peer</th><th>how many times as good</th><th>ahead</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n</section>\n"
+        "<section>\n<h2>Where netagent stands</h2>\n<p class=\"about\">Beside the best of those that do the same work. The bar says how many times as good netagent is; left of the middle the peer is better. Ways that do less and are faster are named.</p>\n<div class=\"scroll\">\n<table class=\"standing\">\n<thead><tr><th></th><th>netagent</th><th>best peer</th><th>how many times as good</th><th>ahead</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n</section>\n"
     )
 }
 
@@ -126,7 +123,7 @@ fn row(table: &Table, standing: &Standing<'_>) -> String {
     };
     let size = standing.at.map_or_else(String::new, |at| {
         let axis = table.axis.as_deref().unwrap_or_default();
-        format!(" <small>at {} {}</small>", tidy(at), escaped(axis))
+        format!(" <small>at {} {}</small>", number::size(at), escaped(axis))
     });
     let less = standing.ahead_with_less.iter().map(|cell| {
         let ratio = cell.figures().median() / standing.own.figures().median();
@@ -138,7 +135,7 @@ fn row(table: &Table, standing: &Standing<'_>) -> String {
     });
     let less: String = less.collect();
     format!(
-        "<tr class=\"{class}\"><th><a href=\"#{}\">{}</a>{size}</th><td>{own} <small>{}</small></td><td>{peer} <small>{}</small></td><td>{}<span class=\"factor\">{}</span></td><td>{}{less}</td></tr>\n",
+        "<tr class=\"{class}\"><th><a href=\"#{}\">{}</a>{size}</th><td data-name=\"netagent\">{own} <small>{}</small></td><td data-name=\"best peer\">{peer} <small>{}</small></td><td>{}<span class=\"factor\">{}</span></td><td data-name=\"ahead\">{}{less}</td></tr>\n",
         escaped(&table.id),
         escaped(&table.title),
         escaped(&table.unit),
@@ -175,7 +172,7 @@ pub(super) fn goals(report: &Report) -> String {
             ("behind", "missed")
         };
         format!(
-            "<tr class=\"{class}\"><th>{}</th><td>{}</td><td>{}</td><td>{verdict}</td></tr>\n",
+            "<tr class=\"{class}\"><th>{}</th><td>{}</td><td class=\"goal\">{}</td><td>{verdict}</td></tr>\n",
             escaped(&goal.what),
             tidy(goal.value),
             escaped(&goal.wanted())
