@@ -68,7 +68,7 @@ pub fn run(session: &mut Session) {
             table.add(way.name(), &Figures::default());
             table.note(format!("{}: not installed here", way.name()));
         }
-        table.note("All of both processors: the host's part, the VMM, and the stacks and programs of both ends, which are the same for all ways.");
+        table.note("The host's part, with what netagent's or passt's process takes; and the VMM, the stacks and the programs of both ends, which are the same for all ways.");
         session.add(table);
         if let Some((own, nft)) = beside {
             let what = format!("{title}, beside nft");
@@ -101,10 +101,11 @@ fn measure(way: Way) -> Vec<Carried> {
     };
     let of = |wanted: Offloads| {
         let host = Host::prepare(way, &Setting::with(wanted));
+        let workers = host.workers();
         let tables = TABLES
             .iter()
             .filter(move |(offloads, ..)| *offloads == wanted);
-        let carried = tables.map(|(_, course, _)| carry(open(&host, *course, 1), load));
+        let carried = tables.map(|(_, course, _)| carry(open(&host, *course, 1), load, &workers));
         carried.collect::<Vec<Carried>>()
     };
     [Offloads::On, Offloads::Off].map(of).concat()

@@ -10,6 +10,7 @@ use crate::guest::bulk::{Carried, Course, Flow, Load, carry, open};
 use crate::guest::host::{Host, Setting};
 use crate::guest::machine::Offloads;
 use crate::guest::way::Way;
+use crate::guest::work::Workers;
 use crate::report::{Better, Table};
 use crate::session::Session;
 
@@ -124,14 +125,15 @@ fn rows(is_quick: bool) -> Vec<Row> {
         ];
     }
     let mut rows = Vec::new();
-    for flows in [1, 8] {
-        for course in [Course::Up, Course::Down, Course::Both, Course::In] {
-            rows.push(row(Offloads::On, course, flows));
-        }
-        for course in [Course::Up, Course::Down] {
-            rows.push(row(Offloads::Off, course, flows));
-        }
+    for course in [Course::Up, Course::Down, Course::Both, Course::In] {
+        rows.push(row(Offloads::On, course, 1));
     }
+    rows.push(row(Offloads::On, Course::Up, 8));
+    rows.push(row(Offloads::On, Course::Down, 8));
+    for course in [Course::Up, Course::Down] {
+        rows.push(row(Offloads::Off, course, 1));
+    }
+    rows.push(row(Offloads::Off, Course::Up, 8));
     rows
 }
 
@@ -149,8 +151,8 @@ pub fn run(session: &mut Session) {
     }
     let (rows, rounds) = (rows(is_quick), session.rounds(ROUNDS));
     let load = Load {
-        warm_up: Duration::from_millis(150),
-        window: Duration::from_millis(350),
+        warm_up: Duration::from_millis(100),
+        window: Duration::from_millis(300),
         pace: None,
     };
     let bar = session.bar("throughput", rounds * ways.len() as u32);
@@ -207,9 +209,10 @@ fn measure(contestant: Contestant, rows: &[Row], load: Load) -> Vec<(usize, Carr
             continue;
         }
         let host = Host::prepare(way, &contestant.setting(offloads));
+        let workers = host.workers();
         for (index, row) in wanted.filter(|(_, row)| can(way, row.course)) {
             let flows = open(&host, row.course, row.flows);
-            found.push((index, carried(way, flows, load)));
+            found.push((index, carried((way, *row), flows, (load, &workers))));
         }
     }
     found
@@ -221,13 +224,18 @@ fn can(way: Way, course: Course) -> bool {
 }
 
 /// Every way hands over what was sent, but for passt, which is known to lose the end of a connection.
-fn carried(way: Way, flows: Vec<Flow>, load: Load) -> Carried {
-    let carried = carry(flows, load);
+fn carried((way, row): (Way, Row), flows: Vec<Flow>, (load, workers): (Load, &Workers)) -> Carried {
+    let carried = carry(flows, load, workers);
     let name = way.name();
-    assert!(carried.is_whole || way == Way::Passt, "{name} lost bytes");
+    assert!(
+        carried.is_whole || way == Way::Passt,
+        "{name} lost bytes: {}",
+        row.id()
+    );
     assert!(
         carried.bits > 0.0 || way == Way::Passt,
-        "{name} stood still"
+        "{name} stood still: {}",
+        row.id()
     );
     carried
 }

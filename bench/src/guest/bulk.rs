@@ -1,6 +1,5 @@
 //! Bulk transfer by TCP: as much as the way carries, or at a steady pace. What arrives is compared with what was sent.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,6 +11,8 @@ use nix::sys::socket::sockopt::TcpCongestion;
 
 use super::PROGRAM_CORE;
 use super::host::{GUEST_PORT, Host};
+use super::way::Way;
+use super::work::Workers;
 use crate::path::pin_to;
 use netagent_tests::deadline::{SOON, now, wait_for};
 use netagent_tests::netns::NetNs;
@@ -22,8 +23,8 @@ const CHUNK: usize = 1 << 16;
 const PERIOD: usize = 65_521;
 /// Bytes that are compared of what one call received.
 const SAMPLE: usize = 64;
-/// What stands still for so long has ended.
-const STALL: Duration = Duration::from_secs(3);
+/// What stands still for so long has ended, where that is known to happen.
+const STALL: Duration = Duration::from_secs(2);
 /// Port of a server.
 const PORT: u16 = 5_001;
 
@@ -76,7 +77,7 @@ pub struct Load {
 pub struct Carried {
     /// Bits of payload a second.
     pub bits: f64,
-    /// Seconds of processor time that the whole machine spent for each Gbit.
+    /// Seconds of processor time that were spent for each Gbit.
     pub processor: f64,
     /// Whether everything that was sent arrived in the end.
     pub is_whole: bool,
@@ -94,34 +95,24 @@ pub fn open(host: &Host, course: Course, count: usize) -> Vec<Flow> {
         Course::Both => pairs(guest, (world, PORT), (host.server(0, PORT), 2 * count)),
         Course::In => pairs(world, (guest, GUEST_PORT), (host.published(), count)),
     };
+    let patience = if host.way == Way::Passt { STALL } else { SOON };
     let of = |(index, (client, server)): (usize, (TcpStream, TcpStream))| {
         let is_up = match course {
             Course::Up => true,
             Course::Down => false,
             Course::Both => index % 2 == 0,
-            Course::In => return flow(client, server),
+            Course::In => return flow((client, server), patience),
         };
         let peer = server.peer_addr().expect("it is connected");
         let name = host.way.name();
         assert_eq!(peer.ip(), host.seen_as(), "{name}: source");
         if is_up {
-            flow(client, server)
+            flow((client, server), patience)
         } else {
-            flow(server, client)
+            flow((server, client), patience)
         }
     };
     pairs.into_iter().enumerate().map(of).collect()
-}
-
-/// Opens connections from one namespace to a port of another.
-///
-/// # Panics
-/// Where one is not opened.
-#[must_use]
-pub fn between(client: &NetNs, server: &NetNs, to: SocketAddr, count: usize) -> Vec<Flow> {
-    let pairs = pairs(client, (server, to.port()), (to, count));
-    let of = |(client, server)| flow(client, server);
-    pairs.into_iter().map(of).collect()
 }
 
 fn pairs(
@@ -143,12 +134,12 @@ fn pairs(
     (0..count).map(pair).collect()
 }
 
-fn flow(sender: TcpStream, receiver: TcpStream) -> Flow {
+fn flow((sender, receiver): (TcpStream, TcpStream), patience: Duration) -> Flow {
     for stream in [&sender, &receiver] {
         // What hangs ends the benchmark, not its patience.
         stream.set_nonblocking(false).expect("an open socket");
-        stream.set_read_timeout(Some(STALL)).expect("not zero");
-        stream.set_write_timeout(Some(STALL)).expect("not zero");
+        stream.set_read_timeout(Some(patience)).expect("not zero");
+        stream.set_write_timeout(Some(patience)).expect("not zero");
         // As Linux does where nobody chose another way; a namespace may not choose it for itself.
         setsockopt(stream, TcpCongestion, &"cubic".into()).expect("every Linux has it");
     }
@@ -160,7 +151,7 @@ fn flow(sender: TcpStream, receiver: TcpStream) -> Flow {
 /// # Panics
 /// Where something else arrives than was sent.
 #[must_use]
-pub fn carry(flows: Vec<Flow>, load: Load) -> Carried {
+pub fn carry(flows: Vec<Flow>, load: Load, workers: &Workers) -> Carried {
     let pattern = pattern();
     let (received, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let pace = load.pace.map(|pace| pace / flows.len() as f64);
@@ -179,9 +170,10 @@ pub fn carry(flows: Vec<Flow>, load: Load) -> Carried {
         };
         let transfers: Vec<_> = flows.into_iter().map(start).collect();
         thread::sleep(load.warm_up);
-        let (bytes, busy, started) = (received.load(Ordering::Relaxed), busy(), now());
+        let (bytes, spent, started) = (received.load(Ordering::Relaxed), workers.spent(), now());
         thread::sleep(load.window);
-        let (bytes, busy_after) = (received.load(Ordering::Relaxed) - bytes, busy_after(busy));
+        let bytes = received.load(Ordering::Relaxed) - bytes;
+        let spent = workers.spent() - spent;
         let seconds = started.elapsed().as_secs_f64();
         is_over.store(true, Ordering::Relaxed);
         let mut is_whole = true;
@@ -193,7 +185,7 @@ pub fn carry(flows: Vec<Flow>, load: Load) -> Carried {
         let bits = bytes as f64 * 8.0;
         Carried {
             bits: bits / seconds,
-            processor: busy_after / (bits / 1e9),
+            processor: spent.as_secs_f64() / (bits / 1e9),
             is_whole,
         }
     })
@@ -248,34 +240,4 @@ fn receive(mut from: TcpStream, pattern: &[u8], received: &AtomicU64) -> Option<
         arrived += length as u64;
         received.fetch_add(length as u64, Ordering::Relaxed);
     }
-}
-
-/// Wall time, and what the processors did not work in it.
-struct Work {
-    at: std::time::Instant,
-    idle: f64,
-}
-
-/// The machine's work so far. The kernel counts the time that a processor sleeps exactly, and the time in which it
-/// works by ticks: so what is counted here is the sleep.
-fn busy() -> Work {
-    let text = fs::read_to_string("/proc/stat").expect("proc is mounted");
-    let fields: Vec<&str> = text.split_whitespace().take(9).collect();
-    let seconds = |field: usize| {
-        let ticks: f64 = fields[field].parse().expect("a number");
-        ticks / 100.0
-    };
-    // Idle, waiting for a disk, and taken by the hypervisor.
-    Work {
-        at: now(),
-        idle: seconds(4) + seconds(5) + seconds(8),
-    }
-}
-
-/// Seconds of processor time since then.
-fn busy_after(before: Work) -> f64 {
-    let after = busy();
-    let processors = thread::available_parallelism().map_or(1, usize::from) as f64;
-    let wall = after.at.duration_since(before.at).as_secs_f64();
-    wall * processors - (after.idle - before.idle)
 }

@@ -1,6 +1,6 @@
 //! A host with one guest, connected by one of the ways, in namespaces of its own.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 
 use netagent_common::net::GATEWAY_MAC;
@@ -11,10 +11,13 @@ use super::machine::{Machine, Network, Offloads};
 use super::passt::Passt;
 use super::rules::{feed, set_up};
 use super::way::Way;
+use super::work::Workers;
 use crate::peers::redirect_program;
 use netagent_tests::agent::Agent;
+use netagent_tests::deadline::{Deadline, SOON};
 use netagent_tests::guest::Guest;
 use netagent_tests::netns::NetNs;
+use netagent_tests::packet::{self, Packet};
 use netagent_tests::sys;
 use netagent_tests::tap::{Header, Tap};
 use netagent_tests::world::{FAR_END, HOST_V4, ROUTER_V4, UPLINK, World, link_layer, server_v4};
@@ -25,6 +28,9 @@ pub const PUBLISHED: u16 = 8_080;
 pub const GUEST_PORT: u16 = 80;
 /// Address of the guest where it is not the agent that gives it one, and the network is not the uplink's.
 pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
+
+/// Port of a server that nobody is: what goes to it is looked at on its way.
+const CHECKED: u16 = 7_777;
 
 /// Name of the guest's instance.
 pub const NAME: &str = "guest";
@@ -78,7 +84,7 @@ pub struct Host {
     /// The agent, where it is netagent's.
     pub agent: Option<Agent>,
     _links: Vec<OwnedFd>,
-    _passt: Option<Passt>,
+    passt: Option<Passt>,
     /// The namespaces.
     pub world: World,
 }
@@ -121,14 +127,47 @@ impl Host {
                 Machine::on_tap(tap, network(way), how)
             }
         };
-        Self {
+        let host = Self {
             way,
             guest,
             agent,
             _links: links,
-            _passt: passt,
+            passt,
             world,
-        }
+        };
+        host.check();
+        host
+    }
+
+    /// Checks a frame of the guest's at the far end of the uplink: it is what this way makes of it.
+    fn check(&self) {
+        let wire = self.world.wire();
+        let (to, name) = (self.server(0, CHECKED), self.way.name());
+        let sent = self.guest.netns.run(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            socket.send_to(b"check", to)
+        });
+        sent.expect("the guest has a route");
+        let packet = wire.receive_where(Deadline::after(SOON), |received| {
+            let bytes = received.frame.completed();
+            let packet = Packet::parse(&bytes).filter(|packet| packet.ports.1 == CHECKED)?;
+            packet::assert_checksums(&bytes);
+            Some(packet)
+        });
+        assert_eq!(packet.ends.src, self.seen_as(), "{name}: source");
+        let is_hop = !self.way.is_on_link() && self.way != Way::Passt;
+        let ttl = if is_hop { 63 } else { 64 };
+        assert_eq!(packet.ends.ttl, ttl, "{name}: TTL");
+        assert_eq!(packet.payload, b"check", "{name}: payload");
+    }
+
+    /// Whose processor time its traffic takes.
+    #[must_use]
+    pub fn workers(&self) -> Workers {
+        let agent = self.agent.as_ref().map(Agent::pid);
+        let passt = self.passt.as_ref().map(Passt::pid);
+        let others: Vec<u32> = agent.into_iter().chain(passt).collect();
+        Workers::with(&others)
     }
 
     /// Where the guest finds a server of the world.

@@ -9,6 +9,7 @@ pub mod passt;
 pub mod pingpong;
 pub mod rules;
 pub mod way;
+pub mod work;
 
 /// Core of the VMM. What it hands to the host's TAP is carried there, up to the far end of the uplink.
 pub const VMM_CORE: usize = 0;

@@ -47,6 +47,12 @@ impl Passt {
         let stream = wait_for("passt listens", SOON, || UnixStream::connect(&socket).ok());
         (passt, stream)
     }
+
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
 }
 
 impl Drop for Passt {
