@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 
 use crate::session::Session;
 use crate::{
-    collect, cpu, create, datapath, dhcp, dns, drop_all, flows, full, latency, limit, neighbour,
-    policy, relay, scale, start, storm, throughput,
+    collect, control, cpu, create, datapath, dhcp, dns, drop_all, flows, full, latency, limit,
+    neighbour, policy, program_cost, rate, relay, replace, scale, start, storm, throughput,
 };
 
 /// A benchmark.
@@ -53,6 +53,11 @@ pub const ALL: &[Benchmark] = &[
         "what TCP connections of a guest carry, every peer and passt",
         throughput::run,
     ),
+    full(
+        "program-cost",
+        "what a packet costs in the programs alone, branch by branch",
+        program_cost::run,
+    ),
     quick("flows", "new flows, in both families", flows::run),
     full(
         "latency",
@@ -73,6 +78,11 @@ pub const ALL: &[Benchmark] = &[
         "limit",
         "what arrives of more demand than a limit allows",
         limit::run,
+    ),
+    full(
+        "rate",
+        "how exactly a rate is limited, beside TBF and HTB",
+        rate::run,
     ),
     full("limit-cost", "what a limit costs each frame", limit::cost),
     full(
@@ -101,6 +111,16 @@ pub const ALL: &[Benchmark] = &[
         "create",
         "from the API call to a running instance",
         create::run,
+    ),
+    full(
+        "control",
+        "a guest's network made and taken away, and a long policy replaced, beside scripts",
+        control::run,
+    ),
+    full(
+        "replace",
+        "packets lost while the agent is replaced under load",
+        replace::run,
     ),
     full("start", "starts with many instances", start::run),
     full(

@@ -24,6 +24,7 @@ pub mod variant;
 
 pub mod across;
 pub mod collect;
+pub mod control;
 pub mod cpu;
 pub mod create;
 pub mod datapath;
@@ -37,7 +38,10 @@ pub mod latency;
 pub mod limit;
 pub mod neighbour;
 pub mod policy;
+pub mod program_cost;
+pub mod rate;
 pub mod relay;
+pub mod replace;
 pub mod reverse;
 pub mod scale;
 pub mod start;

@@ -59,10 +59,11 @@ impl Outputs {
         Ok(())
     }
 
-    /// The two files that a person is told.
-    pub fn told(&self) -> impl Iterator<Item = &Path> {
-        let both = [self.html.first(), self.json.first()];
-        both.into_iter().flatten().map(PathBuf::as_path)
+    /// The two files that a person is told, and what is in them.
+    pub fn told(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let both = [("page:", &self.html), ("figures:", &self.json)];
+        both.into_iter()
+            .filter_map(|(what, files)| Some((what, files.first()?.as_path())))
     }
 }
 

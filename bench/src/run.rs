@@ -37,9 +37,9 @@ pub fn all(
         outputs.save(session.report())?;
     }
     let report = session.end();
-    println!("{}", terminal::summary(&report));
-    for path in outputs.told() {
-        println!("{}", path.display());
+    println!("{}\n", terminal::summary(&report));
+    for (what, path) in outputs.told() {
+        println!("{what:9} {}", path.display());
     }
     Ok(report)
 }

@@ -107,15 +107,16 @@ impl Session {
             "left",
             move |state: &ProgressState, text: &mut dyn Write| {
                 let left = left.saturating_sub(state.elapsed().saturating_sub(began));
-                let minutes = left.as_secs().div_ceil(60);
+                let minutes = left.as_secs().div_ceil(60).max(1);
                 // What cannot be written to a bar is not seen either.
                 write!(text, "about {minutes} min left").unwrap_or_default();
             },
         );
-        self.whole.set_length(steps.max(1));
-        self.whole.set_position(done.as_secs());
+        // The style first: each of these draws.
         self.whole.set_style(style.progress_chars("=> "));
         self.whole.set_message(benchmark.name);
+        self.whole.set_length(steps.max(1));
+        self.whole.set_position(done.as_secs());
         if !self.bars.is_hidden() {
             self.whole.enable_steady_tick(Duration::from_secs(1));
         }

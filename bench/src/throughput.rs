@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::figures::Figures;
 use crate::guest::bulk::{Carried, Course, Flow, Load, carry, open};
 use crate::guest::host::{Host, Setting};
@@ -10,6 +12,49 @@ use crate::guest::machine::Offloads;
 use crate::guest::way::Way;
 use crate::report::{Better, Table};
 use crate::session::Session;
+
+/// Networks of a long policy.
+const NETWORKS: u32 = 1_000;
+/// More than any connection here carries.
+const UNREACHED: &str = "100gbit";
+
+/// Who is measured: a way, and how netagent is asked for more than it has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Contestant {
+    way: Way,
+    has_policy: bool,
+}
+
+impl Contestant {
+    const fn plain(way: Way) -> Self {
+        Self {
+            way,
+            has_policy: false,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        if self.has_policy {
+            "netagent, 1,000 networks and a limit"
+        } else {
+            self.way.name()
+        }
+    }
+
+    fn setting(self, offloads: Offloads) -> Setting {
+        let mut setting = Setting::with(offloads);
+        if self.has_policy {
+            let denied = |number| format!("10.{}.{}.0/24", number >> 8, number & 0xff);
+            let denied: Vec<String> = (0..NETWORKS).map(denied).collect();
+            setting.spec = json!({
+                "denied_cidrs": denied,
+                "bandwidth": UNREACHED,
+                "bandwidth_in": UNREACHED,
+            });
+        }
+        setting
+    }
+}
 
 /// Beside whom netagent stands here.
 const WAYS: [Way; 8] = [
@@ -94,7 +139,14 @@ fn rows(is_quick: bool) -> Vec<Row> {
 pub fn run(session: &mut Session) {
     let is_quick = session.is_quick();
     let all: &[Way] = if is_quick { &QUICK_WAYS } else { &WAYS };
-    let (ways, missing): (Vec<Way>, Vec<Way>) = all.iter().partition(|way| way.is_here());
+    let (here, missing): (Vec<Way>, Vec<Way>) = all.iter().partition(|way| way.is_here());
+    let mut ways: Vec<Contestant> = here.into_iter().map(Contestant::plain).collect();
+    if !is_quick {
+        ways.push(Contestant {
+            way: Way::Netagent,
+            has_policy: true,
+        });
+    }
     let (rows, rounds) = (rows(is_quick), session.rounds(ROUNDS));
     let load = Load {
         warm_up: Duration::from_millis(150),
@@ -117,7 +169,7 @@ pub fn run(session: &mut Session) {
     bar.finish_and_clear();
     let median = |row: Row, way: Way| -> Option<f64> {
         let index = rows.iter().position(|one| *one == row)?;
-        let number = ways.iter().position(|one| *one == way)?;
+        let number = ways.iter().position(|one| *one == Contestant::plain(way))?;
         Some(figures.get(&(index, number))?.median())
     };
     for (index, row) in rows.iter().enumerate() {
@@ -143,8 +195,8 @@ fn is_goal(row: Row) -> bool {
 }
 
 /// Measures every row of one way: hosts with and without offloads one after the other.
-fn measure(way: Way, rows: &[Row], load: Load) -> Vec<(usize, Carried)> {
-    let mut found = Vec::new();
+fn measure(contestant: Contestant, rows: &[Row], load: Load) -> Vec<(usize, Carried)> {
+    let (mut found, way) = (Vec::new(), contestant.way);
     for offloads in [Offloads::On, Offloads::Off] {
         let mut wanted = rows
             .iter()
@@ -154,7 +206,7 @@ fn measure(way: Way, rows: &[Row], load: Load) -> Vec<(usize, Carried)> {
         if wanted.peek().is_none() {
             continue;
         }
-        let host = Host::prepare(way, &Setting::with(offloads));
+        let host = Host::prepare(way, &contestant.setting(offloads));
         for (index, row) in wanted.filter(|(_, row)| can(way, row.course)) {
             let flows = open(&host, row.course, row.flows);
             found.push((index, carried(way, flows, load)));

@@ -35,6 +35,7 @@ pub struct Agent {
     state_dir: PathBuf,
     pins: Arc<PinDir>,
     kill_at: Option<u32>,
+    binary: Option<PathBuf>,
     environment: BTreeMap<String, String>,
     process: Option<Child>,
 }
@@ -54,6 +55,7 @@ impl Agent {
             directory,
             pins: Arc::new(PinDir::new()),
             kill_at: None,
+            binary: None,
             environment: BTreeMap::new(),
             process: None,
         };
@@ -83,6 +85,15 @@ impl Agent {
     /// Lets the processes started from now on kill themselves at this fault boundary, counted from their start.
     pub fn kill_at(&mut self, boundary: Option<u32>) {
         self.kill_at = boundary;
+    }
+
+    /// Takes another binary for every later start and command.
+    pub fn replace_binary(&mut self, binary: &Path) {
+        self.binary = Some(binary.to_owned());
+    }
+
+    fn binary(&self) -> PathBuf {
+        self.binary.clone().unwrap_or_else(binary)
     }
 
     /// Sets a variable for every later start and command.
@@ -188,7 +199,7 @@ impl Agent {
     /// The command line for a word, with this agent's directories.
     #[must_use]
     pub fn command(&self, word: &str) -> Command {
-        let mut command = self.netns.command(&binary().to_string_lossy());
+        let mut command = self.netns.command(&self.binary().to_string_lossy());
         command
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -213,7 +224,7 @@ impl Agent {
     /// When the binary cannot be started.
     #[must_use]
     pub fn say(&self, words: &[&str]) -> Output {
-        let mut command = self.netns.command(&binary().to_string_lossy());
+        let mut command = self.netns.command(&self.binary().to_string_lossy());
         command
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")

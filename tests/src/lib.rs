@@ -37,6 +37,8 @@ pub mod database;
 pub mod guest;
 pub mod http;
 pub mod limits;
+pub mod numbered;
+pub mod rebuilt;
 pub mod relay;
 pub mod stack;
 pub mod talk;

@@ -50,6 +50,7 @@ mod recovery;
 mod refusals;
 mod relay;
 mod relay_requests;
+mod replaced_binary;
 mod second_uplink;
 mod settings;
 mod show;

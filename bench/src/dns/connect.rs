@@ -140,19 +140,26 @@ fn rounds(gateway: SocketAddr) -> (Vec<String>, Figures) {
             format!("often{}.bench.example", round % 16)
         };
         let kind = if round / 2 % 2 == 0 { A } else { AAAA };
-        let addresses = resolve(&socket, (round, &name, kind));
-        let address = addresses[usize::from(round) % addresses.len()];
-        let server = SocketAddr::new(address, HTTP);
-        match TcpStream::connect_timeout(&server, LIMIT) {
+        match connect(&socket, (round, &name, kind)) {
             Ok(stream) => hang_up(stream),
-            Err(error) => failures.push(format!("round {round}, {name}, {server}: {error}")),
+            Err(failure) => failures.push(format!("round {round}, {name}: {failure}")),
         }
         took.add(began.elapsed().as_secs_f64() * 1e3);
     }
     (failures, took)
 }
 
-fn resolve(socket: &UdpSocket, (id, name, kind): (u16, &str, u16)) -> Vec<IpAddr> {
+/// Asks for a name and connects to one of its addresses; what went wrong where one of both does.
+fn connect(socket: &UdpSocket, question: (u16, &str, u16)) -> Result<TcpStream, String> {
+    let (round, ..) = question;
+    let addresses = resolve(socket, question)?;
+    let address = addresses[usize::from(round) % addresses.len()];
+    let server = SocketAddr::new(address, HTTP);
+    let stream = TcpStream::connect_timeout(&server, LIMIT);
+    stream.map_err(|error| format!("{server}: {error}"))
+}
+
+fn resolve(socket: &UdpSocket, (id, name, kind): (u16, &str, u16)) -> Result<Vec<IpAddr>, String> {
     let mut query = question(id, name);
     // The type stands before the class, at the end.
     let at = query.len() - 4;
@@ -161,11 +168,14 @@ fn resolve(socket: &UdpSocket, (id, name, kind): (u16, &str, u16)) -> Vec<IpAddr
     let mut buffer = [0; 2_048];
     let length = socket.recv(&mut buffer).expect("an answer comes soon");
     let told = Told::read(&buffer[..length]).expect("an answer with addresses");
-    assert_eq!((told.id, told.code, told.name.as_str()), (id, 0, name));
+    assert_eq!((told.id, told.name.as_str()), (id, name));
+    if told.code != 0 {
+        return Err(format!("the resolver answered with code {}", told.code));
+    }
     assert!(matches!(told.addresses.len(), 1..=3), "{told:?}");
     let is_asked_for = |address: &IpAddr| address.is_ipv4() == (kind == A);
     assert!(told.addresses.iter().all(is_asked_for), "{told:?}");
-    told.addresses
+    Ok(told.addresses)
 }
 
 /// Ends a connection by a reset: nothing of it stays behind.
