@@ -68,14 +68,6 @@ impl Way {
         }
     }
 
-    /// Whether it takes so many within minutes.
-    pub(super) const fn holds(self, size: usize) -> bool {
-        match self {
-            Self::Netagent | Self::NftOnce => true,
-            Self::NftEach | Self::IptablesNft | Self::IptablesLegacy => size <= 4_096,
-        }
-    }
-
     pub(super) fn is_there(self) -> bool {
         let kind = match self {
             Self::Netagent => Kind::Netagent,

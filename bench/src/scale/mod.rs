@@ -21,7 +21,7 @@ use crate::scale::vm::Sender;
 use crate::session::Session;
 
 /// Virtual machines of a host.
-const SIZES: [usize; 6] = [1, 10, 100, 1_000, 4_096, 10_000];
+const SIZES: [usize; 5] = [1, 10, 100, 1_000, 4_096];
 /// Those of a first impression.
 const QUICK: usize = 3;
 /// Rounds.
@@ -67,15 +67,6 @@ pub fn run(session: &mut Session) {
         memory.push(kernel_mb() - before);
     }
     for &size in sizes {
-        // A host that takes no more makes room for the others.
-        let takes = |fleet: &Fleet| fleet.way.holds(size);
-        memory = fleets
-            .iter()
-            .zip(memory)
-            .filter(|(fleet, _)| takes(fleet))
-            .map(|(_, memory)| memory)
-            .collect();
-        fleets.retain(takes);
         for (fleet, memory) in fleets.iter_mut().zip(&mut memory) {
             let before = kernel_mb();
             let created = grow(fleet, size);
