@@ -133,12 +133,13 @@ pub const ALL: &[Benchmark] = &[
         "the resolver: time of a query, answers a second, memory of names",
         dns::run,
     ),
+    full("storm", "a thousand guests that boot at once", storm::run),
+    // The last one: for minutes afterwards the kernel takes thousands of TAPs away, and others would wait for that.
     full(
         "scale",
         "hosts that fill up: frames, one more instance, memory",
         scale::run,
     ),
-    full("storm", "a thousand guests that boot at once", storm::run),
 ];
 
 /// Those of these names, in the order of the catalogue; without names all, or those of a quick run.

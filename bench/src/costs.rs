@@ -106,3 +106,41 @@ impl Costs {
         (0..count).map(|round| ways.map(|way| way[round])).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cost(ns: f64) -> Cost {
+        Cost {
+            wall: 2.0 * ns,
+            processor: ns,
+        }
+    }
+
+    #[test]
+    fn rounds_of_ways_stand_side_by_side_as_far_as_all_have_them() {
+        let mut costs = Costs::default();
+        for (name, ns) in [("a", 1.0), ("b", 10.0), ("a", 2.0), ("b", 20.0), ("a", 3.0)] {
+            costs.add(name, cost(ns));
+        }
+        assert_eq!(costs.rounds(["b", "a"]), [[10.0, 1.0], [20.0, 2.0]]);
+        assert!(costs.rounds(["a", "unknown"]).is_empty());
+    }
+
+    #[test]
+    fn sizes_are_apart_and_rates_are_by_the_clock_on_the_wall() {
+        let mut costs = Costs::default();
+        costs.add_at("a", Some(1.0), cost(500.0));
+        costs.add_at("a", Some(10.0), cost(250.0));
+        let [time, rate] = costs.tables(("id", "title"), Rate::FRAMES, Some("size"));
+        assert_eq!(time.cells[1].rounds, [250.0]);
+        assert_eq!(rate.cells[0].rounds, [1e6 / 1_000.0]);
+        assert_eq!(
+            (rate.id.as_str(), rate.axis.as_deref()),
+            ("id/rate", Some("size"))
+        );
+        let places = [("a", Some(10.0)), ("a", Some(1.0))];
+        assert_eq!(costs.rounds_at(places), [[250.0, 500.0]]);
+    }
+}

@@ -16,7 +16,7 @@ use netagent_tests::world::{SERVERS, server_v4, server_v6};
 /// Rounds.
 const ROUNDS: u32 = 7;
 /// Flows of one measurement.
-const FLOWS: u32 = 100_000;
+pub const FLOWS: u32 = 100_000;
 /// Flows before it.
 const WARM_UP: u32 = 10_000;
 /// Flows whose first frame is read and checked.
@@ -26,6 +26,9 @@ const PORTS: u32 = 16;
 const PAYLOAD: [u8; 22] = [0x5a; 22];
 /// New flows of netagent for each one of nftables.
 const RATE: f64 = 2.0;
+
+/// Those of a first impression.
+const QUICK: usize = 3;
 
 const KINDS: [Kind; 5] = [
     Kind::Netagent,
@@ -43,30 +46,36 @@ pub fn run(session: &mut Session) {
     } else {
         &[true, false]
     };
-    let kinds = || KINDS.into_iter().filter(|kind| kind.missing().is_none());
-    let kinds: Vec<Kind> = kinds().collect();
+    let wanted = if session.is_quick() {
+        &KINDS[..QUICK]
+    } else {
+        &KINDS[..]
+    };
+    let wanted = wanted.iter().copied();
+    let kinds: Vec<Kind> = wanted.filter(|kind| kind.missing().is_none()).collect();
+    let count = session.count(FLOWS);
     let bar = session.bar("flows", rounds * (kinds.len() * families.len()) as u32);
     for is_v4 in families {
         let mut costs = Costs::default();
         for _ in 0..rounds {
             for kind in &kinds {
-                let cost = open_all(&Variant::prepare(*kind), *is_v4);
+                let cost = open_all(&Variant::prepare(*kind), *is_v4, count);
                 costs.add(kind.name(), cost);
                 bar.inc(1);
             }
         }
-        report(session, *is_v4, &costs);
+        report(session, (*is_v4, count), &costs);
     }
     bar.finish_and_clear();
 }
 
-fn report(session: &mut Session, is_v4: bool, costs: &Costs) {
+fn report(session: &mut Session, (is_v4, count): (bool, u32), costs: &Costs) {
     let family = if is_v4 { "IPv4" } else { "IPv6" };
     let id = format!("flows/{}", family.to_lowercase());
-    let title = format!("new flows of {family}, {FLOWS} of them, TAP to uplink");
+    let title = format!("new flows of {family}, TAP to uplink");
     let [mut time, rate] = costs.tables((&id, &title), Rate::FLOWS, None);
     time.note(format!(
-        "every frame is of another flow; those of {CHECKED} flows were read and checked, the others counted"
+        "each of {count} frames is of another flow; those of {CHECKED} flows were read and checked, the others counted"
     ));
     time.note("tcx redirect keeps no flows: it is the limit");
     session.add(time);
@@ -79,23 +88,23 @@ fn report(session: &mut Session, is_v4: bool, costs: &Costs) {
     }
 }
 
-/// Opens as many flows as a measurement has on a way that has none yet, and says what each took.
+/// Opens so many flows, and some before them, on a way that has none yet, and says what each took.
 ///
 /// # Panics
 /// Where not every one is opened.
-pub fn open_all(variant: &Variant, is_v4: bool) -> Cost {
+pub fn open_all(variant: &Variant, is_v4: bool, count: u32) -> Cost {
     check(variant, is_v4);
-    let mut frames: Frames = (CHECKED..CHECKED + WARM_UP + FLOWS)
+    let mut frames: Frames = (CHECKED..CHECKED + WARM_UP + count)
         .map(|number| first_frame(variant, is_v4, number))
         .collect();
     let tap = variant.tap.file();
     frames.write(tap, (0, WARM_UP));
     let before = variant.arrived();
-    let cost = frames.write(tap, (0, FLOWS));
+    let cost = frames.write(tap, (0, count));
     let arrived = variant.arrived() - before;
     assert!(
-        (u64::from(FLOWS)..u64::from(FLOWS) + STRAY).contains(&arrived),
-        "{}: {arrived} of {FLOWS} flows were opened",
+        (u64::from(count)..u64::from(count) + STRAY).contains(&arrived),
+        "{}: {arrived} of {count} flows were opened",
         variant.kind.name()
     );
     cost

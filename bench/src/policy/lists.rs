@@ -184,3 +184,23 @@ fn check(variant: &Variant) {
         variant.kind.name()
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_list_has_every_network_once_and_versions_have_none_in_common() {
+        let mut seen = BTreeSet::new();
+        for version in [0, 1] {
+            for is_v4 in [true, false] {
+                let networks = networks(100_000, version, is_v4);
+                assert_eq!(networks.len(), 50_000);
+                seen.extend(networks);
+            }
+        }
+        assert_eq!(seen.len(), 200_000);
+    }
+}

@@ -5,7 +5,7 @@ mod replacing;
 
 use crate::costs::{Costs, Rate};
 use crate::figures::Figures;
-use crate::flows;
+use crate::flows::{self, FLOWS};
 use crate::load::Load;
 use crate::path::{self, Flows, SHORT};
 use crate::report::{Better, Table};
@@ -85,7 +85,7 @@ fn new_flows(session: &mut Session, places: &[(Way, u32)], missing: &[(Way, Stri
         let mut costs = Costs::default();
         for _ in 0..rounds {
             for (way, size) in places.iter().filter(own) {
-                let cost = flows::open_all(&way.prepare(*size), is_v4);
+                let cost = flows::open_all(&way.prepare(*size), is_v4, FLOWS);
                 costs.add_at(way.name(), Some(f64::from(*size)), cost);
             }
             bar.inc(1);
