@@ -25,7 +25,12 @@ const BURSTS: u32 = 5;
 
 /// Creates and deletes instances; with the RCU grace periods expedited, and fewer without.
 pub fn run(session: &mut Session) {
-    for (expedite_rcu, instances) in [(true, 200), (false, 60)] {
+    let cases: &[(bool, u32)] = if session.is_quick() {
+        &[(true, 200)]
+    } else {
+        &[(true, 200), (false, 60)]
+    };
+    for &(expedite_rcu, instances) in cases {
         let world = World::new();
         let agent = world.agent(&format!("[datapath]\nexpedite_rcu = {expedite_rcu}\n"));
         let case = if expedite_rcu {

@@ -1,6 +1,6 @@
 //! Connection tracking: keys, values and TCP states.
 
-use crate::nat::{QUARTER, TICK_MAX_NS};
+use crate::nat::TICK_MAX_NS;
 use crate::net::tcp_flag::{ACK, FIN, RST, SYN, is_eventful};
 use crate::wire;
 
@@ -332,9 +332,9 @@ impl FlowState {
     }
 }
 
-/// `last_seen_ns` is written once in a quarter of a tick, so that two CPUs do not fight for the cache line: it is as stale as
-/// this at most.
-pub const LAST_SEEN_STEP_NS: u64 = TICK_MAX_NS >> QUARTER;
+/// `last_seen_ns` is written once in a tick, so that two CPUs do not fight for the cache line, and what else is looked after
+/// then costs little: it is as stale as this at most.
+pub const LAST_SEEN_STEP_NS: u64 = TICK_MAX_NS;
 
 /// How stale `last_seen_ns` of an established flow may become: replies look at it once in each tick.
 pub const STALE_NS: u64 = LAST_SEEN_STEP_NS + TICK_MAX_NS;

@@ -137,15 +137,12 @@ pub const TICK_MAX_NS: u64 = 5_120_000_000;
 /// division.
 #[must_use]
 pub const fn tick_shift(jiffy_ns: u64) -> u16 {
-    let mut shift = QUARTER;
+    let mut shift = 0;
     while shift < TICK_SHIFT_MAX && jiffy_ns << (shift + 1) <= TICK_MAX_NS {
         shift += 1;
     }
     shift
 }
-
-/// A quarter of a tick is a tick without so many bits.
-pub const QUARTER: u16 = 2;
 
 /// For a timer of 8,192 Hz, which no kernel has.
 const TICK_SHIFT_MAX: u16 = 15;
@@ -265,7 +262,7 @@ mod tests {
             let tick_ns = jiffy_ns << tick_shift(jiffy_ns);
             assert!((3_000_000_000..=TICK_MAX_NS).contains(&tick_ns), "{hertz}");
         }
-        assert!(tick_shift(u64::MAX >> 20) >= QUARTER && tick_shift(0) < 32);
+        assert!(tick_shift(0) < 32);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use crate::maps::{self, StateWord};
 use crate::parse::{Header, Kind, Transport};
 use crate::{listener, nat, policy, publish, relay, vm_to_vm};
 
-/// Notes a packet: the flow's state follows it, and its life starts anew; true where that was written down, about
-/// once a second.
+/// Notes a packet: the flow's state follows it, and its life starts anew; true where that was written down, once
+/// in a tick.
 #[inline(always)]
 pub fn touch<A>(flow: &mut Flow<A>, sender: Sender, kind: Kind) -> bool {
     let flags = match kind {
@@ -25,7 +25,7 @@ pub fn touch<A>(flow: &mut Flow<A>, sender: Sender, kind: Kind) -> bool {
         advance(flow, sender, flags.map_or(NO_FLAGS, u32::from));
     }
     let now = kernel::jiffies() as u32;
-    let is_due = now.wrapping_sub(flow.last_seen_jiffies) >= maps::quarter_of_tick();
+    let is_due = now.wrapping_sub(flow.last_seen_jiffies) >= maps::jiffies_of_tick();
     if is_due {
         flow.last_seen_jiffies = now;
         flow.last_seen_ns = kernel::now_ns();

@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "the loader finds a constant by its name")]
 
 use aya_ebpf::Global;
-use netagent_common::nat::{EIM_PORTS as EIM_PORTS_DEFAULT, QUARTER, tick_shift};
+use netagent_common::nat::{EIM_PORTS as EIM_PORTS_DEFAULT, tick_shift};
 use netagent_common::timeouts::Timeouts;
 
 use crate::kernel::Skb;
@@ -112,10 +112,10 @@ pub fn jiffies_shift() -> u16 {
     TICK_SHIFT.load()
 }
 
-/// Jiffies of a quarter of a tick.
+/// Jiffies of a tick.
 #[inline(always)]
-pub fn quarter_of_tick() -> u32 {
-    1 << (TICK_SHIFT.load() - QUARTER)
+pub fn jiffies_of_tick() -> u32 {
+    1 << TICK_SHIFT.load()
 }
 
 /// Times after which flows are removed.
