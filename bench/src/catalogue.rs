@@ -15,28 +15,56 @@ pub struct Benchmark {
     pub name: &'static str,
     /// What it measures, in a line.
     pub about: &'static str,
-    /// Whether it is part of `--quick`.
-    pub is_quick: bool,
+    /// The shortest run that it is part of.
+    pub extent: Extent,
     /// Measures, interleaved, and gives the session what it found.
     pub run: fn(&mut Session),
 }
 
-/// One that runs in every case.
-const fn quick(name: &'static str, about: &'static str, run: fn(&mut Session)) -> Benchmark {
-    Benchmark {
-        name,
-        about,
-        is_quick: true,
-        run,
+/// How much is measured where nothing is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extent {
+    /// A first impression within two minutes.
+    Quick,
+    /// netagent beside its peers, within half an hour.
+    Full,
+    /// What has no peers too: the agent's own life, its servers, its tables at their limits.
+    All,
+}
+
+impl Extent {
+    /// As `--list` shows it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Quick => "quick",
+            Self::Full => "full",
+            Self::All => "all",
+        }
     }
 }
 
-/// One that `--quick` leaves out.
+const fn quick(name: &'static str, about: &'static str, run: fn(&mut Session)) -> Benchmark {
+    benchmark((name, about), Extent::Quick, run)
+}
+
 const fn full(name: &'static str, about: &'static str, run: fn(&mut Session)) -> Benchmark {
+    benchmark((name, about), Extent::Full, run)
+}
+
+const fn apart(name: &'static str, about: &'static str, run: fn(&mut Session)) -> Benchmark {
+    benchmark((name, about), Extent::All, run)
+}
+
+const fn benchmark(
+    (name, about): (&'static str, &'static str),
+    extent: Extent,
+    run: fn(&mut Session),
+) -> Benchmark {
     Benchmark {
         name,
         about,
-        is_quick: false,
+        extent,
         run,
     }
 }
@@ -69,12 +97,12 @@ pub const ALL: &[Benchmark] = &[
         "processor time of a guest's bulk transfer at a steady pace",
         cpu::run,
     ),
-    full(
+    apart(
         "full",
         "a full table of flows: refusals, and flows beside them",
         full::run,
     ),
-    full(
+    apart(
         "limit",
         "what arrives of more demand than a limit allows",
         limit::run,
@@ -84,18 +112,18 @@ pub const ALL: &[Benchmark] = &[
         "how exactly a rate is limited, beside TBF and HTB",
         rate::run,
     ),
-    full("limit-cost", "what a limit costs each frame", limit::cost),
+    apart("limit-cost", "what a limit costs each frame", limit::cost),
     full(
         "policy",
         "policies of many networks: frames, new flows, replacement under traffic",
         policy::run,
     ),
-    full(
+    apart(
         "neighbour",
         "what a guest has beside another one that opens very many flows",
         neighbour::run,
     ),
-    full(
+    apart(
         "drop-all",
         "what a frame costs that deny-all drops",
         drop_all::run,
@@ -106,7 +134,7 @@ pub const ALL: &[Benchmark] = &[
         "what part of the processor's time the programs take on a relay's whole path",
         relay::share,
     ),
-    full("collect", "a collection pass over all flows", collect::run),
+    apart("collect", "a collection pass over all flows", collect::run),
     quick(
         "create",
         "from the API call to a running instance",
@@ -122,18 +150,18 @@ pub const ALL: &[Benchmark] = &[
         "packets lost while the agent is replaced under load",
         replace::run,
     ),
-    full("start", "starts with many instances", start::run),
-    full(
+    apart("start", "starts with many instances", start::run),
+    apart(
         "dhcp",
         "a guest from link up to its first byte from the world",
         dhcp::run,
     ),
-    full(
+    apart(
         "dns",
         "the resolver: time of a query, answers a second, memory of names",
         dns::run,
     ),
-    full("storm", "a thousand guests that boot at once", storm::run),
+    apart("storm", "a thousand guests that boot at once", storm::run),
     // The last one: for minutes afterwards the kernel takes thousands of TAPs away, and others would wait for that.
     full(
         "scale",
@@ -142,11 +170,11 @@ pub const ALL: &[Benchmark] = &[
     ),
 ];
 
-/// Those of these names, in the order of the catalogue; without names all, or those of a quick run.
+/// Those of these names, in the order of the catalogue; without names those of a run of this extent.
 ///
 /// # Errors
 /// For a name that there is not.
-pub fn chosen(names: &[String], is_quick: bool) -> Result<Vec<&'static Benchmark>> {
+pub fn chosen(names: &[String], extent: Extent) -> Result<Vec<&'static Benchmark>> {
     let is_known = |name: &&String| ALL.iter().all(|one| one.name != name.as_str());
     if let Some(unknown) = names.iter().find(is_known) {
         let known: Vec<&str> = ALL.iter().map(|one| one.name).collect();
@@ -157,7 +185,7 @@ pub fn chosen(names: &[String], is_quick: bool) -> Result<Vec<&'static Benchmark
     }
     let is_wanted = |one: &&Benchmark| {
         if names.is_empty() {
-            one.is_quick || !is_quick
+            one.extent <= extent
         } else {
             names.iter().any(|name| name == one.name)
         }
@@ -175,14 +203,14 @@ mod tests {
             assert!(ALL[..index].iter().all(|other| other.name != one.name));
         }
         let names = ["flows", "datapath"].map(str::to_owned);
-        let found = chosen(&names, true).unwrap();
+        let found = chosen(&names, Extent::Quick).unwrap();
         let found: Vec<&str> = found.iter().map(|one| one.name).collect();
         assert_eq!(found, ["datapath", "flows"]);
     }
 
     #[test]
     fn an_unknown_name_is_refused_with_those_that_there_are() {
-        let refused = chosen(&["nothing".to_owned()], false).unwrap_err();
+        let refused = chosen(&["nothing".to_owned()], Extent::Full).unwrap_err();
         assert!(refused.to_string().contains("'nothing'"));
         for one in ALL {
             assert!(refused.to_string().contains(one.name), "{}", one.name);
@@ -190,9 +218,10 @@ mod tests {
     }
 
     #[test]
-    fn a_quick_run_is_part_of_the_full_one() {
-        let [quick, full] = [true, false].map(|is_quick| chosen(&[], is_quick).unwrap().len());
-        assert!(quick > 0 && quick < full);
-        assert_eq!(full, ALL.len());
+    fn a_run_is_part_of_the_longer_one() {
+        let [quick, full, all] = [Extent::Quick, Extent::Full, Extent::All]
+            .map(|extent| chosen(&[], extent).unwrap().len());
+        assert!(0 < quick && quick < full && full < all);
+        assert_eq!(all, ALL.len());
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use netagent_bench::catalogue::{self, ALL};
+use netagent_bench::catalogue::{self, ALL, Extent};
 use netagent_bench::outputs::Outputs;
 use netagent_bench::report::compare::compare;
 use netagent_bench::report::{Report, files, page, terminal};
@@ -16,11 +16,14 @@ use netagent_bench::run;
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 struct Arguments {
-    /// Benchmarks, by the names that `--list` shows; all of them without.
+    /// Benchmarks, by the names that `--list` shows; without, those that have peers.
     names: Vec<String>,
     /// A first impression within two minutes: fewer benchmarks, rounds and frames.
     #[arg(long)]
     quick: bool,
+    /// Those too that have no peers, which takes an hour.
+    #[arg(long, conflicts_with_all = ["names", "quick"])]
+    all: bool,
     /// Rounds, where a benchmark should not choose for itself.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
@@ -34,7 +37,7 @@ struct Arguments {
     #[arg(long, value_name = "OLD.json")]
     compare: Option<PathBuf>,
     /// Measure nothing: take an earlier run's JSON, to compare it or to make its page.
-    #[arg(long, value_name = "NEW.json", conflicts_with_all = ["names", "quick", "rounds", "json"])]
+    #[arg(long, value_name = "NEW.json", conflicts_with_all = ["names", "quick", "all", "rounds", "json"])]
     with: Option<PathBuf>,
     /// Show which benchmarks there are, and what each measures.
     #[arg(long)]
@@ -54,12 +57,16 @@ fn main() -> ExitCode {
 fn perform(arguments: Arguments) -> Result<ExitCode> {
     if arguments.list {
         for one in ALL {
-            let quick = if one.is_quick { "quick" } else { "" };
-            println!("{:16} {quick:6} {}", one.name, one.about);
+            println!("{:16} {:6} {}", one.name, one.extent.name(), one.about);
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let chosen = catalogue::chosen(&arguments.names, arguments.quick)?;
+    let extent = match (arguments.quick, arguments.all) {
+        (true, _) => Extent::Quick,
+        (false, true) => Extent::All,
+        (false, false) => Extent::Full,
+    };
+    let chosen = catalogue::chosen(&arguments.names, extent)?;
     // Read first: a long run is not to end at a file that is not there.
     let old = arguments.compare.as_deref().map(files::load).transpose()?;
     let report = if let Some(path) = &arguments.with {

@@ -7,20 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use signal_hook::consts::SIGINT;
+use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::catalogue::Benchmark;
 use crate::outputs::Outputs;
 use crate::report::{Report, terminal};
-use crate::session::Session;
+use crate::session::{INTERRUPTED, Session};
 use netagent_tests::deadline::now;
 
 /// Longest full run, and longest quick one: what a benchmark is expected to take of it until it ran once.
 const LONGEST: [Duration; 2] = [Duration::from_secs(1_800), Duration::from_secs(120)];
-
-/// What is told of the benchmark that ran when a person asked for the end.
-const INTERRUPTED: &str = "interrupted";
 
 /// Measures, and writes the files anew after every benchmark.
 ///
@@ -33,7 +30,7 @@ pub fn all(
 ) -> Result<Report> {
     let expected = expected(chosen, is_quick);
     let is_over = interrupted()?;
-    let mut session = Session::begin(is_quick, rounds);
+    let mut session = Session::begin(is_quick, rounds, Arc::clone(&is_over));
     println!("{}", terminal::machine(session.report()));
     for (index, benchmark) in chosen.iter().enumerate() {
         let (done, left) = expected.split_at(index);
@@ -60,12 +57,14 @@ pub fn all(
     Ok(report)
 }
 
-/// Whether a person asked for the end. The agents of a benchmark get the signal as well and end, and so the benchmark stops
-/// where it next needs one, and cleans up; a second signal ends everything at once.
+/// Whether a person asked for the end: the benchmark stops at its next step, and cleans up; a second signal ends everything at
+/// once.
 fn interrupted() -> Result<Arc<AtomicBool>> {
     let is_over = Arc::new(AtomicBool::new(false));
-    flag::register_conditional_shutdown(SIGINT, 1, Arc::clone(&is_over))?;
-    flag::register(SIGINT, Arc::clone(&is_over))?;
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 1, Arc::clone(&is_over))?;
+        flag::register(signal, Arc::clone(&is_over))?;
+    }
     Ok(is_over)
 }
 

@@ -1,6 +1,9 @@
 //! A run of benchmarks: how much of it is wanted, what it found so far, and how far it is.
 
 use std::fmt::Write;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
@@ -18,18 +21,56 @@ pub struct Session {
     report: Report,
     bars: MultiProgress,
     whole: ProgressBar,
+    is_over: Arc<AtomicBool>,
 }
 
+/// The steps of a benchmark. It is gone from the terminal when the benchmark ends, also by a panic.
+#[derive(Debug)]
+pub struct Bar {
+    bar: ProgressBar,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Bar {
+    /// Goes on by so many steps. Where a person asked for the end, the benchmark ends here, and what it holds is cleaned up.
+    pub fn inc(&self, steps: u64) {
+        self.bar.inc(steps);
+        if self.is_over.load(Ordering::Relaxed) {
+            resume_unwind(Box::new(INTERRUPTED));
+        }
+    }
+
+    /// Says which steps they are.
+    pub fn set_message(&self, what: impl Into<String>) {
+        self.bar.set_message(what.into());
+    }
+
+    /// Removes it.
+    pub fn finish_and_clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.finish_and_clear();
+    }
+}
+
+/// What is told of the benchmark that ran when a person asked for the end.
+pub const INTERRUPTED: &str = "interrupted";
+
 impl Session {
-    /// One that begins now; `rounds` where the command line names a number.
+    /// One that begins now; `rounds` where the command line names a number. It ends at the next step once `is_over` is set.
     #[must_use]
-    pub fn begin(quick: bool, rounds: Option<u32>) -> Self {
+    pub fn begin(quick: bool, rounds: Option<u32>, is_over: Arc<AtomicBool>) -> Self {
         let bars = MultiProgress::new();
         Self {
             quick,
             rounds,
             whole: bars.add(ProgressBar::no_length()),
             bars,
+            is_over,
             report: Report {
                 format: FORMAT,
                 quick,
@@ -66,14 +107,17 @@ impl Session {
     /// # Panics
     /// Never: the template is one.
     #[must_use]
-    pub fn bar(&self, what: &str, steps: u32) -> ProgressBar {
+    pub fn bar(&self, what: &str, steps: u32) -> Bar {
         let style = ProgressStyle::with_template("  {msg:48!} [{bar:24}] {pos}/{len}");
         let style = style.expect("the template is one");
         let bar = ProgressBar::new(steps.into()).with_style(style.progress_chars("=> "));
         // Added before it is drawn: otherwise it would be drawn beside the others.
         let bar = self.bars.insert_before(&self.whole, bar);
         bar.set_message(what.to_owned());
-        bar
+        Bar {
+            bar,
+            is_over: Arc::clone(&self.is_over),
+        }
     }
 
     /// Takes a comparison, and prints it.

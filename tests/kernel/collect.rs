@@ -1,5 +1,6 @@
 //! The collection of flows that nobody uses any more.
 
+use netagent_common::flow::STALE_NS;
 use netagent_common::flow::{Flow, FlowKey, REMOVED_MAX};
 use netagent_common::names::{COLLECT_FLOWS, COLLECT_ORPHANS, map};
 use netagent_common::nat::{Reverse, ReverseKey};
@@ -58,7 +59,8 @@ fn collect_all(scene: &mut Scene, program: &str) -> (u32, u32) {
 #[test]
 fn an_established_flow_ends_no_earlier_than_it_may() {
     const ID: u16 = 4_000;
-    for (age_s, is_removed) in [(61, false), (64, false), (67, true)] {
+    let longest_s = 60 + STALE_NS / 1_000_000_000;
+    for (age_s, is_removed) in [(61, false), (longest_s - 1, false), (longest_s + 2, true)] {
         let mut scene = Scene::usual();
         let asked = echo_request(&to(REMOTE_V4), (ID, 1), b"ping");
         let outcome = scene.from_vm(&asked);

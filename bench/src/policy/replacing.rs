@@ -21,7 +21,7 @@ const REPLACED: u32 = 10_000;
 /// Replacements whose time is measured, in each round.
 const REPLACEMENTS: u32 = 10;
 /// Replacements to an address that no version allows.
-const NEVER: usize = 1_000;
+const NEVER: usize = 300;
 
 /// Replaces a policy of many networks by another one, while frames of a flow that both permit are written.
 pub(super) fn replacing(session: &mut Session) {
