@@ -1,7 +1,6 @@
 //! The collection of flows that nobody uses any more.
 
-use netagent_common::flow::STALE_NS;
-use netagent_common::flow::{Flow, FlowKey, REMOVED_MAX};
+use netagent_common::flow::{Flow, FlowKey, REMOVED_MAX, STALE_NS};
 use netagent_common::names::{COLLECT_FLOWS, COLLECT_ORPHANS, map};
 use netagent_common::nat::{Reverse, ReverseKey};
 use netagent_tests::packet::{Packet, echo_reply, echo_request, udp};
