@@ -177,7 +177,8 @@ pub fn run(session: &mut Session) {
     }
 }
 
-fn up(variant: &Variant, flows: u32, payload: usize) -> Load {
+/// Established flows of UDP from the guest.
+pub(crate) fn up(variant: &Variant, flows: u32, payload: usize) -> Load {
     let mut flows = Flows::udp(&variant.ends, flows, payload);
     path::establish(variant, &mut flows);
     Load::Up(flows)

@@ -30,6 +30,14 @@ impl Load {
     /// Where not every frame arrives.
     pub fn measure(&mut self, variant: &Variant, count: u32) -> Cost {
         self.write(variant, self.flows());
+        self.measure_on(variant, count)
+    }
+
+    /// The same in traffic that goes on.
+    ///
+    /// # Panics
+    /// Where not every frame arrives.
+    pub fn measure_on(&mut self, variant: &Variant, count: u32) -> Cost {
         let before = self.arrived(variant);
         let cost = self.write(variant, count);
         let arrived = self.arrived(variant) - before;
