@@ -9,16 +9,6 @@ use crate::report::{Better, Table};
 use crate::session::Session;
 use crate::variant::CONFIGURATION;
 
-const WAYS: [Way; 8] = [
-    Way::Netagent,
-    Way::Redirect,
-    Way::Route,
-    Way::Nft,
-    Way::IptablesNft,
-    Way::IptablesLegacy,
-    Way::Bridge,
-    Way::Passt,
-];
 const ROUNDS: u32 = 7;
 /// Exchanges of one round.
 const EXCHANGES: u32 = 20_000;
@@ -57,7 +47,7 @@ const TABLES: [(&str, &str, (&str, Better)); 5] = [
 pub fn run(session: &mut Session) {
     let rounds = session.rounds(ROUNDS);
     let counts = (session.count(EXCHANGES), session.count(CONNECTIONS));
-    let (ways, missing): (Vec<Way>, Vec<Way>) = WAYS.iter().partition(|way| way.is_here());
+    let (ways, missing): (Vec<Way>, Vec<Way>) = Way::ALL.iter().partition(|way| way.is_here());
     let mut figures: Vec<[Figures; 5]> = ways.iter().map(|_| Default::default()).collect();
     let bar = session.bar("latency", rounds * ways.len() as u32);
     for _ in 0..rounds {

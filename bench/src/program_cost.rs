@@ -1,6 +1,6 @@
 //! What a packet costs in netagent's programs alone, branch by branch, and how far the verifier follows them.
 
-use netagent_common::names;
+use netagent_tests::prog_run::PROGRAMS;
 use netagent_tests::program_cost::{Branch, Prepared, empty};
 use netagent_tests::scene::Scene;
 
@@ -12,13 +12,6 @@ use crate::session::Session;
 const ROUNDS: u32 = 21;
 /// Measurements of each branch in a round; the fastest counts.
 const MEASUREMENTS: u32 = 5;
-
-const PROGRAMS: [&str; 4] = [
-    names::FROM_VM,
-    names::TO_VM,
-    names::FROM_UPLINK,
-    names::FROM_SERVICES,
-];
 
 /// Measures, interleaved.
 pub fn run(session: &mut Session) {

@@ -57,18 +57,7 @@ impl Contestant {
     }
 }
 
-/// Beside whom netagent stands here.
-const WAYS: [Way; 8] = [
-    Way::Netagent,
-    Way::Redirect,
-    Way::Route,
-    Way::Nft,
-    Way::IptablesNft,
-    Way::IptablesLegacy,
-    Way::Bridge,
-    Way::Passt,
-];
-/// The same, for a first impression.
+/// Those of a first impression.
 const QUICK_WAYS: [Way; 3] = [Way::Netagent, Way::Nft, Way::Passt];
 const ROUNDS: u32 = 7;
 /// Part of nft's throughput that is netagent's at least.
@@ -140,7 +129,7 @@ fn rows(is_quick: bool) -> Vec<Row> {
 /// Measures every way in turn, each round in new namespaces.
 pub fn run(session: &mut Session) {
     let is_quick = session.is_quick();
-    let all: &[Way] = if is_quick { &QUICK_WAYS } else { &WAYS };
+    let all: &[Way] = if is_quick { &QUICK_WAYS } else { &Way::ALL };
     let (here, missing): (Vec<Way>, Vec<Way>) = all.iter().partition(|way| way.is_here());
     let mut ways: Vec<Contestant> = here.into_iter().map(Contestant::plain).collect();
     if !is_quick {

@@ -190,7 +190,7 @@ fn correct_for<A: Family>(
     }
 }
 
-/// Corrects a checksum of which nothing outside of the packet depends. A full one is the complement of the sum; one that
+/// Corrects a checksum on which nothing outside of the packet depends. A full one is the complement of the sum; one that
 /// is still to be computed holds the sum over the pseudo header.
 #[inline(always)]
 fn correct<A: Family>(

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use netagent_common::names;
+use netagent_tests::prog_run::PROGRAMS;
 use netagent_tests::program_cost::{Branch, Prepared, Reference, empty};
 use netagent_tests::scene::Scene;
 use serde_json::{Value, json};
@@ -23,15 +23,6 @@ const TIME_MORE: f64 = 1.6;
 const ROUNDS: u32 = 15;
 /// Rounds that follow where a branch seems to be too slow.
 const ROUNDS_MAX: u32 = 100;
-
-const PROGRAMS: [&str; 6] = [
-    names::FROM_VM,
-    names::TO_VM,
-    names::FROM_UPLINK,
-    names::FROM_SERVICES,
-    names::COLLECT_FLOWS,
-    names::COLLECT_ORPHANS,
-];
 
 fn recorded_at() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kernel/program_cost.json")

@@ -3,6 +3,8 @@
 //!
 //! The kernel takes no VLAN tags off such packets and follows no redirect: that is for the system tests.
 
+mod context;
+
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -23,6 +25,10 @@ use netagent_common::policy::{PolicyId, Route, Verdict};
 use netagent_common::publish::SenderKey;
 use netagent_common::timeouts::Timeouts;
 use netagent_common::vm::{Active, Interface, State, active_place, record_index};
+
+pub use context::Context;
+
+use context::SK_BUFF_LEN;
 
 use crate::netns::NetNs;
 use crate::packet::hex;
@@ -46,6 +52,15 @@ pub mod verdict {
     pub const DROP: i32 = 2;
     /// Sent elsewhere.
     pub const REDIRECT: i32 = 7;
+
+    /// What passes an XDP program goes on to the next one, by these names.
+    pub(super) fn of_xdp(action: u32) -> i32 {
+        match action {
+            1 => DROP,
+            2 => NEXT,
+            other => panic!("XDP action {other}"),
+        }
+    }
 }
 
 /// How the programs are loaded.
@@ -81,19 +96,6 @@ impl Default for Sizes {
 /// Fragmented packets that are remembered of each family: few, so that loading takes no time.
 const FRAGMENTS_MAX: u32 = 8_192;
 
-/// Where a packet is seen.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Context {
-    /// The device whose program runs.
-    pub ifindex: u32,
-    /// The device by which the packet came; 0 where the host made it.
-    pub ingress_ifindex: u32,
-    /// Its mark.
-    pub mark: u32,
-    /// Payload of each segment of a super-frame.
-    pub gso_size: u32,
-}
-
 /// What became of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -112,7 +114,8 @@ pub struct Datapath {
     taps: Vec<Tap>,
 }
 
-const PROGRAMS: [&str; 6] = [
+/// Every program on packets, but for `drop_all`.
+pub const PROGRAMS: [&str; 6] = [
     names::FROM_VM,
     names::TO_VM,
     names::FROM_UPLINK,
@@ -318,7 +321,7 @@ impl Datapath {
     /// When the kernel cannot run the program.
     pub fn try_run(&mut self, program: &str, bytes: &[u8], context: Context) -> Option<Outcome> {
         if program == names::DROP_ALL {
-            return Some(self.run_drop_all(bytes, context));
+            return Some(self.time(program, (bytes, context), 1).1);
         }
         let (ctx_in, mut ctx_out) = (context.to_bytes(), [0; SK_BUFF_LEN]);
         let mut data_out = vec![0; bytes.len() + 256];
@@ -361,9 +364,7 @@ impl Datapath {
         repeat: u32,
     ) -> (Duration, Outcome) {
         let mut data_out = vec![0; bytes.len() + 256];
-        // `struct xdp_md`: the second field is the end of the frame, the fourth the device.
-        let fields = [0, bytes.len() as u32, 0, context.ifindex, 0, 0];
-        let of_xdp: Vec<u8> = fields.into_iter().flat_map(u32::to_ne_bytes).collect();
+        let of_xdp = context.to_xdp_bytes(bytes.len());
         let of_classifier = context.to_bytes();
         let is_xdp = program == names::DROP_ALL;
         let options = TestRunOptions {
@@ -384,41 +385,15 @@ impl Datapath {
         let result = result.unwrap_or_else(|error| panic!("{program}: {error:?}"));
         data_out.truncate(result.data_size_out as usize);
         let outcome = Outcome {
-            verdict: result.return_value.cast_signed(),
+            verdict: if is_xdp {
+                verdict::of_xdp(result.return_value)
+            } else {
+                result.return_value.cast_signed()
+            },
             bytes: data_out,
             mark: 0,
         };
         (result.duration, outcome)
-    }
-
-    /// What passes an XDP program goes on to the next one, by our names.
-    fn run_drop_all(&mut self, bytes: &[u8], context: Context) -> Outcome {
-        // `struct xdp_md`: the second field is the end of the frame, the fourth the device.
-        let fields = [0, bytes.len() as u32, 0, context.ifindex, 0, 0];
-        let ctx_in: Vec<u8> = fields.into_iter().flat_map(u32::to_ne_bytes).collect();
-        let mut data_out = vec![0; bytes.len() + 256];
-        let options = TestRunOptions {
-            data_in: Some(bytes),
-            data_out: Some(&mut data_out),
-            ctx_in: Some(&ctx_in),
-            ..TestRunOptions::new()
-        };
-        let netns = self.netns.clone();
-        let program = &*drop_all(&mut self.ebpf);
-        let result = netns.run(|| program.test_run(options));
-        let result = result.unwrap_or_else(|error| panic!("{} bytes: {error:?}", bytes.len()));
-        data_out.truncate(result.data_size_out as usize);
-        let verdict = match result.return_value {
-            1 => verdict::DROP,
-            2 => verdict::NEXT,
-            other => panic!("XDP action {other}"),
-        };
-        let bytes = data_out;
-        Outcome {
-            verdict,
-            bytes,
-            mark: 0,
-        }
     }
 
     /// Runs one collection pass, and says what it did and how long it took.
@@ -556,27 +531,6 @@ impl Datapath {
             .map_mut(name)
             .unwrap_or_else(|| panic!("the object has no map {name}"));
         M::try_from(found).unwrap_or_else(|error| panic!("map {name}: {error}"))
-    }
-}
-
-/// Size of `struct __sk_buff`.
-const SK_BUFF_LEN: usize = 192;
-
-impl Context {
-    /// As `struct __sk_buff`; every field that the kernel does not take is 0.
-    fn to_bytes(self) -> [u8; SK_BUFF_LEN] {
-        let mut bytes = [0; SK_BUFF_LEN];
-        let segments = u32::from(self.gso_size != 0);
-        let fields = [
-            (8, self.mark),
-            (36, self.ingress_ifindex),
-            (40, self.ifindex),
-            (164, segments),
-        ];
-        for (offset, value) in fields.into_iter().chain([(176, self.gso_size)]) {
-            bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
-        }
-        bytes
     }
 }
 

@@ -253,9 +253,8 @@ impl Prepared {
                 self.repeat((FROM_UPLINK, AT_UPLINK), &packet, verdict::NEXT)
             }
             Branch::DropAll => {
-                const XDP_DROP: i32 = 1;
                 let packet = self.guests_packet(ACK);
-                self.repeat((DROP_ALL, AT_VM), &packet, XDP_DROP)
+                self.repeat((DROP_ALL, AT_VM), &packet, verdict::DROP)
             }
         }
     }

@@ -104,7 +104,7 @@ fn pump(host: &Tap, inside: &Tap, (stop, waiting): (&OwnedFd, Waiting)) {
         idle = idle.wrapping_add(1);
         let timeout = match waiting {
             Waiting::Sleeps => PollTimeout::NONE,
-            // The end is looked for now and then: that costs a system call.
+            // Looking for the end costs a system call: one round in many does.
             Waiting::Spins if idle.is_multiple_of(1_024) => PollTimeout::ZERO,
             Waiting::Spins => continue,
         };

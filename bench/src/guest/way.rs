@@ -22,6 +22,18 @@ pub enum Way {
 }
 
 impl Way {
+    /// All of them, in the order in which a round measures them.
+    pub const ALL: [Self; 8] = [
+        Self::Netagent,
+        Self::Redirect,
+        Self::Route,
+        Self::Nft,
+        Self::IptablesNft,
+        Self::IptablesLegacy,
+        Self::Bridge,
+        Self::Passt,
+    ];
+
     /// As it is printed.
     #[must_use]
     pub const fn name(self) -> &'static str {
