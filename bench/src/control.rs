@@ -6,7 +6,6 @@ use std::fmt::Write;
 use serde_json::json;
 
 use crate::figures::Figures;
-use crate::guest::rules::feed;
 use crate::report::{Better, Table};
 use crate::session::Session;
 use netagent_tests::agent::Agent;
@@ -147,14 +146,14 @@ fn prepare(host: &NetNs) {
   chain postrouting { type nat hook postrouting priority srcnat; }
 }
 ";
-    feed(host, "nft -f -", nft);
+    host.feed("nft -f -", nft);
 }
 
 fn by_script(host: &NetNs, firewall: Firewall) -> (f64, f64) {
     let (up, down) = scripts(firewall);
-    let create = timed(|| feed(host, "sh -e", &up));
+    let create = timed(|| host.feed("sh -e", &up));
     assert!(host.find_ifindex(TAP).is_some(), "the script made the TAP");
-    let delete = timed(|| feed(host, "sh -e", &down));
+    let delete = timed(|| host.feed("sh -e", &down));
     assert!(host.find_ifindex(TAP).is_none(), "the script took it away");
     (create, delete)
 }
@@ -240,6 +239,6 @@ fn replace_by_nft(host: &NetNs, round: u32) -> f64 {
         format!("flush set ip vms denied\nadd element ip vms denied {{ {elements} }}\n")
     };
     let files = [file(2 * round), file(2 * round + 1)];
-    feed(host, "nft -f -", &files[0]);
-    timed(|| feed(host, "nft -f -", &files[1]))
+    host.feed("nft -f -", &files[0]);
+    timed(|| host.feed("nft -f -", &files[1]))
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::cable::Waiting;
 use super::machine::{Machine, Network, Offloads};
 use super::passt::Passt;
-use super::rules::{feed, set_up};
+use super::rules::{forward, of_guest};
 use super::way::Way;
 use super::work::Workers;
 use crate::peers::redirect_program;
@@ -241,7 +241,7 @@ fn plain_tap(world: &World, way: Way) -> Tap {
             "neighbour replace {GUEST_V4} lladdr {guest} dev {TAP} nud permanent"
         ));
     }
-    feed(host, "ip -batch -", &lines.join("\n"));
+    host.ip_all(&lines);
     // As the agent's own: a queue would cost the others more.
     host.shell(&format!("tc qdisc replace dev {TAP} root noqueue"));
     tap
@@ -266,10 +266,10 @@ fn connect(world: &World, way: Way, links: &mut Vec<OwnedFd>) {
                 format!("link set {TAP} master br0"),
                 "link set br0 up".to_owned(),
             ];
-            feed(host, "ip -batch -", &lines.join("\n"));
+            host.ip_all(&lines);
         }
         Way::Route | Way::Nft | Way::IptablesNft | Way::IptablesLegacy => {
-            set_up(host, way, TAP);
+            forward(host, way, &of_guest(TAP));
             if way == Way::Route {
                 let outside = &world.outside;
                 outside.ip(&format!("route add {GUEST_V4}/32 via {HOST_V4}"));

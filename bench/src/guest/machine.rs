@@ -4,7 +4,6 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::net::UnixStream;
 
 use super::cable::{Cable, Waiting};
-use super::rules::feed;
 use netagent_tests::netns::NetNs;
 use netagent_tests::sys;
 use netagent_tests::tap::{Header, Tap};
@@ -126,7 +125,7 @@ fn configure(netns: &NetNs, network: Network, mtu: u32) {
         format!("address add {address}/{prefix} dev {INSIDE}"),
         format!("route add default via {gateway}"),
     ];
-    feed(netns, "ip -batch -", &lines.join("\n"));
+    netns.ip_all(&lines);
     // Many short connections: a port for each.
     netns.sysctl("net/ipv4/ip_local_port_range", "1024 65535");
 }

@@ -1,5 +1,7 @@
 //! The ways by which a guest is connected.
 
+use crate::peers::Firewall;
+
 /// A way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -57,6 +59,16 @@ impl Way {
                 true
             }
             Self::Redirect | Self::Route | Self::Bridge => false,
+        }
+    }
+
+    /// Who is told rules, where there are any.
+    pub(crate) const fn firewall(self) -> Option<Firewall> {
+        match self {
+            Self::Nft => Some(Firewall::Nft),
+            Self::IptablesNft => Some(Firewall::IptablesNft),
+            Self::IptablesLegacy => Some(Firewall::IptablesLegacy),
+            Self::Netagent | Self::Redirect | Self::Route | Self::Bridge | Self::Passt => None,
         }
     }
 

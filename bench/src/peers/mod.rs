@@ -17,10 +17,10 @@ use netagent_tests::netns::NetNs;
 use netagent_tests::world::{HOST_V4, HOST_V6, UPLINK, World};
 
 pub(crate) use devmap::modes as xdp_modes;
-pub(crate) use firewall::load_nft;
+pub(crate) use firewall::{Firewall, Match, Rules};
 pub use redirect::drop_at_far_end;
 pub(crate) use redirect::program as redirect_program;
-pub(crate) use routed::switch_forwarding_on;
+pub(crate) use routed::{load as load_rules, switch_forwarding_on};
 
 /// A way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,23 +159,19 @@ impl Kind {
             Self::Redirect => return redirect::set_up(host),
             Self::Devmap => return devmap::set_up(world),
             Self::Route => routed::set_up(world),
-            Self::Nft => {
-                routed::set_up(world);
-                load_nft(host);
-            }
-            Self::IptablesNft => {
-                routed::set_up(world);
-                firewall::load_iptables(host, "nft");
-            }
-            Self::IptablesLegacy => {
-                routed::set_up(world);
-                firewall::load_iptables(host, "legacy");
-            }
+            Self::Nft => firewalled(world, Firewall::Nft),
+            Self::IptablesNft => firewalled(world, Firewall::IptablesNft),
+            Self::IptablesLegacy => firewalled(world, Firewall::IptablesLegacy),
             Self::Bridge => bridge::set_up(world),
             Self::Mirred => mirred::set_up(host),
         }
         Vec::new()
     }
+}
+
+fn firewalled(world: &World, firewall: Firewall) {
+    routed::set_up(world);
+    load_rules(&world.host, firewall);
 }
 
 /// Who a guest is.

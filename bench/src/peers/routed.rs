@@ -1,12 +1,16 @@
-//! The kernel as the guests' router: an address on each TAP, and forwarding.
+//! The kernel as the guests' router: an address on each TAP, and forwarding; with one rule set for the network of all
+//! guests, as Hyperfleet loads it, where there is a firewall.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netagent_common::net::GATEWAY_MAC;
 
-use netagent_tests::world::{HOST_V4, HOST_V6, World, link_layer};
+use netagent_tests::netns::NetNs;
+use netagent_tests::world::{HOST_V4, HOST_V6, UPLINK, World, link_layer};
 
+use super::firewall::{Firewall, Match, Rules};
 use super::{Kind, TAPS, take_queues_away};
+use crate::variant::{GUEST_PORT, PUBLISHED};
 
 /// Of all guests.
 pub(crate) const NETWORK_V4: &str = "172.16.0.0/16";
@@ -55,4 +59,31 @@ pub(super) fn set_up(world: &World) {
 pub(crate) fn switch_forwarding_on(world: &World) {
     world.host.sysctl("net/ipv4/ip_forward", "1");
     world.host.sysctl("net/ipv6/conf/all/forwarding", "1");
+}
+
+/// Masquerade, a filter of what is forwarded, and a published port.
+pub(crate) fn load(host: &NetNs, firewall: Firewall) {
+    let rules = |is_v4: bool, network: &str| {
+        let (source, destination) = (
+            Match::Source(network.to_owned()),
+            Match::Destination(network.to_owned()),
+        );
+        let leaving = vec![source, Match::To(UPLINK)];
+        Rules {
+            is_v4,
+            masqueraded: vec![leaving.clone()],
+            accepted: vec![leaving, vec![destination, Match::From(UPLINK)]],
+            is_closed: false,
+            ..Rules::closed()
+        }
+    };
+    let port = vec![Match::From(UPLINK), Match::Port("udp", PUBLISHED)];
+    let guest = SocketAddr::new(guest_v4(0).into(), GUEST_PORT);
+    let v4 = Rules {
+        published: vec![(port, guest)],
+        ..rules(true, NETWORK_V4)
+    };
+    firewall.load(host, &[v4, rules(false, NETWORK_V6)]);
+    // The frames of a super-frame round repeat their sequence numbers.
+    host.sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1");
 }

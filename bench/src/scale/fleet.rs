@@ -15,7 +15,7 @@ use serde_json::json;
 use super::rules;
 use super::vm::{Sender, Vm};
 use crate::memory::Memory;
-use crate::peers::{Kind, load_nft, switch_forwarding_on};
+use crate::peers::{Firewall, Kind, load_rules, switch_forwarding_on};
 use crate::variant::{TTL, drop_at_far_end};
 
 /// Clients that fill an agent.
@@ -99,7 +99,7 @@ impl Fleet {
         }
         match way {
             Way::Netagent | Way::IptablesNft | Way::IptablesLegacy => {}
-            Way::NftOnce => load_nft(&world.host),
+            Way::NftOnce => load_rules(&world.host, Firewall::Nft),
             Way::NftEach => world.host.feed("nft -f -", rules::NFT_CHAINS),
         }
         Self {
