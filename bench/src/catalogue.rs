@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 
 use crate::session::Session;
 use crate::{
-    collect, control, cpu, create, datapath, dhcp, dns, drop_all, flows, full, latency, limit,
-    neighbour, policy, program_cost, rate, relay, replace, scale, start, storm, throughput,
+    between, collect, control, cpu, create, datapath, dhcp, dns, drop_all, flows, full, latency,
+    limit, neighbour, policy, program_cost, rate, relay, replace, scale, start, storm, throughput,
 };
 
 /// A benchmark.
@@ -80,6 +80,11 @@ pub const ALL: &[Benchmark] = &[
         "throughput",
         "what TCP connections of a guest carry, every peer and passt",
         throughput::run,
+    ),
+    full(
+        "between",
+        "what TCP carries between guests and through a relay",
+        between::run,
     ),
     full(
         "program-cost",

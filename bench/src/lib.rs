@@ -23,6 +23,7 @@ pub mod peers;
 pub mod variant;
 
 pub mod across;
+pub mod between;
 pub mod collect;
 pub mod control;
 pub mod cpu;

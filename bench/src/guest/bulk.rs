@@ -115,6 +115,37 @@ pub fn open(host: &Host, course: Course, count: usize) -> Vec<Flow> {
     pairs.into_iter().enumerate().map(of).collect()
 }
 
+/// Where a connection is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends<'a> {
+    /// Who opens it.
+    pub client: &'a NetNs,
+    /// Who accepts it.
+    pub server: &'a NetNs,
+    /// Where the client finds the server.
+    pub address: Ipv4Addr,
+    /// As whom the server sees the client.
+    pub seen_as: Ipv4Addr,
+}
+
+/// Opens one; data goes up from the client, or else down.
+///
+/// # Panics
+/// Where it is not opened, or the server sees another address than it should.
+#[must_use]
+pub fn connection(ends: Ends<'_>, is_up: bool) -> Flow {
+    let address = SocketAddr::new(ends.address.into(), PORT);
+    let mut pairs = pairs(ends.client, (ends.server, PORT), (address, 1));
+    let (client, server) = pairs.remove(0);
+    let peer = server.peer_addr().expect("it is connected");
+    assert_eq!(peer.ip(), ends.seen_as, "source");
+    if is_up {
+        flow((client, server), SOON)
+    } else {
+        flow((server, client), SOON)
+    }
+}
+
 fn pairs(
     client: &NetNs,
     (server, port): (&NetNs, u16),

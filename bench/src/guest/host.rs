@@ -1,26 +1,23 @@
 //! A host with one guest, connected by one of the ways, in namespaces of its own.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use netagent_common::net::GATEWAY_MAC;
 use serde_json::{Value, json};
 
 use super::cable::Waiting;
 use super::machine::{Machine, Network, Offloads};
 use super::passt::Passt;
+use super::plain::{bridge, open_tap, redirect};
+use super::probe;
 use super::rules::{forward, of_guest};
 use super::way::Way;
 use super::work::Workers;
-use crate::peers::redirect_program;
 use netagent_tests::agent::Agent;
-use netagent_tests::deadline::{Deadline, SOON};
 use netagent_tests::guest::Guest;
 use netagent_tests::netns::NetNs;
-use netagent_tests::packet::{self, Packet};
-use netagent_tests::sys;
 use netagent_tests::tap::{Header, Tap};
-use netagent_tests::world::{FAR_END, HOST_V4, ROUTER_V4, UPLINK, World, link_layer, server_v4};
+use netagent_tests::world::{FAR_END, HOST_V4, ROUTER_V4, UPLINK, World, server_v4};
 
 /// Port of the host that is the guest's.
 pub const PUBLISHED: u16 = 8_080;
@@ -28,9 +25,6 @@ pub const PUBLISHED: u16 = 8_080;
 pub const GUEST_PORT: u16 = 80;
 /// Address of the guest where it is not the agent that gives it one, and the network is not the uplink's.
 pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
-
-/// Port of a server that nobody is: what goes to it is looked at on its way.
-const CHECKED: u16 = 7_777;
 
 /// Name of the guest's instance.
 pub const NAME: &str = "guest";
@@ -122,9 +116,10 @@ impl Host {
             | Way::IptablesNft
             | Way::IptablesLegacy
             | Way::Bridge => {
-                let tap = plain_tap(&world, way);
-                connect(&world, way, &mut links);
-                Machine::on_tap(tap, network(way), how)
+                let network = network(way);
+                let tap = open_tap(&world.host, TAP, (network, !way.is_on_link()));
+                links = connect(&world, way);
+                Machine::on_tap(tap, network, how)
             }
         };
         let host = Self {
@@ -141,24 +136,12 @@ impl Host {
 
     /// Checks a frame of the guest's at the far end of the uplink: it is what this way makes of it.
     fn check(&self) {
-        let wire = self.world.wire();
-        let (to, name) = (self.server(0, CHECKED), self.way.name());
-        let sent = self.guest.netns.run(|| {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-            socket.send_to(b"check", to)
-        });
-        sent.expect("the guest has a route");
-        let packet = wire.receive_where(Deadline::after(SOON), |received| {
-            let bytes = received.frame.completed();
-            let packet = Packet::parse(&bytes).filter(|packet| packet.ports.1 == CHECKED)?;
-            packet::assert_checksums(&bytes);
-            Some(packet)
-        });
+        let (guest, name) = (&self.guest.netns, self.way.name());
+        let packet = probe::send(guest, server_v4(0), &self.world.wire());
         assert_eq!(packet.ends.src, self.seen_as(), "{name}: source");
         let is_hop = !self.way.is_on_link() && self.way != Way::Passt;
         let ttl = if is_hop { 63 } else { 64 };
         assert_eq!(packet.ends.ttl, ttl, "{name}: TTL");
-        assert_eq!(packet.payload, b"check", "{name}: payload");
     }
 
     /// Whose processor time its traffic takes.
@@ -205,12 +188,7 @@ fn instance(agent: &Agent, host: &NetNs, more: &Value) -> (Tap, Network) {
     }
     let mut guest = Guest::create_from(agent, host, &spec, Header::Vnet);
     let nic = guest.nics.remove(0);
-    let network = Network {
-        mac: nic.mac,
-        address: nic.v4,
-        prefix: 30,
-        gateway: nic.gateway_v4,
-    };
+    let network = Network::of(&nic);
     (nic.tap, network)
 }
 
@@ -228,46 +206,12 @@ const fn network(way: Way) -> Network {
     }
 }
 
-/// A TAP as every other way has one.
-fn plain_tap(world: &World, way: Way) -> Tap {
-    let host = &world.host;
-    let tap = Tap::open(host, TAP, Header::Vnet);
-    let mac = link_layer(GATEWAY_MAC);
-    let mut lines = vec![format!("link set {TAP} address {mac} up")];
-    if !way.is_on_link() {
-        let guest = link_layer(GUEST_MAC);
-        lines.push(format!("address add {GATEWAY}/24 dev {TAP}"));
-        lines.push(format!(
-            "neighbour replace {GUEST_V4} lladdr {guest} dev {TAP} nud permanent"
-        ));
-    }
-    host.ip_all(&lines);
-    // As the agent's own: a queue would cost the others more.
-    host.shell(&format!("tc qdisc replace dev {TAP} root noqueue"));
-    tap
-}
-
 /// Joins the TAP and the uplink.
-fn connect(world: &World, way: Way, links: &mut Vec<OwnedFd>) {
+fn connect(world: &World, way: Way) -> Vec<OwnedFd> {
     let host = &world.host;
     match way {
-        Way::Redirect => {
-            let (uplink, tap) = (host.ifindex(UPLINK), host.ifindex(TAP));
-            for (from, to) in [(tap, uplink), (uplink, tap)] {
-                let program = redirect_program(to);
-                let link = host.run(|| sys::attach_tcx_ingress(&program, from));
-                links.push(link.expect("this kernel has tcx"));
-            }
-        }
-        Way::Bridge => {
-            let lines = [
-                "link add br0 type bridge".to_owned(),
-                format!("link set {UPLINK} master br0"),
-                format!("link set {TAP} master br0"),
-                "link set br0 up".to_owned(),
-            ];
-            host.ip_all(&lines);
-        }
+        Way::Redirect => return redirect(host, [TAP, UPLINK]),
+        Way::Bridge => bridge(host, &[UPLINK, TAP]),
         Way::Route | Way::Nft | Way::IptablesNft | Way::IptablesLegacy => {
             forward(host, way, &of_guest(TAP));
             if way == Way::Route {
@@ -277,4 +221,5 @@ fn connect(world: &World, way: Way, links: &mut Vec<OwnedFd>) {
         }
         Way::Netagent | Way::Passt => {}
     }
+    Vec::new()
 }

@@ -4,13 +4,14 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::net::UnixStream;
 
 use super::cable::{Cable, Waiting};
+use netagent_tests::guest::Nic;
 use netagent_tests::netns::NetNs;
 use netagent_tests::sys;
 use netagent_tests::tap::{Header, Tap};
 use netagent_tests::world::link_layer;
 
 /// The interface inside.
-const INSIDE: &str = "eth0";
+pub const INSIDE: &str = "eth0";
 /// Frames that wait inside for the VMM: a driver stops its stack there, a TAP loses what is more.
 const QUEUE: u32 = 20_000;
 /// Port of nobody.
@@ -40,6 +41,19 @@ pub struct Network {
     pub prefix: u8,
     /// Its router.
     pub gateway: Ipv4Addr,
+}
+
+impl Network {
+    /// What the agent's guest knows.
+    #[must_use]
+    pub const fn of(nic: &Nic) -> Self {
+        Self {
+            mac: nic.mac,
+            address: nic.v4,
+            prefix: 30,
+            gateway: nic.gateway_v4,
+        }
+    }
 }
 
 /// A guest that runs.
