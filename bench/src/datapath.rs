@@ -11,6 +11,7 @@ use crate::path::{self, Flows, LONG, SHORT};
 use crate::report::Better;
 use crate::reverse::{self, Opener};
 use crate::session::Session;
+use crate::slices::{SLICES, in_turn};
 use crate::variant::{Kind, OPEN, Variant};
 
 /// Repetitions.
@@ -27,7 +28,8 @@ const SHARE_OF_MANY: f64 = 0.33;
 const ACROSS: f64 = 1.15;
 
 /// Of every row.
-const NOTES: [&str; 2] = [
+const NOTES: [&str; 3] = [
+    "a round is the median of ten slices: the ways take turns slice by slice",
     "of every way a frame of each flow was read and checked: addresses, ports, hardware addresses, TTL, checksums",
     "netagent, nft and iptables translate addresses; redirect, devmap, bridge and mirred change nothing, not the TTL either",
 ];
@@ -208,8 +210,16 @@ fn measure(row: &Row, ways: &[Variant], costs: &mut Costs) {
     for (variant, load) in &mut ready {
         load.warm_up(variant, warm_up);
     }
+    // The others were warmed up meanwhile.
     for (variant, load) in &mut ready {
-        costs.add(variant.kind.name(), load.measure(variant, row.frames));
+        load.touch(variant);
+    }
+    let frames = row.frames / SLICES;
+    let found = in_turn(&mut ready, |(variant, load)| {
+        load.measure_on(variant, frames)
+    });
+    for ((variant, _), cost) in ready.iter().zip(found) {
+        costs.add(variant.kind.name(), cost);
     }
 }
 

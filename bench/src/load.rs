@@ -29,8 +29,13 @@ impl Load {
     /// # Panics
     /// Where not every frame arrives.
     pub fn measure(&mut self, variant: &Variant, count: u32) -> Cost {
-        self.write(variant, self.flows());
+        self.touch(variant);
         self.measure_on(variant, count)
+    }
+
+    /// Writes a frame of every flow.
+    pub fn touch(&mut self, variant: &Variant) {
+        self.write(variant, self.flows());
     }
 
     /// The same in traffic that goes on.

@@ -85,7 +85,7 @@ fn new_flows(session: &mut Session, places: &[(Way, u32)], missing: &[(Way, Stri
         let mut costs = Costs::default();
         for _ in 0..rounds {
             for (way, size) in places.iter().filter(own) {
-                let cost = flows::open_all(&way.prepare(*size), is_v4, FLOWS);
+                let cost = flows::open_all(way.prepare(*size), is_v4, FLOWS);
                 costs.add_at(way.name(), Some(f64::from(*size)), cost);
             }
             bar.inc(1);
