@@ -8,7 +8,7 @@ use crate::frames::Frames;
 use crate::path::{Cost, STRAY};
 use crate::report::Better;
 use crate::session::Session;
-use crate::slices::{SLICES, in_turn};
+use crate::slices::{self, SLICES, in_turn};
 use crate::variant::{Kind, Variant};
 use netagent_tests::deadline::{Deadline, SOON};
 use netagent_tests::packet;
@@ -80,7 +80,7 @@ fn report(session: &mut Session, (is_v4, count): (bool, u32), costs: &Costs) {
     time.note(format!(
         "each of {count} frames is of another flow; those of {CHECKED} flows were read and checked, the others counted"
     ));
-    time.note("a round is the median of ten slices: the ways take turns slice by slice");
+    time.note(slices::NOTE);
     time.note("tcx redirect keeps no flows: it is the limit");
     session.add(time);
     session.add(rate);

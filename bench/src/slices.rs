@@ -6,6 +6,8 @@ use crate::path::Cost;
 
 /// Slices of a measurement.
 pub const SLICES: u32 = 10;
+/// What a reader of the table has to know.
+pub const NOTE: &str = "a round is the median of ten slices: the ways take turns slice by slice";
 
 /// Measures a slice of every way, then the next one of each; what a way cost is the median of its slices.
 pub fn in_turn<W>(ways: &mut [W], mut measure: impl FnMut(&mut W) -> Cost) -> Vec<Cost> {
