@@ -120,8 +120,13 @@ pub const ALL: &[Benchmark] = &[
     apart("limit-cost", "what a limit costs each frame", limit::cost),
     full(
         "policy",
-        "policies of many networks: frames, new flows, replacement under traffic",
+        "policies of many networks: frames of open flows, and new flows",
         policy::run,
+    ),
+    apart(
+        "policy-replace",
+        "policies of many networks that are replaced under traffic",
+        policy::replaced,
     ),
     apart(
         "neighbour",
@@ -134,7 +139,7 @@ pub const ALL: &[Benchmark] = &[
         drop_all::run,
     ),
     full("relay", "what a relay costs each frame", relay::run),
-    full(
+    apart(
         "relay-path",
         "what part of the processor's time the programs take on a relay's whole path",
         relay::share,

@@ -1,6 +1,6 @@
 //! New flows: every frame is the first of its flow, in both families.
 //!
-//! Each round of each way has namespaces of its own, so that no table holds what an earlier round left.
+//! Each round has namespaces of its own, so that no table holds what an earlier round left.
 
 use crate::costs::{Costs, Rate};
 use crate::figures::Figures;
@@ -8,6 +8,7 @@ use crate::frames::Frames;
 use crate::path::{Cost, STRAY};
 use crate::report::Better;
 use crate::session::Session;
+use crate::slices::{self, SLICES, in_turn};
 use crate::variant::{Kind, Variant};
 use netagent_tests::deadline::{Deadline, SOON};
 use netagent_tests::packet;
@@ -54,15 +55,17 @@ pub fn run(session: &mut Session) {
     let wanted = wanted.iter().copied();
     let kinds: Vec<Kind> = wanted.filter(|kind| kind.missing().is_none()).collect();
     let count = session.count(FLOWS);
-    let bar = session.bar("flows", rounds * (kinds.len() * families.len()) as u32);
+    let bar = session.bar("flows", rounds * families.len() as u32);
     for is_v4 in families {
         let mut costs = Costs::default();
         for _ in 0..rounds {
-            for kind in &kinds {
-                let cost = open_all(&Variant::prepare(*kind), *is_v4, count);
+            let open = |kind: &Kind| Opening::prepare(Variant::prepare(*kind), *is_v4, count);
+            let mut ways: Vec<Opening> = kinds.iter().map(open).collect();
+            let found = in_turn(&mut ways, |way| way.open(count / SLICES));
+            for (kind, cost) in kinds.iter().zip(found) {
                 costs.add(kind.name(), cost);
-                bar.inc(1);
             }
+            bar.inc(1);
         }
         report(session, (*is_v4, count), &costs);
     }
@@ -77,6 +80,7 @@ fn report(session: &mut Session, (is_v4, count): (bool, u32), costs: &Costs) {
     time.note(format!(
         "each of {count} frames is of another flow; those of {CHECKED} flows were read and checked, the others counted"
     ));
+    time.note(slices::NOTE);
     time.note("tcx redirect keeps no flows: it is the limit");
     session.add(time);
     session.add(rate);
@@ -92,22 +96,39 @@ fn report(session: &mut Session, (is_v4, count): (bool, u32), costs: &Costs) {
 ///
 /// # Panics
 /// Where not every one is opened.
-pub fn open_all(variant: &Variant, is_v4: bool, count: u32) -> Cost {
-    check(variant, is_v4);
-    let mut frames: Frames = (CHECKED..CHECKED + WARM_UP + count)
-        .map(|number| first_frame(variant, is_v4, number))
-        .collect();
-    let tap = variant.tap.file();
-    frames.write(tap, (0, WARM_UP));
-    let before = variant.arrived();
-    let cost = frames.write(tap, (0, count));
-    let arrived = variant.arrived() - before;
-    assert!(
-        (u64::from(count)..u64::from(count) + STRAY).contains(&arrived),
-        "{}: {arrived} of {count} flows were opened",
-        variant.kind.name()
-    );
-    cost
+pub fn open_all(variant: Variant, is_v4: bool, count: u32) -> Cost {
+    Opening::prepare(variant, is_v4, count).open(count)
+}
+
+/// A way, and the first frames of flows that it does not know.
+struct Opening {
+    variant: Variant,
+    frames: Frames,
+}
+
+impl Opening {
+    /// Some flows are opened, of which some are read and checked.
+    fn prepare(variant: Variant, is_v4: bool, count: u32) -> Self {
+        check(&variant, is_v4);
+        let mut frames: Frames = (CHECKED..CHECKED + WARM_UP + count)
+            .map(|number| first_frame(&variant, is_v4, number))
+            .collect();
+        frames.write(variant.tap.file(), (0, WARM_UP));
+        Self { variant, frames }
+    }
+
+    /// Opens the next ones, and says what each took.
+    fn open(&mut self, count: u32) -> Cost {
+        let before = self.variant.arrived();
+        let cost = self.frames.write(self.variant.tap.file(), (0, count));
+        let arrived = self.variant.arrived() - before;
+        assert!(
+            (u64::from(count)..u64::from(count) + STRAY).contains(&arrived),
+            "{}: {arrived} of {count} flows were opened",
+            self.variant.kind.name()
+        );
+        cost
+    }
 }
 
 /// Frames arrive as they should.

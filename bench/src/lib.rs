@@ -13,6 +13,7 @@ pub mod outputs;
 pub mod report;
 pub mod run;
 pub mod session;
+pub mod slices;
 
 pub mod frames;
 pub mod guest;

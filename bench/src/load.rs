@@ -23,21 +23,17 @@ impl Load {
         self.write(variant, count.max(self.flows()));
     }
 
-    /// Writes `count` frames from core 0, and says what each took. The other ways were measured meanwhile: at first each
-    /// flow gets a frame, so that what a way does once in some seconds weighs as much as in traffic that goes on.
+    /// Writes a frame of every flow, so that what a way does once in some seconds weighs as much as in traffic that goes
+    /// on.
+    pub fn touch(&mut self, variant: &Variant) {
+        self.write(variant, self.flows());
+    }
+
+    /// Writes `count` frames from core 0, and says what each took.
     ///
     /// # Panics
     /// Where not every frame arrives.
     pub fn measure(&mut self, variant: &Variant, count: u32) -> Cost {
-        self.write(variant, self.flows());
-        self.measure_on(variant, count)
-    }
-
-    /// The same in traffic that goes on.
-    ///
-    /// # Panics
-    /// Where not every frame arrives.
-    pub fn measure_on(&mut self, variant: &Variant, count: u32) -> Cost {
         let before = self.arrived(variant);
         let cost = self.write(variant, count);
         let arrived = self.arrived(variant) - before;

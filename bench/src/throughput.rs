@@ -122,7 +122,6 @@ fn rows(is_quick: bool) -> Vec<Row> {
     for course in [Course::Up, Course::Down] {
         rows.push(row(Offloads::Off, course, 1));
     }
-    rows.push(row(Offloads::Off, Course::Up, 8));
     rows
 }
 

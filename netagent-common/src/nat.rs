@@ -67,7 +67,8 @@ pub const ANY_INSTANCE: u32 = u32::MAX;
 wire! {
     /// An endpoint-independent mapping: both entries hold the same.
     pub struct Mapping<A> = 20 or 32 bytes {
-        /// When the guest last sent through it, s of the monotonic clock; kept in the entry that says whose the port is.
+        /// When the guest last sent through it, s of the monotonic clock: it stands in the entry that says whose the port
+        /// is. The guest's own says when that was last written by a new flow.
         pub used_s: u32,
         /// Slot of the interface that opened it: what the world opens goes there.
         pub slot: u32,

@@ -121,9 +121,12 @@ fn carry_on<A: Apart>(skb: Skb, interface: &Interface, judged: Packed) -> Packed
         }
         judged = A::judge_again(skb).forgotten();
     }
-    if judged.is_no_flow() {
+    let is_stale = judged.is_stale();
+    if is_stale || judged.is_no_flow() {
         judged = match maps::interface_of(skb) {
-            Ok(interface) => opening::provide::<A, Whole>(skb, interface),
+            Ok(interface) if is_stale => opening::provide::<A, Whole>(skb, interface),
+            // That there is none was seen just now; should another CPU have opened it, it stands.
+            Ok(_) => A::open(skb),
             Err(reason) => Packed::refused(reason),
         }
         .forgotten();
@@ -375,7 +378,8 @@ fn by_protocol<A: Steered>(
     }
 }
 
-/// Both families: the packet's source is the guest's own. [`Judged::NoFlow`] where no flow stands for it.
+/// Both families: the packet's source is the guest's own. [`Judged::NoFlow`] where no flow stands for it,
+/// [`Judged::Stale`] where one does that is to be judged anew.
 #[inline(always)]
 fn packet<A: Steered>(
     skb: Skb,
@@ -395,11 +399,12 @@ fn packet<A: Steered>(
         {
             return gateway(skb, interface, (header, transport));
         }
-        // What somebody opened towards the guest from that port is no question: it is judged anew.
-        Some(flow) if Opener::is_at_a_port(flow.opener) => return Ok(Judged::NoFlow),
+        // What somebody opened towards the guest from that port is no question.
+        Some(flow) if Opener::is_at_a_port(flow.opener) => return Ok(Judged::Stale),
         // Whomever it asks.
         _ if services::is_steered(interface, transport) => return Ok(Judged::Dns),
-        _ => return Ok(Judged::NoFlow),
+        Some(_) => return Ok(Judged::Stale),
+        None => return Ok(Judged::NoFlow),
     };
     if flow.uplink == 0 {
         if Opener::is_by_relay(flow.opener) {

@@ -60,8 +60,13 @@ fn existing<A: Family>(skb: Skb, key: &FlowKey<A>, nat_address: &A, generation: 
         return TAKEN;
     }
     let nat_port = mapping.nat_port;
-    if let Some(mapping) = maps::mapping(&of_port(*nat_address, nat_port)) {
-        mapping.used_s = kernel::now_s();
+    let now = kernel::now_s();
+    // What counts is the entry of the port; of the guest's own it is known whether that was done in this second.
+    if mapping.used_s != now {
+        mapping.used_s = now;
+        if let Some(mapping) = maps::mapping(&of_port(*nat_address, nat_port)) {
+            mapping.used_s = now;
+        }
     }
     let reverse_key = nat::key_of_port(key, (*nat_address, nat_port));
     if nat::claim(key, &reverse_key).is_err() {

@@ -286,11 +286,11 @@ impl Packed {
         DropReason::from_number((self.0 >> 8) as u32 & 0xff_ffff)
     }
 
-    /// The same, but for [`Judged::NoFlow`], which becomes a drop for this reason.
+    /// The same, but for [`Judged::NoFlow`] and [`Judged::Stale`], which become a drop for this reason.
     #[inline(always)]
     #[must_use]
     pub const fn or_refused_for(self, reason: DropReason) -> Self {
-        if self.is_no_flow() {
+        if self.is_no_flow() || self.is_stale() {
             Self::refused(reason)
         } else {
             self

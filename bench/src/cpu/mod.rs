@@ -102,8 +102,8 @@ fn explain(table: &mut Table, way: Way, found: &[Carried]) {
 /// In the order of the tables.
 fn measure(way: Way) -> Vec<Carried> {
     let load = Load {
-        warm_up: Duration::from_millis(200),
-        window: Duration::from_millis(800),
+        warm_up: Duration::from_millis(150),
+        window: Duration::from_millis(500),
         pace: Some(PACE),
     };
     let of = |wanted: Offloads| {

@@ -10,13 +10,14 @@ use crate::load::Load;
 use crate::path::{self, Flows, SHORT};
 use crate::report::{Better, Table};
 use crate::session::Session;
+use crate::slices::{self, SLICES, in_turn};
 use crate::variant::Variant;
 use lists::Way;
 
 /// Networks of the lists that are compared.
 const SIZES: [u32; 3] = [0, 1_000, 100_000];
 /// Frames of one measurement.
-const FRAMES: u32 = 200_000;
+const FRAMES: u32 = 100_000;
 /// Frames before it.
 const WARM_UP: u32 = 50_000;
 /// Rounds of a full run.
@@ -39,6 +40,10 @@ pub fn run(session: &mut Session) {
     }
     established(session, &places, &missing);
     new_flows(session, &places, &missing);
+}
+
+/// Measures what happens while lists are replaced.
+pub fn replaced(session: &mut Session) {
     replacing::replacing(session);
     replacing::never(session);
 }
@@ -59,18 +64,21 @@ fn established(session: &mut Session, places: &[(Way, u32)], missing: &[(Way, St
         .collect();
     let (mut costs, count) = (Costs::default(), session.count(FRAMES));
     for _ in 0..rounds {
-        for (way, size, variant, load) in &mut ready {
-            let cost = load.measure(variant, count);
+        let found = in_turn(&mut ready, |(.., variant, load)| {
+            load.measure(variant, count / SLICES)
+        });
+        for ((way, size, ..), cost) in ready.iter().zip(found) {
             costs.add_at(way.name(), Some(f64::from(*size)), cost);
         }
         bar.inc(1);
     }
     let title = "64-byte frames of an established flow under a list of denied networks";
-    let tables = costs.tables(
+    let mut tables = costs.tables(
         ("policy/established", title),
         Rate::FRAMES,
         Some("networks"),
     );
+    tables[0].note(slices::NOTE);
     report(session, tables, missing);
     judge(session, &costs, ("established flows", LEFT[0]));
 }
@@ -85,7 +93,7 @@ fn new_flows(session: &mut Session, places: &[(Way, u32)], missing: &[(Way, Stri
         let mut costs = Costs::default();
         for _ in 0..rounds {
             for (way, size) in places.iter().filter(own) {
-                let cost = flows::open_all(&way.prepare(*size), is_v4, FLOWS);
+                let cost = flows::open_all(way.prepare(*size), is_v4, FLOWS);
                 costs.add_at(way.name(), Some(f64::from(*size)), cost);
             }
             bar.inc(1);
