@@ -51,26 +51,24 @@ const ROWS: [Row; 3] = [
     },
 ];
 
-/// Measures every way in turn, each round in new namespaces.
+/// Measures every way in turn. All are set up once: an agent starts for longer than a connection is measured.
 pub fn run(session: &mut Session) {
     let rounds = session.rounds(ROUNDS);
-    let mut found: Vec<Vec<(Way, Figures)>> = Vec::new();
-    for row in &ROWS {
-        let ways = row.relation.ways().iter().filter(|way| way.is_here());
-        found.push(ways.map(|way| (*way, Figures::default())).collect());
-    }
     let bar = session.bar("between guests and through a relay", rounds);
+    let neighbours = prepare(Relation::Neighbours);
+    let relayed = prepare(Relation::Relayed);
+    let pairs = |row: &Row| match row.relation {
+        Relation::Neighbours => &neighbours,
+        Relation::Relayed => &relayed,
+    };
+    let mut found = ROWS.each_ref().map(|row| {
+        let none = pairs(row).iter().map(|pair| (pair.way, Figures::default()));
+        none.collect::<Vec<_>>()
+    });
     for _ in 0..rounds {
-        for relation in [Relation::Neighbours, Relation::Relayed] {
-            for way in relation.ways().iter().filter(|way| way.is_here()) {
-                let pair = Pair::prepare(relation, *way);
-                for (row, found) in ROWS.iter().zip(&mut found) {
-                    if row.relation == relation {
-                        let figures = found.iter_mut().find(|(one, _)| one == way);
-                        let (_, figures) = figures.expect("it is here");
-                        figures.add(measure(&pair, row));
-                    }
-                }
+        for (row, found) in ROWS.iter().zip(&mut found) {
+            for (pair, (_, figures)) in pairs(row).iter().zip(found) {
+                figures.add(measure(pair, row));
             }
         }
         bar.inc(1);
@@ -79,6 +77,11 @@ pub fn run(session: &mut Session) {
     for (row, found) in ROWS.iter().zip(&found) {
         report(session, row, found);
     }
+}
+
+fn prepare(relation: Relation) -> Vec<Pair> {
+    let ways = relation.ways().iter().filter(|way| way.is_here());
+    ways.map(|way| Pair::prepare(relation, *way)).collect()
 }
 
 /// Gbit/s of a pair.
