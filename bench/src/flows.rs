@@ -5,7 +5,9 @@
 use crate::costs::{Costs, Rate};
 use crate::figures::Figures;
 use crate::frames::Frames;
+use crate::insist::insist;
 use crate::path::{Cost, STRAY};
+use crate::peers::note_missing;
 use crate::report::Better;
 use crate::session::Session;
 use crate::variant::{Kind, Variant};
@@ -30,12 +32,13 @@ const RATE: f64 = 2.0;
 /// Those of a first impression.
 const QUICK: usize = 3;
 
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 6] = [
     Kind::Netagent,
     Kind::Redirect,
     Kind::Nft,
     Kind::IptablesNft,
     Kind::IptablesLegacy,
+    Kind::Einat,
 ];
 
 /// Measures the ways, interleaved.
@@ -51,25 +54,56 @@ pub fn run(session: &mut Session) {
     } else {
         &KINDS[..]
     };
-    let wanted = wanted.iter().copied();
-    let kinds: Vec<Kind> = wanted.filter(|kind| kind.missing().is_none()).collect();
+    let (kinds, missing) = Kind::sort(wanted);
     let count = session.count(FLOWS);
     let bar = session.bar("flows", rounds * (kinds.len() * families.len()) as u32);
     for is_v4 in families {
-        let mut costs = Costs::default();
+        let (mut costs, mut refused) = (Costs::default(), None);
+        let (kinds, mut missing) = of_family(*is_v4, (&kinds, &missing));
         for _ in 0..rounds {
             for kind in &kinds {
-                let cost = open_all(&Variant::prepare(*kind), *is_v4, count);
-                costs.add(kind.name(), cost);
+                let variant = Variant::prepare(*kind);
+                match open(&variant, *is_v4, count) {
+                    Ok(cost) => costs.add(kind.name(), cost),
+                    // It wants a timer of the kernel for each, and not every kernel has them as fast.
+                    Err(opened) if *kind == Kind::Einat => refused = Some(opened),
+                    Err(opened) => panic!("{}: {}", kind.name(), complaint(opened, count)),
+                }
                 bar.inc(1);
             }
         }
-        report(session, (*is_v4, count), &costs);
+        if let Some(opened) = refused {
+            costs.forget(Kind::Einat.name());
+            missing.push((Kind::Einat, complaint(opened, count)));
+        }
+        let remarks: Vec<&str> = kinds.iter().filter_map(|kind| kind.remark()).collect();
+        report(session, (*is_v4, count), &costs, (&missing, &remarks));
     }
     bar.finish_and_clear();
 }
 
-fn report(session: &mut Session, (is_v4, count): (bool, u32), costs: &Costs) {
+/// Those that carry a family, and why the others do not.
+fn of_family(
+    is_v4: bool,
+    (kinds, missing): (&[Kind], &[(Kind, String)]),
+) -> (Vec<Kind>, Vec<(Kind, String)>) {
+    let (kinds, others): (Vec<Kind>, Vec<Kind>) =
+        kinds.iter().partition(|kind| is_v4 || kind.has_v6());
+    let mut missing = missing.to_vec();
+    missing.extend(
+        others
+            .iter()
+            .map(|kind| (*kind, "built without IPv6".to_owned())),
+    );
+    (kinds, missing)
+}
+
+fn report(
+    session: &mut Session,
+    (is_v4, count): (bool, u32),
+    costs: &Costs,
+    (missing, remarks): (&[(Kind, String)], &[&str]),
+) {
     let family = if is_v4 { "IPv4" } else { "IPv6" };
     let id = format!("flows/{}", family.to_lowercase());
     let title = format!("new flows of {family}, TAP to uplink");
@@ -78,6 +112,10 @@ fn report(session: &mut Session, (is_v4, count): (bool, u32), costs: &Costs) {
         "each of {count} frames is of another flow; those of {CHECKED} flows were read and checked, the others counted"
     ));
     time.note("tcx redirect keeps no flows: it is the limit");
+    for remark in remarks {
+        time.note(*remark);
+    }
+    note_missing(&mut time, missing);
     session.add(time);
     session.add(rate);
     let rounds = costs.rounds([Kind::Netagent.name(), Kind::Nft.name()]);
@@ -93,6 +131,17 @@ fn report(session: &mut Session, (is_v4, count): (bool, u32), costs: &Costs) {
 /// # Panics
 /// Where not every one is opened.
 pub fn open_all(variant: &Variant, is_v4: bool, count: u32) -> Cost {
+    let name = variant.kind.name();
+    open(variant, is_v4, count)
+        .unwrap_or_else(|opened| panic!("{name}: {}", complaint(opened, count)))
+}
+
+fn complaint(opened: u64, count: u32) -> String {
+    format!("{opened} of {count} flows were opened")
+}
+
+/// The same; or how many were opened, where not every one was.
+fn open(variant: &Variant, is_v4: bool, count: u32) -> Result<Cost, u64> {
     check(variant, is_v4);
     let mut frames: Frames = (CHECKED..CHECKED + WARM_UP + count)
         .map(|number| first_frame(variant, is_v4, number))
@@ -102,16 +151,14 @@ pub fn open_all(variant: &Variant, is_v4: bool, count: u32) -> Cost {
     let before = variant.arrived();
     let cost = frames.write(tap, (0, count));
     let arrived = variant.arrived() - before;
-    assert!(
-        (u64::from(count)..u64::from(count) + STRAY).contains(&arrived),
-        "{}: {arrived} of {count} flows were opened",
-        variant.kind.name()
-    );
-    cost
+    let is_every_one = (u64::from(count)..u64::from(count) + STRAY).contains(&arrived);
+    is_every_one.then_some(cost).ok_or(arrived)
 }
 
 /// Frames arrive as they should.
 fn check(variant: &Variant, is_v4: bool) {
+    let firsts = (0..CHECKED).map(|number| first_frame(variant, is_v4, number));
+    insist(variant, firsts);
     let wire = variant.wire();
     for number in 0..CHECKED {
         variant.tap.send_bytes(first_frame(variant, is_v4, number));

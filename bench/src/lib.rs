@@ -16,6 +16,7 @@ pub mod session;
 
 pub mod frames;
 pub mod guest;
+pub mod insist;
 pub mod load;
 pub mod pair;
 pub mod path;
