@@ -6,6 +6,7 @@ use crate::across;
 use crate::costs::{Costs, Rate};
 use crate::figures::Figures;
 use crate::gso;
+use crate::insist::insist;
 use crate::load::Load;
 use crate::path::{self, Flows, LONG, SHORT};
 use crate::peers::note_missing;
@@ -13,6 +14,7 @@ use crate::report::Better;
 use crate::reverse::{self, Opener};
 use crate::session::Session;
 use crate::variant::{Kind, OPEN, Variant};
+use netagent_tests::frame::VNET_HEADER_LEN;
 
 /// Repetitions.
 const ROUNDS: u32 = 7;
@@ -195,6 +197,8 @@ pub fn run(session: &mut Session) {
 /// Established flows of UDP from the guest.
 pub(crate) fn up(variant: &Variant, flows: u32, payload: usize) -> Load {
     let mut flows = Flows::udp(&variant.ends, flows, payload);
+    let firsts = (0..flows.count()).map(|index| flows.frame(index)[VNET_HEADER_LEN..].to_vec());
+    insist(variant, firsts);
     path::establish(variant, &mut flows);
     Load::Up(flows)
 }

@@ -5,12 +5,16 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::thread::sleep;
+use std::time::Duration;
 
 use crate::variant::{Kind, Variant};
 use netagent_tests::deadline::{Deadline, SOON};
 use netagent_tests::packet::Packet;
 use netagent_tests::raw::Raw;
 
+/// Time between two attempts.
+const PAUSE: Duration = Duration::from_millis(5);
 /// Frames that are sent before what arrived is read.
 const BATCH: usize = 128;
 
@@ -42,6 +46,8 @@ pub fn insist(variant: &Variant, frames: impl IntoIterator<Item = Vec<u8>>) {
             }
             read(variant, &wire, &mut left);
         }
+        // A kernel that is asked on and on has none to give.
+        sleep(PAUSE);
     }
 }
 
