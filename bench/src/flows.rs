@@ -137,7 +137,7 @@ pub fn open_all(variant: &Variant, is_v4: bool, count: u32) -> Cost {
 }
 
 fn complaint(opened: u64, count: u32) -> String {
-    format!("{opened} of {count} flows were opened")
+    format!("{opened} of {count} flows were opened, frames of the others were dropped")
 }
 
 /// The same; or how many were opened, where not every one was.

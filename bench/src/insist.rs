@@ -3,7 +3,7 @@
 //! einat wants a timer of the kernel for each flow, and drops the frame where it gets none: Linux 6.18 refuses some of
 //! them at any time (ENOMEM), and most where many are wanted at once. Guests send again, and so does this.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::thread::sleep;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub fn insist(variant: &Variant, frames: impl IntoIterator<Item = Vec<u8>>) {
         return;
     }
     let sent = frames.into_iter().map(|bytes| (flow_of(&bytes), bytes));
-    let mut left: HashMap<Flow, Vec<u8>> = sent.collect();
+    let mut left: BTreeMap<Flow, Vec<u8>> = sent.collect();
     let (wire, deadline) = (variant.wire(), Deadline::after(6 * SOON));
     while !left.is_empty() {
         let count = left.len();
@@ -52,7 +52,7 @@ pub fn insist(variant: &Variant, frames: impl IntoIterator<Item = Vec<u8>>) {
 }
 
 /// Checks what arrived, and strikes it off.
-fn read(variant: &Variant, wire: &Raw, left: &mut HashMap<Flow, Vec<u8>>) {
+fn read(variant: &Variant, wire: &Raw, left: &mut BTreeMap<Flow, Vec<u8>>) {
     while let Some(received) = wire.receive_now() {
         let bytes = received.frame.completed();
         // Neighbour discovery of the host falls in between.
