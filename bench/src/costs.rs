@@ -61,6 +61,11 @@ impl Costs {
         self.0[place].processor.add(cost.processor);
     }
 
+    /// Drops what was found of a way, which turned out not to do all of it.
+    pub fn forget(&mut self, name: &str) {
+        self.0.retain(|way| way.name != name);
+    }
+
     /// Fills a table with the processor's time of each frame, and one with rates by the clock on the wall.
     pub fn fill(&self, (time, rate): (&mut Table, &mut Table), of: Rate) {
         for way in &self.0 {
@@ -126,6 +131,8 @@ mod tests {
         }
         assert_eq!(costs.rounds(["b", "a"]), [[10.0, 1.0], [20.0, 2.0]]);
         assert!(costs.rounds(["a", "unknown"]).is_empty());
+        costs.forget("a");
+        assert_eq!(costs.rounds(["b"]), [[10.0], [20.0]]);
     }
 
     #[test]

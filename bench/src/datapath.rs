@@ -6,13 +6,16 @@ use crate::across;
 use crate::costs::{Costs, Rate};
 use crate::figures::Figures;
 use crate::gso;
+use crate::insist::insist;
 use crate::load::Load;
 use crate::path::{self, Flows, LONG, SHORT};
+use crate::peers::note_missing;
 use crate::report::Better;
 use crate::reverse::{self, Opener};
 use crate::session::Session;
 use crate::slices::{self, SLICES, in_turn};
 use crate::variant::{Kind, OPEN, Variant};
+use netagent_tests::frame::VNET_HEADER_LEN;
 
 /// Repetitions.
 const ROUNDS: u32 = 7;
@@ -31,8 +34,14 @@ const ACROSS: f64 = 1.15;
 const NOTES: [&str; 3] = [
     slices::NOTE,
     "of every way a frame of each flow was read and checked: addresses, ports, hardware addresses, TTL, checksums",
-    "netagent, nft and iptables translate addresses; redirect, devmap, bridge and mirred change nothing, not the TTL either",
+    "netagent, nft, iptables and einat translate addresses; redirect, devmap, bridge and mirred change nothing, not the TTL either",
 ];
+
+/// Of einat and frames for a published port.
+const NO_PUBLISHED: &str =
+    "it publishes no port: what arrives has to meet what a guest sent before";
+/// Of einat and frames between guests.
+const ON_UPLINK: &str = "it works on the uplink alone: between guests it is the kernel's route";
 
 /// A comparison.
 struct Row {
@@ -43,8 +52,8 @@ struct Row {
     is_quick: bool,
     load: fn(&Variant) -> Load,
     goal: Goal,
-    /// Ways that cannot do it.
-    without: &'static [Kind],
+    /// Ways that cannot do it, and why.
+    without: &'static [(Kind, &'static str)],
 }
 
 /// What netagent is to reach.
@@ -103,7 +112,10 @@ const ROWS: [Row; 9] = [
         is_quick: false,
         load: gso::load,
         goal: Goal::Nft,
-        without: &[Kind::Devmap],
+        without: &[(
+            Kind::Devmap,
+            "a redirect refuses frames that are longer than the MTU",
+        )],
     },
     Row {
         id: "reverse/replies/1-flow",
@@ -130,7 +142,7 @@ const ROWS: [Row; 9] = [
         is_quick: false,
         load: |variant| reverse::load(variant, Opener::World, 1),
         goal: Goal::Share(SHARE),
-        without: &[],
+        without: &[(Kind::Einat, NO_PUBLISHED)],
     },
     Row {
         id: "across/64-bytes/1-flow",
@@ -139,13 +151,18 @@ const ROWS: [Row; 9] = [
         is_quick: false,
         load: across::load,
         goal: Goal::Beside(ACROSS),
-        without: &[],
+        without: &[(Kind::Einat, ON_UPLINK)],
     },
 ];
 
 /// Measures all of it.
 pub fn run(session: &mut Session) {
-    let (kinds, missing) = kinds(session.is_quick());
+    let wanted: &[Kind] = if session.is_quick() {
+        &Kind::QUICK
+    } else {
+        &Kind::ALL
+    };
+    let (kinds, missing) = Kind::sort(wanted);
     let rows: Vec<&Row> = ROWS
         .iter()
         .filter(|row| row.is_quick || !session.is_quick())
@@ -173,28 +190,17 @@ pub fn run(session: &mut Session) {
 /// Established flows of UDP from the guest.
 pub(crate) fn up(variant: &Variant, flows: u32, payload: usize) -> Load {
     let mut flows = Flows::udp(&variant.ends, flows, payload);
+    let firsts = (0..flows.count()).map(|index| flows.frame(index)[VNET_HEADER_LEN..].to_vec());
+    insist(variant, firsts);
     path::establish(variant, &mut flows);
     Load::Up(flows)
-}
-
-/// The ways that this machine can do, and why it cannot do the others.
-fn kinds(is_quick: bool) -> (Vec<Kind>, Vec<(Kind, String)>) {
-    let wanted: &[Kind] = if is_quick { &Kind::QUICK } else { &Kind::ALL };
-    let (mut kinds, mut missing) = (Vec::new(), Vec::new());
-    for kind in wanted {
-        match kind.missing() {
-            None => kinds.push(*kind),
-            Some(reason) => missing.push((*kind, reason)),
-        }
-    }
-    (kinds, missing)
 }
 
 /// Takes a row on all ways in turn.
 fn measure(row: &Row, ways: &[Variant], costs: &mut Costs) {
     let mut ready: Vec<(&Variant, Load)> = ways
         .iter()
-        .filter(|variant| !row.without.contains(&variant.kind))
+        .filter(|variant| row.without.iter().all(|(kind, _)| *kind != variant.kind))
         .map(|variant| (variant, (row.load)(variant)))
         .collect();
     let warm_up = WARM_UP.min(row.frames / 4);
@@ -227,17 +233,12 @@ fn report(
         Rate::FRAMES
     };
     let [mut time, rate] = costs.tables((row.id, row.title), of, None);
-    for kind in row.without {
+    let is_measured = |(kind, _): &&(Kind, &str)| missing.iter().all(|(one, _)| one != kind);
+    for (kind, reason) in row.without.iter().filter(is_measured) {
         time.add(kind.name(), &Figures::default());
-        time.note(format!(
-            "{}: a redirect refuses frames that are longer than the MTU",
-            kind.name()
-        ));
+        time.note(format!("{}: {reason}", kind.name()));
     }
-    for (kind, reason) in missing {
-        time.add(kind.name(), &Figures::default());
-        time.note(format!("{}: not on this machine: {reason}", kind.name()));
-    }
+    note_missing(&mut time, missing);
     for note in NOTES {
         time.note(note);
     }

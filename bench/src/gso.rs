@@ -1,7 +1,8 @@
 //! Super-frames of 60 KB from a TAP to the uplink.
 
-use netagent_common::net::tcp_flag::ACK;
+use netagent_common::net::tcp_flag::{ACK, SYN};
 
+use crate::insist::insist;
 use crate::load::Load;
 use crate::path::{self, Flows};
 use crate::variant::Variant;
@@ -16,6 +17,7 @@ const SEGMENT_SIZE: u16 = 1_400;
 /// One flow of them.
 #[must_use]
 pub fn load(variant: &Variant) -> Load {
+    let ends = variant.ends.to(server_v4(0));
     let segment = Segment {
         src_port: 5_000,
         dst_port: 5_001,
@@ -23,11 +25,15 @@ pub fn load(variant: &Variant) -> Load {
         acknowledgement: 1,
         flags: ACK,
     };
-    let bytes = packet::tcp(
-        &variant.ends.to(server_v4(0)),
-        segment,
-        &vec![0x5a; PAYLOAD],
-    );
+    // einat knows no connection that it did not see from the start.
+    let opening = Segment {
+        sequence: 0,
+        acknowledgement: 0,
+        flags: SYN,
+        ..segment
+    };
+    insist(variant, [packet::tcp(&ends, opening, &[])]);
+    let bytes = packet::tcp(&ends, segment, &vec![0x5a; PAYLOAD]);
     let frame = Frame::super_frame(bytes, Segments::TcpV4, SEGMENT_SIZE);
     let mut flow = Flows::one(&frame);
     path::establish(variant, &mut flow);

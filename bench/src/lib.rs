@@ -17,6 +17,7 @@ pub mod slices;
 
 pub mod frames;
 pub mod guest;
+pub mod insist;
 pub mod load;
 pub mod pair;
 pub mod path;

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use nix::unistd::write;
 
 use crate::frames::Frames;
+use crate::insist::insist;
 use crate::load::Load;
 use crate::path::SHORT;
 use crate::variant::{GUEST_PORT, PUBLISHED, Variant};
@@ -35,6 +36,10 @@ pub enum Opener {
 #[must_use]
 pub fn load(variant: &Variant, opener: Opener, count: u32) -> Load {
     variant.drain();
+    insist(
+        variant,
+        (0..count).map(|number| from_guest(variant, opener, number)),
+    );
     let wire = variant.wire();
     let mut frames = Frames::default();
     for first in (0..count).step_by(BATCH as usize) {

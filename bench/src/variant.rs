@@ -14,7 +14,7 @@ use netagent_tests::world::{
 };
 use serde_json::json;
 
-use crate::peers::{self, Identity, TAPS};
+use crate::peers::{self, Held, Identity, TAPS};
 pub use crate::peers::{Kind, drop_at_far_end};
 
 /// What the agent is configured with: more flows of one instance than any benchmark opens.
@@ -54,7 +54,8 @@ pub struct Variant {
     pub between: Ends,
     uplink_mac: [u8; 6],
     router_mac: [u8; 6],
-    _held: Vec<OwnedFd>,
+    _held: Held,
+    _counter: OwnedFd,
 }
 
 /// What is open of two guests, and who they are.
@@ -98,8 +99,7 @@ impl Variant {
             dst: router(is_v4),
             ttl: TTL,
         };
-        let mut held = kind.set_up(&world);
-        held.push(drop_at_far_end(&world));
+        let held = kind.set_up(&world);
         let variant = Self {
             kind,
             agent,
@@ -121,6 +121,7 @@ impl Variant {
             uplink_mac: world.uplink_mac(),
             router_mac: world.router_mac(),
             _held: held,
+            _counter: drop_at_far_end(&world),
             world,
         };
         variant.make_known();
@@ -253,9 +254,11 @@ impl Variant {
     /// What a reader has to know of it.
     #[must_use]
     pub fn notes(&self) -> Option<String> {
-        let name = self.kind.name();
-        let modes = || peers::xdp_modes(&self.world.host);
-        (self.kind == Kind::Devmap).then(|| format!("{name}: {}", modes()))
+        if self.kind == Kind::Devmap {
+            let modes = peers::xdp_modes(&self.world.host);
+            return Some(format!("{}: {modes}", self.kind.name()));
+        }
+        self.kind.remark().map(str::to_owned)
     }
 
     /// Listens at the far end of the uplink.

@@ -10,6 +10,7 @@ use crate::figures::Figures;
 use crate::gso;
 use crate::load::Load;
 use crate::path::LONG;
+use crate::peers::note_missing;
 use crate::report::{Better, Table};
 use crate::session::Session;
 use crate::variant::{Kind, OPEN, Variant};
@@ -53,8 +54,9 @@ const TABLES: [Frames; 2] = [
 /// Measures every way in turn, each round in new namespaces.
 pub(super) fn run(session: &mut Session) {
     let rounds = session.rounds(ROUNDS);
-    let is_measured = |kind: &Kind| *kind != Kind::Devmap && kind.missing().is_none();
-    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(is_measured).collect();
+    let is_wanted = |kind: &Kind| *kind != Kind::Devmap;
+    let wanted: Vec<Kind> = Kind::ALL.into_iter().filter(is_wanted).collect();
+    let (kinds, missing) = Kind::sort(&wanted);
     let mut found: [Vec<Figures>; 2] = [(); 2].map(|()| vec![Figures::default(); kinds.len()]);
     let bar = session.bar("processor time of the host", rounds);
     for _ in 0..rounds {
@@ -68,7 +70,7 @@ pub(super) fn run(session: &mut Session) {
         bar.inc(1);
     }
     for (frames, found) in TABLES.iter().zip(&found) {
-        report(session, frames, (&kinds, found));
+        report(session, frames, (&kinds, found), &missing);
     }
 }
 
@@ -89,13 +91,22 @@ fn measure(variant: &Variant, frames: &Frames) -> f64 {
     processor_ns / 1e6 / (f64::from(written) * frames.bits / 1e9)
 }
 
-fn report(session: &mut Session, frames: &Frames, (kinds, found): (&[Kind], &[Figures])) {
+fn report(
+    session: &mut Session,
+    frames: &Frames,
+    (kinds, found): (&[Kind], &[Figures]),
+    missing: &[(Kind, String)],
+) {
     let mut table = Table::new(frames.id, frames.title, ("ms/Gbit", Better::Lower));
     for (kind, figures) in kinds.iter().zip(found) {
         table.add(kind.name(), figures);
     }
     table.note("From the VMM's write to the TAP until the frame is on the uplink; frames are handed over once in a millisecond. Guests, VMM and servers are not in it.");
     table.note("tcx redirect, kernel route, linux bridge and u32 + mirred: no NAT and no filter.");
+    for remark in kinds.iter().filter_map(|kind| kind.remark()) {
+        table.note(remark);
+    }
+    note_missing(&mut table, missing);
     session.add(table);
     let of = |kind| kinds.iter().position(|one| *one == kind);
     if let (Some(own), Some(nft)) = (of(Kind::Netagent), of(Kind::Nft)) {

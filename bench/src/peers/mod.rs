@@ -3,6 +3,7 @@
 
 mod bridge;
 mod devmap;
+mod einat;
 mod firewall;
 mod mirred;
 mod redirect;
@@ -15,6 +16,10 @@ use netagent_common::net::GATEWAY_MAC;
 
 use netagent_tests::netns::NetNs;
 use netagent_tests::world::{HOST_V4, HOST_V6, UPLINK, World};
+
+use crate::figures::Figures;
+use crate::report::Table;
+use einat::Einat;
 
 pub(crate) use devmap::modes as xdp_modes;
 pub(crate) use firewall::{Firewall, Match, Rules};
@@ -39,6 +44,8 @@ pub enum Kind {
     IptablesNft,
     /// The same by the iptables from before nftables.
     IptablesLegacy,
+    /// The kernel's forwarding with the translation of einat on the uplink.
+    Einat,
     /// A bridge over TAPs and uplink.
     Bridge,
     /// What tc-redirect-tap makes: everything that one device receives leaves by another.
@@ -47,7 +54,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order in which a round measures them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Netagent,
         Self::Redirect,
         Self::Devmap,
@@ -55,6 +62,7 @@ impl Kind {
         Self::Nft,
         Self::IptablesNft,
         Self::IptablesLegacy,
+        Self::Einat,
         Self::Bridge,
         Self::Mirred,
     ];
@@ -79,6 +87,7 @@ impl Kind {
             Self::Nft => "nft masquerade",
             Self::IptablesNft => "iptables-nft",
             Self::IptablesLegacy => "iptables-legacy",
+            Self::Einat => "einat",
             Self::Bridge => "linux bridge",
             Self::Mirred => "u32 + mirred",
         }
@@ -88,7 +97,9 @@ impl Kind {
     #[must_use]
     pub const fn has_nat(self) -> bool {
         match self {
-            Self::Netagent | Self::Nft | Self::IptablesNft | Self::IptablesLegacy => true,
+            Self::Netagent | Self::Nft | Self::IptablesNft | Self::IptablesLegacy | Self::Einat => {
+                true
+            }
             Self::Redirect | Self::Devmap | Self::Route | Self::Bridge | Self::Mirred => false,
         }
     }
@@ -97,9 +108,12 @@ impl Kind {
     #[must_use]
     pub const fn is_router(self) -> bool {
         match self {
-            Self::Netagent | Self::Route | Self::Nft | Self::IptablesNft | Self::IptablesLegacy => {
-                true
-            }
+            Self::Netagent
+            | Self::Route
+            | Self::Nft
+            | Self::IptablesNft
+            | Self::IptablesLegacy
+            | Self::Einat => true,
             Self::Redirect | Self::Devmap | Self::Bridge | Self::Mirred => false,
         }
     }
@@ -112,6 +126,7 @@ impl Kind {
             Self::Nft => &["nft add table ip probe"],
             Self::IptablesNft => &["iptables-nft -t nat -S", "ip6tables-nft -t nat -S"],
             Self::IptablesLegacy => &["iptables-legacy -t nat -S", "ip6tables-legacy -t nat -S"],
+            Self::Einat => return einat::refusal(),
             Self::Bridge => &["ip link add probe type bridge"],
             Self::Mirred => &[
                 "tc qdisc add dev lo ingress",
@@ -122,18 +137,31 @@ impl Kind {
         lines.iter().find_map(|line| refusal(&netns, line))
     }
 
+    /// Whether it carries IPv6 as well; einat is built with or without.
+    pub(crate) fn has_v6(self) -> bool {
+        self != Self::Einat || einat::has_v6()
+    }
+
+    /// What a reader has to know of it.
+    pub(crate) fn remark(self) -> Option<&'static str> {
+        (self == Self::Einat).then_some(einat::REMARK)
+    }
+
     /// Who the guest of this number (0 or 1) is.
     pub(crate) fn identity(self, world: &World, number: u8) -> Identity {
         let mac = [0xaa, 0xfc, 0, 0, 0, 1 + number];
         match self {
-            Self::Netagent | Self::Route | Self::Nft | Self::IptablesNft | Self::IptablesLegacy => {
-                Identity {
-                    mac,
-                    v4: routed::guest_v4(number),
-                    v6: routed::guest_v6(number),
-                    gateway_mac: GATEWAY_MAC,
-                }
-            }
+            Self::Netagent
+            | Self::Route
+            | Self::Nft
+            | Self::IptablesNft
+            | Self::IptablesLegacy
+            | Self::Einat => Identity {
+                mac,
+                v4: routed::guest_v4(number),
+                v6: routed::guest_v6(number),
+                gateway_mac: GATEWAY_MAC,
+            },
             Self::Bridge => Identity {
                 mac,
                 v4: bridge::guest_v4(number),
@@ -150,22 +178,69 @@ impl Kind {
         }
     }
 
-    /// Sets up what the TAPs need, which are open; nothing for netagent, whose agent did. What comes back is held for as
-    /// long as the way is used.
-    pub(crate) fn set_up(self, world: &World) -> Vec<OwnedFd> {
+    /// Sets up what the TAPs need, which are open; nothing for netagent, whose agent did.
+    pub(crate) fn set_up(self, world: &World) -> Held {
         let host = &world.host;
         match self {
             Self::Netagent => {}
-            Self::Redirect => return redirect::set_up(host),
-            Self::Devmap => return devmap::set_up(world),
+            Self::Redirect => return Held::links(redirect::set_up(host)),
+            Self::Devmap => return Held::links(devmap::set_up(world)),
             Self::Route => routed::set_up(world),
             Self::Nft => firewalled(world, Firewall::Nft),
             Self::IptablesNft => firewalled(world, Firewall::IptablesNft),
             Self::IptablesLegacy => firewalled(world, Firewall::IptablesLegacy),
+            Self::Einat => {
+                routed::set_up(world);
+                let einat = Einat::start(host);
+                return Held::process(einat.unwrap_or_else(|error| panic!("{error}")));
+            }
             Self::Bridge => bridge::set_up(world),
             Self::Mirred => mirred::set_up(host),
         }
-        Vec::new()
+        Held::default()
+    }
+
+    /// The ways among these that this machine can do, and why it cannot do the others.
+    pub(crate) fn sort(wanted: &[Self]) -> (Vec<Self>, Vec<(Self, String)>) {
+        let (mut kinds, mut missing) = (Vec::new(), Vec::new());
+        for kind in wanted {
+            match kind.missing() {
+                None => kinds.push(*kind),
+                Some(reason) => missing.push((*kind, reason)),
+            }
+        }
+        (kinds, missing)
+    }
+}
+
+/// What a way is made of: held for as long as it is used.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    _links: Vec<OwnedFd>,
+    _process: Option<Einat>,
+}
+
+impl Held {
+    fn links(links: Vec<OwnedFd>) -> Self {
+        Self {
+            _links: links,
+            _process: None,
+        }
+    }
+
+    fn process(einat: Einat) -> Self {
+        Self {
+            _links: Vec::new(),
+            _process: Some(einat),
+        }
+    }
+}
+
+/// Adds the cells of ways that a machine cannot do, and says why.
+pub(crate) fn note_missing(table: &mut Table, missing: &[(Kind, String)]) {
+    for (kind, reason) in missing {
+        table.add(kind.name(), &Figures::default());
+        table.note(format!("{}: not on this machine: {reason}", kind.name()));
     }
 }
 
