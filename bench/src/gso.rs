@@ -14,9 +14,9 @@ use netagent_tests::world::server_v4;
 pub const PAYLOAD: usize = 60_000;
 const SEGMENT_SIZE: u16 = 1_400;
 
-/// One flow of them.
+/// One flow of them, where the way takes it.
 #[must_use]
-pub fn load(variant: &Variant) -> Load {
+pub fn load(variant: &Variant) -> Option<Load> {
     let ends = variant.ends.to(server_v4(0));
     let segment = Segment {
         src_port: 5_000,
@@ -32,10 +32,12 @@ pub fn load(variant: &Variant) -> Load {
         flags: SYN,
         ..segment
     };
-    insist(variant, [packet::tcp(&ends, opening, &[])]);
+    if !insist(variant, [packet::tcp(&ends, opening, &[])]) {
+        return None;
+    }
     let bytes = packet::tcp(&ends, segment, &vec![0x5a; PAYLOAD]);
     let frame = Frame::super_frame(bytes, Segments::TcpV4, SEGMENT_SIZE);
     let mut flow = Flows::one(&frame);
     path::establish(variant, &mut flow);
-    Load::Up(flow)
+    Some(Load::Up(flow))
 }

@@ -30,16 +30,17 @@ pub enum Opener {
 }
 
 /// Opens the flows, and checks a frame of each at the guest; and at the world, where the way keeps flows.
+/// Nothing comes of it where the way refuses some.
 ///
 /// # Panics
 /// Where a frame does not arrive, or not as it should.
 #[must_use]
-pub fn load(variant: &Variant, opener: Opener, count: u32) -> Load {
+pub fn load(variant: &Variant, opener: Opener, count: u32) -> Option<Load> {
     variant.drain();
-    insist(
-        variant,
-        (0..count).map(|number| from_guest(variant, opener, number)),
-    );
+    let firsts = (0..count).map(|number| from_guest(variant, opener, number));
+    if !insist(variant, firsts) {
+        return None;
+    }
     let wire = variant.wire();
     let mut frames = Frames::default();
     for first in (0..count).step_by(BATCH as usize) {
@@ -70,7 +71,7 @@ pub fn load(variant: &Variant, opener: Opener, count: u32) -> Load {
             }
         }
     }
-    Load::Down(wire, frames)
+    Some(Load::Down(wire, frames))
 }
 
 /// The guest answers what came for its published port.

@@ -29,7 +29,7 @@ struct Frames {
     title: &'static str,
     /// Bits of one, as they count for the pace.
     bits: f64,
-    load: fn(&Variant) -> Load,
+    load: fn(&Variant) -> Option<Load>,
     /// netagent's most, beside nftables.
     most: f64,
 }
@@ -64,7 +64,9 @@ pub(super) fn run(session: &mut Session) {
         let ways: Vec<Variant> = kinds.iter().map(prepare).collect();
         for (frames, found) in TABLES.iter().zip(&mut found) {
             for (variant, figures) in ways.iter().zip(found) {
-                figures.add(measure(variant, frames));
+                if let Some(figure) = measure(variant, frames) {
+                    figures.add(figure);
+                }
             }
         }
         bar.inc(1);
@@ -74,9 +76,9 @@ pub(super) fn run(session: &mut Session) {
     }
 }
 
-/// Milliseconds for each Gbit.
-fn measure(variant: &Variant, frames: &Frames) -> f64 {
-    let mut load = (frames.load)(variant);
+/// Milliseconds for each Gbit, where the way takes the flow.
+fn measure(variant: &Variant, frames: &Frames) -> Option<f64> {
+    let mut load = (frames.load)(variant)?;
     load.warm_up(variant, 1_000);
     let (began, mut written, mut processor_ns) = (now(), 0, 0.0);
     for time in 1..=TIMES {
@@ -88,7 +90,7 @@ fn measure(variant: &Variant, frames: &Frames) -> f64 {
         }
         std::thread::sleep((EVERY * time).saturating_sub(began.elapsed()));
     }
-    processor_ns / 1e6 / (f64::from(written) * frames.bits / 1e9)
+    Some(processor_ns / 1e6 / (f64::from(written) * frames.bits / 1e9))
 }
 
 fn report(

@@ -12,7 +12,7 @@ use netagent_tests::sys;
 use netagent_tests::world::{UPLINK, World};
 
 /// What a reader of its figures has to know.
-pub(super) const REMARK: &str = "einat: one port of the uplink for each port of a guest, whatever the destination (full cone), of 1,024 to 65,535, so that all flows fit; no filter; frames that open a flow were sent again where it had no timer for it";
+pub(super) const REMARK: &str = "einat: one port of the uplink for each port of a guest, whatever the destination (full cone), of 1,024 to 65,535, so that all flows fit; no filter; frames that open a flow were sent again where it had no timer for it, and a round is without it where that took more than five seconds";
 
 /// Ports as those of masquerade: one that is free stays as it is. The uplink's link-local address is nobody's.
 const CONFIGURATION: &str = r#"
