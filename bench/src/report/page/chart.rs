@@ -52,6 +52,8 @@ pub(super) struct Scale {
     values: (f64, f64),
     pixels: (i32, i32),
     is_log: bool,
+    /// Whether the first pixel stands for nothing at all.
+    has_zero: bool,
 }
 
 impl Scale {
@@ -63,6 +65,7 @@ impl Scale {
             values: (low, high),
             pixels,
             is_log: false,
+            has_zero: false,
         }
     }
 
@@ -74,7 +77,23 @@ impl Scale {
             values: (lowest / factor, highest * factor),
             pixels,
             is_log: true,
+            has_zero: false,
         }
+    }
+
+    /// By powers of ten, as sizes are; zero, which has no place there, stands one power before the lowest of the others.
+    pub(super) fn sizes(sizes: &[f64], pixels: (i32, i32)) -> Self {
+        let above = || sizes.iter().copied().filter(|size| *size > 0.0);
+        let highest = above().fold(1.0, f64::max);
+        let lowest = above().fold(highest, f64::min);
+        if sizes.contains(&0.0) {
+            let scale = Self::log((lowest / 10.0, highest), pixels);
+            return Self {
+                has_zero: true,
+                ..scale
+            };
+        }
+        Self::log((lowest, highest), pixels)
     }
 
     /// Where a value is.
@@ -91,6 +110,10 @@ impl Scale {
     /// Values that get a line: about five, all round.
     pub(super) fn ticks(&self) -> Vec<f64> {
         let (low, high) = self.values;
+        if self.has_zero {
+            let others = log_ticks(low * 10.0, high);
+            return std::iter::once(0.0).chain(others).collect();
+        }
         if self.is_log {
             return log_ticks(low, high);
         }
@@ -228,6 +251,16 @@ mod tests {
         );
         let one = Scale::log((5.0, 5.0), (0, 100));
         assert_eq!(one.at(5.0), 50);
+    }
+
+    #[test]
+    fn a_size_of_zero_stands_before_the_others() {
+        let scale = Scale::sizes(&[0.0, 1_000.0, 100_000.0], (0, 300));
+        assert_eq!(scale.ticks(), [0.0, 1_000.0, 10_000.0, 100_000.0]);
+        let places = [0.0, 1_000.0, 100_000.0].map(|size| scale.at(size));
+        assert_eq!(places, [0, 100, 300]);
+        assert_eq!(Scale::sizes(&[0.0], (0, 100)).at(0.0), 0);
+        assert_eq!(Scale::sizes(&[1.0, 100.0], (0, 100)).at(10.0), 50);
     }
 
     #[test]

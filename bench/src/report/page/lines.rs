@@ -62,7 +62,7 @@ fn legend(table: &Table) -> String {
 
 fn draw(canvas: &Canvas<'_>, table: &Table, (width, height): (i32, i32)) -> Result<()> {
     let (right, bottom) = (width - 24, height - FOOT);
-    let across = Scale::log(range(table.sizes().into_iter()), (LEFT, right));
+    let across = Scale::sizes(&table.sizes(), (LEFT, right));
     let up = vertical(table, (bottom, TOP));
     for tick in up.ticks() {
         let y = up.at(tick);
