@@ -138,7 +138,7 @@ pub const ALL: &[Benchmark] = &[
         "what a frame costs that deny-all drops",
         drop_all::run,
     ),
-    full("relay", "what a relay costs each frame", relay::run),
+    apart("relay", "what a relay costs each frame", relay::run),
     apart(
         "relay-path",
         "what part of the processor's time the programs take on a relay's whole path",

@@ -142,7 +142,7 @@ pub fn run(session: &mut Session) {
     let (rows, rounds) = (rows(is_quick), session.rounds(ROUNDS));
     let load = Load {
         warm_up: Duration::from_millis(100),
-        window: Duration::from_millis(300),
+        window: Duration::from_millis(250),
         pace: None,
     };
     let bar = session.bar("throughput", rounds * ways.len() as u32);
