@@ -9,7 +9,7 @@ use crate::path::pin_to;
 use crate::report::{Better, Table};
 use crate::session::Session;
 
-const ROUNDS: u32 = 21;
+const ROUNDS: u32 = 15;
 /// Measurements of each branch in a round; the fastest counts.
 const MEASUREMENTS: u32 = 5;
 

@@ -15,7 +15,7 @@ use netagent_tests::stack::Stack;
 use netagent_tests::tap::Header;
 use netagent_tests::world::{UPLINK, World, server_v4};
 
-const ROUNDS: u32 = 7;
+const ROUNDS: u32 = 3;
 /// Datagrams a second in each direction.
 const RATE: u32 = 5_000;
 /// Before the agent ends, after it has ended, and after another one serves.
