@@ -25,7 +25,7 @@ const SIZES: [usize; 5] = [1, 10, 100, 1_000, 4_096];
 /// Those of a first impression.
 const QUICK: usize = 3;
 /// Rounds.
-const ROUNDS: u32 = 5;
+const ROUNDS: u32 = 3;
 /// Virtual machines that are added one by one at each size, at most.
 const SINGLE: usize = 10;
 /// Virtual machines that send, where frames are spread, at most.
