@@ -67,7 +67,7 @@ pub fn run(session: &mut Session) {
             let found = in_turn(&mut ways, |way| way.open(count / SLICES));
             for (way, cost) in ways.iter().zip(found) {
                 costs.add(way.variant.kind.name(), cost);
-                refused = refused.max(way.refused);
+                refused = refused.max(way.refused.min(count.into()));
             }
             bar.inc(1);
         }

@@ -15,8 +15,8 @@ use nix::libc;
 use nix::sched::{CloneFlags, setns};
 
 pub use bpf::{
-    Instruction, attach_tcx_egress, attach_tcx_ingress, attach_xdp, count_tcx_egress, device_map,
-    load_classifier, load_xdp, returns, time_program,
+    Instruction, attach_tcx_egress, attach_tcx_ingress, attach_xdp, device_map, load_classifier,
+    load_xdp, returns, time_program,
 };
 
 /// Makes the command start in another network namespace.

@@ -149,9 +149,6 @@ fn load_program(kind: u32, instructions: &[Instruction]) -> io::Result<OwnedFd> 
     bpf(BPF_PROG_LOAD, &attributes)
 }
 
-/// What leaves by an interface, to tcx.
-const BPF_TCX_EGRESS: u32 = 47;
-
 /// Attaches a tc program to what arrives on an interface of the calling thread's namespace, by tcx.
 ///
 /// # Errors
@@ -166,40 +163,8 @@ pub fn attach_tcx_ingress(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd
 /// # Errors
 /// What the kernel says.
 pub fn attach_tcx_egress(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
+    const BPF_TCX_EGRESS: u32 = 47;
     attach(program, ifindex, BPF_TCX_EGRESS)
-}
-
-/// The part of `union bpf_attr` that BPF_PROG_QUERY reads and writes here.
-#[repr(C)]
-#[derive(Default)]
-struct QueryPrograms {
-    target: u32,
-    attach_type: u32,
-    query_flags: u32,
-    attach_flags: u32,
-    programs: u64,
-    count: u32,
-    padding: u32,
-    rest: [u64; 4],
-}
-
-/// Number of programs that tcx runs on what leaves by an interface of the calling thread's namespace.
-///
-/// # Errors
-/// What the kernel says.
-pub fn count_tcx_egress(ifindex: u32) -> io::Result<u32> {
-    const BPF_PROG_QUERY: c_int = 16;
-    let mut attributes = QueryPrograms {
-        target: ifindex,
-        attach_type: BPF_TCX_EGRESS,
-        ..QueryPrograms::default()
-    };
-    let (address, size) = (&raw mut attributes, size_of::<QueryPrograms>());
-    // SAFETY: the kernel reads and writes at most the stated size at `attributes`; there is no room for identifiers,
-    // so it writes their number alone.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, address, size) };
-    check(c_int::try_from(result).expect("0 or -1"))?;
-    Ok(attributes.count)
 }
 
 /// Attaches an XDP program to an interface of the calling thread's namespace.
