@@ -103,14 +103,7 @@ pub fn open(host: &Host, course: Course, count: usize) -> Vec<Flow> {
             Course::Both => index % 2 == 0,
             Course::In => return flow((client, server), patience),
         };
-        let peer = server.peer_addr().expect("it is connected");
-        let name = host.way.name();
-        assert_eq!(peer.ip(), host.seen_as(), "{name}: source");
-        if is_up {
-            flow((client, server), patience)
-        } else {
-            flow((server, client), patience)
-        }
+        directed((client, server), (host.seen_as(), is_up), patience)
     };
     pairs.into_iter().enumerate().map(of).collect()
 }
@@ -136,13 +129,21 @@ pub struct Ends<'a> {
 pub fn connection(ends: Ends<'_>, is_up: bool) -> Flow {
     let address = SocketAddr::new(ends.address.into(), PORT);
     let mut pairs = pairs(ends.client, (ends.server, PORT), (address, 1));
-    let (client, server) = pairs.remove(0);
+    directed(pairs.remove(0), (ends.seen_as, is_up), SOON)
+}
+
+/// A connection of a client that the server sees as it should; data goes up from the client, or else down.
+fn directed(
+    (client, server): (TcpStream, TcpStream),
+    (seen_as, is_up): (Ipv4Addr, bool),
+    patience: Duration,
+) -> Flow {
     let peer = server.peer_addr().expect("it is connected");
-    assert_eq!(peer.ip(), ends.seen_as, "source");
+    assert_eq!(peer.ip(), seen_as, "source");
     if is_up {
-        flow((client, server), SOON)
+        flow((client, server), patience)
     } else {
-        flow((server, client), SOON)
+        flow((server, client), patience)
     }
 }
 

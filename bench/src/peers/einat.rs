@@ -3,12 +3,12 @@
 use std::fs::{self, File};
 use std::process::{Child, Stdio};
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use tempfile::TempDir;
 
 use netagent_tests::agent::START_LIMIT;
 use netagent_tests::deadline::{Deadline, wait_for};
 use netagent_tests::netns::NetNs;
-use netagent_tests::sys;
 use netagent_tests::world::{UPLINK, World};
 
 /// What a reader of its figures has to know.
@@ -66,10 +66,9 @@ impl Einat {
 
     /// Where it cannot load its programs it says so, and goes on running.
     fn attached(&mut self, host: &NetNs) -> Result<(), String> {
-        let uplink = host.ifindex(UPLINK);
         let deadline = Deadline::after(START_LIMIT);
         wait_for("einat attaches or is out of time", 2 * START_LIMIT, || {
-            if is_attached(host, uplink) {
+            if is_attached(host) {
                 return Some(Ok(()));
             }
             let has_ended = self.process.try_wait().expect("a child of ours").is_some();
@@ -96,10 +95,11 @@ impl Drop for Einat {
 }
 
 /// Whether its second program is there: by tcx, or by a filter, as builds without aya attach it.
-fn is_attached(host: &NetNs, uplink: u32) -> bool {
-    let count = host.run(|| sys::count_tcx_egress(uplink));
+fn is_attached(host: &NetNs) -> bool {
+    let programs = host.run(|| SchedClassifier::query_tcx(UPLINK, TcAttachType::Egress));
+    let (_, programs) = programs.expect("this kernel has tcx");
     let filters = || host.try_shell(&format!("tc filter show dev {UPLINK} egress"));
-    count.expect("this kernel has tcx") > 0 || !filters().stdout.is_empty()
+    !programs.is_empty() || !filters().stdout.is_empty()
 }
 
 /// Why it does not run here, where it does not.
