@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::figures::Figures;
-use crate::guest::bulk::{Carried, Course, Load, carry, open};
+use crate::guest::bulk::{Carried, Course, Load, carry, carry_on, note_again, open};
 use crate::guest::host::{Host, Setting};
 use crate::guest::machine::Offloads;
 use crate::guest::way::Way;
@@ -60,8 +60,6 @@ impl Contestant {
 /// Those of a first impression.
 const QUICK_WAYS: [Way; 3] = [Way::Netagent, Way::Nft, Way::Passt];
 const ROUNDS: u32 = 7;
-/// How often a row of a way is measured where nothing arrives.
-const TRIES: u32 = 3;
 /// Part of nft's throughput that is netagent's at least.
 const GOAL: f64 = 0.97;
 
@@ -220,33 +218,21 @@ fn can(way: Way, course: Course) -> bool {
     way != Way::Passt || course != Course::In
 }
 
-/// Every way hands over what was sent, but for passt, which is known to lose the end of a connection. A connection may
-/// wait for a lost segment all the time that is measured: then it is measured again, which is counted, and by the third
-/// time it stands still.
+/// Every way hands over what was sent, but for passt, which is known to lose the end of a connection, and to stand still.
 fn carried(host: &Host, row: Row, (load, workers): (Load, &Workers)) -> (Carried, u32) {
-    let name = host.way.name();
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let flows = open(host, row.course, row.flows);
-        let found = carry(flows, load, workers);
-        assert!(
-            found.is_whole || host.way == Way::Passt,
-            "{name} lost bytes: {}",
-            row.id()
-        );
-        if found.bits > 0.0 || host.way == Way::Passt {
-            return (found, tries - 1);
-        }
-        assert!(tries < TRIES, "{name} stood still: {}", row.id());
+    let flows = || open(host, row.course, row.flows);
+    if host.way == Way::Passt {
+        return (carry(flows(), load, workers), 0);
     }
+    let (found, again) = carry_on(flows, load, workers);
+    let name = host.way.name();
+    assert!(found.is_whole, "{name} lost bytes: {}", row.id());
+    (found, again)
 }
 
 fn explain(table: &mut Table, row: Row, (missing, (short, stalls)): (&[Way], (u32, u32))) {
     table.note("One simulated VMM for all ways, on one core; the programs of both ends on the other. Samples of the data are compared, and all of it is counted.");
-    if stalls > 0 {
-        table.note(format!("{stalls} times in all tables nothing arrived in a whole window, which was measured again"));
-    }
+    note_again(table, stalls);
     for way in missing {
         table.add(way.name(), &Figures::default());
         table.note(format!("{}: not installed here", way.name()));
