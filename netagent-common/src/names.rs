@@ -2,7 +2,7 @@
 
 /// Layout of every map and the meaning of every value. It names the pin directory, `<bpf-dir>/v6`, and
 /// stands in every interface record: a program drops what it does not understand.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Program on everything that a guest sends.
 pub const FROM_VM: &str = "from_vm";
@@ -99,6 +99,8 @@ pub mod map {
     pub const MAPPINGS_V4: &str = "MAPPINGS_V4";
     /// As [`MAPPINGS_V4`], for IPv6.
     pub const MAPPINGS_V6: &str = "MAPPINGS_V6";
+    /// Array by [`crate::nat::filter_place`]: how many entries of mappings, of both families, have their place there.
+    pub const MAPPING_FILTER: &str = "MAPPING_FILTER";
     /// Array by [`crate::nat::fill`]: entries of tables of the host.
     pub const FILL: &str = "FILL";
     /// Per-CPU array, one [`crate::flow::Flow`] of IPv6: where a flow is made for which the stack has no room.
@@ -138,7 +140,7 @@ pub mod map {
     pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
 
     /// All of them.
-    pub const ALL: [&str; 44] = [
+    pub const ALL: [&str; 45] = [
         STATE,
         ACTIVE,
         INTERFACES,
@@ -165,6 +167,7 @@ pub mod map {
         REVERSE_V6,
         MAPPINGS_V4,
         MAPPINGS_V6,
+        MAPPING_FILTER,
         FILL,
         SCRATCH,
         DROPS,
@@ -223,8 +226,8 @@ pub mod global {
     pub const SKB_NETWORK_HEADER: &str = "SKB_NETWORK_HEADER";
 }
 
-/// Pin of a map: `<bpf-dir>/v6/<map>`; of a program: `<bpf-dir>/v6/programs/<program>`; of a tcx link:
-/// `<bpf-dir>/v6/links/<link>`. This is the sub-directory of programs.
+/// Pin of a map: `<bpf-dir>/v7/<map>`; of a program: `<bpf-dir>/v7/programs/<program>`; of a tcx link:
+/// `<bpf-dir>/v7/links/<link>`. This is the sub-directory of programs.
 pub const PROGRAMS_DIR: &str = "programs";
 /// Name of the pin of the link that keeps [`DROP_ALL`] on the idle device.
 pub const IDLE_DROP_ALL: &str = "idle-drop_all";

@@ -64,6 +64,17 @@ wire! {
 /// Stands for the instance in the key of the entry that says whose a port is.
 pub const ANY_INSTANCE: u32 = u32::MAX;
 
+/// Places of the filter that is asked before the mappings: it is small enough to stay in the caches, where a table of all
+/// mappings is cold memory to nearly every new flow.
+pub const FILTER_PLACES: u32 = 8_192;
+
+/// The place in that filter of a mapping's entry, by two parts of its key: ports beside each other have places beside each
+/// other, and those of several instances lie apart. Where nothing is counted in it, there is no such entry.
+#[must_use]
+pub const fn filter_place(instance: u32, port: [u8; 2]) -> u32 {
+    (u16::from_be_bytes(port) as u32 ^ spread(instance)) % FILTER_PLACES
+}
+
 wire! {
     /// An endpoint-independent mapping: both entries hold the same.
     pub struct Mapping<A> = 20 or 32 bytes {
@@ -180,8 +191,7 @@ impl Window {
         Self {
             first,
             count,
-            // The golden ratio: multiples of it, taken as parts of a whole, spread evenly.
-            start: part_of(instance.wrapping_mul(0x9e37_79b1), count),
+            start: part_of(spread(instance), count),
             len: if len == 0 { 1 } else { len },
         }
     }
@@ -211,6 +221,11 @@ impl Window {
         let place = rest(self.start as u32 + in_window, self.count as u32);
         self.first + place as u16
     }
+}
+
+/// Multiples of the golden ratio: taken as parts of a whole, they spread evenly.
+const fn spread(number: u32) -> u32 {
+    number.wrapping_mul(0x9e37_79b1)
 }
 
 /// Numbers close to each other become numbers far apart.
@@ -292,6 +307,20 @@ mod tests {
             .map(|seed| window.candidate(seed.wrapping_mul(0x9e37_79b1), 0))
             .collect();
         assert_eq!(found, all(window));
+    }
+
+    #[test]
+    fn ports_beside_each_other_have_places_of_their_own_in_the_filter() {
+        for instance in [0, 1, 2, ANY_INSTANCE] {
+            let of_all: BTreeSet<u32> = (0..FILTER_PLACES)
+                .map(|port| filter_place(instance, (20_000 + port as u16).to_be_bytes()))
+                .collect();
+            assert_eq!(of_all, (0..FILTER_PLACES).collect::<BTreeSet<u32>>());
+        }
+        let of_instances: BTreeSet<u32> = (0..FILTER_PLACES)
+            .map(|instance| filter_place(instance, [0, 53]))
+            .collect();
+        assert_eq!(of_instances.len() as u32, FILTER_PLACES);
     }
 
     proptest! {

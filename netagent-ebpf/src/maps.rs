@@ -25,7 +25,9 @@ use netagent_common::limit::{
     DROPS_MAX, FLOWS_MAX, FLOWS_PER_MAPPING, FRAGMENTS_MAX, POLICIES_MAX, ROUTES_MAX, Used,
 };
 use netagent_common::names::ABI_VERSION;
-use netagent_common::nat::{Holdings, Mapping, MappingKey, Reverse, ReverseKey, fill};
+use netagent_common::nat::{
+    FILTER_PLACES, Holdings, Mapping, MappingKey, Reverse, ReverseKey, fill,
+};
 use netagent_common::policy::{PolicyId, Route, policy_flag};
 use netagent_common::publish::{
     EXPOSED_MAX, ExposedKey, HOST_PORTS_MAX, HostPortKey, LED_SOCKETS_MAX, Led, LedKey,
@@ -112,6 +114,8 @@ static REVERSE_V6: Reverses<[u8; 16]> = Reverses::new();
 static MAPPINGS_V4: Mappings<[u8; 4]> = Mappings::new();
 #[btf_map]
 static MAPPINGS_V6: Mappings<[u8; 16]> = Mappings::new();
+#[btf_map]
+static MAPPING_FILTER: Array<u64, { FILTER_PLACES as usize }> = Array::new();
 #[btf_map]
 static FILL: Array<u64, { fill::COUNT as usize }> = Array::new();
 #[btf_map]

@@ -17,12 +17,13 @@ struct Search<'a, A> {
     skb: Skb,
     flow: &'a FlowKey<A>,
     nat_address: &'a A,
-    /// When the oldest closing flow of the same instance among those tried was last heard of.
-    closing_ns: u64,
     seed: u32,
     /// One of the constants below and a port, or 0 while no port was free. Whole words, of which the verifier can
     /// forget what it knows.
     outcome: u64,
+    /// When the oldest closing flow of the same instance among those tried was last heard of. It stands between two words
+    /// that start as 0: side by side, these would be cleared by a call, byte by byte.
+    closing_ns: u64,
     /// The port of that flow, or 0.
     closing: u64,
 }
@@ -76,9 +77,9 @@ fn search<A: Family>(skb: Skb, key: &FlowKey<A>, nat_address: &A) -> u32 {
         skb,
         flow: key,
         nat_address,
-        closing_ns: u64::MAX,
         seed: kernel::random(),
         outcome: 0,
+        closing_ns: u64::MAX,
         closing: 0,
     };
     search.forget();

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netagent_common::drop::DropReason;
 use netagent_common::names::{COLLECT_FLOWS, COLLECT_ORPHANS, FROM_VM, map};
-use netagent_common::nat::{EIM_PORTS, Mapping, MappingKey, Reverse, ReverseKey};
+use netagent_common::nat::{
+    EIM_PORTS, FILTER_PLACES, Mapping, MappingKey, Reverse, ReverseKey, filter_place,
+};
 use netagent_common::timeouts::Timeouts;
 use netagent_common::vm::Interface;
 use netagent_tests::packet::{Packet, Segment, tcp, udp};
@@ -34,6 +36,7 @@ fn send(scene: &mut Scene, context: Context, from: u16, to_remote: (IpAddr, u16)
     (outcome.verdict == verdict::REDIRECT).then(|| Packet::parse(&outcome.bytes).unwrap().ports.0)
 }
 
+/// Entries of mappings, each of which the filter knows of, and of nothing else.
 fn mappings(scene: &mut Scene) -> usize {
     let v4 = scene
         .datapath
@@ -41,6 +44,20 @@ fn mappings(scene: &mut Scene) -> usize {
     let v6 = scene
         .datapath
         .entries::<MappingKey<[u8; 16]>, Mapping<[u8; 16]>>(map::MAPPINGS_V6);
+    let mut counts = vec![0; FILTER_PLACES as usize];
+    let places = v4
+        .iter()
+        .map(|(key, _)| filter_place(key.instance, key.port))
+        .chain(
+            v6.iter()
+                .map(|(key, _)| filter_place(key.instance, key.port)),
+        );
+    for place in places {
+        counts[place as usize] += 1;
+    }
+    let filter = scene.datapath.array::<u64>(map::MAPPING_FILTER);
+    let filter: Vec<u64> = filter.iter().map(|count| count.expect("a count")).collect();
+    assert_eq!(filter, counts, "the filter counts what is there");
     v4.len() + v6.len()
 }
 

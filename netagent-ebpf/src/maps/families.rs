@@ -11,18 +11,18 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use netagent_common::flow::{Flow, FlowKey, FlowState, Opener};
 use netagent_common::fragment::{First, FragmentKey};
 use netagent_common::learned::{Learned, LearnedKey};
-use netagent_common::nat::{Mapping, MappingKey, Reverse, ReverseKey, fill};
+use netagent_common::nat::{Mapping, MappingKey, Reverse, ReverseKey, fill, filter_place};
 use netagent_common::policy::{PolicyId, Route, Verdict};
 use netagent_common::services::{Asked, SERVERS};
 use netagent_common::vm::Client;
 
-use crate::kernel::compare_exchange;
+use crate::kernel::{atomic_add, compare_exchange};
 use crate::maps::{
     ASKED_V4, ASKED_V6, AskedServers, CLIENTS_V4, CLIENTS_V6, Clients, FLOWS_V4, FLOWS_V6,
     FRAGMENTS_V4, FRAGMENTS_V6, Flows, Fragments, GUESTS_V4, GUESTS_V6, Guests, LEARNED_V4,
-    LEARNED_V6, LearnedAddresses, MAPPINGS_V4, MAPPINGS_V6, Mappings, POLICIES_V4, POLICIES_V6,
-    PUBLISHED_V4, PUBLISHED_V6, Policies, PublishedPorts, REVERSE_V4, REVERSE_V6, ROUTES_V4,
-    ROUTES_V6, Reverses, Routes, SENDERS_V4, SENDERS_V6, Senders,
+    LEARNED_V6, LearnedAddresses, MAPPING_FILTER, MAPPINGS_V4, MAPPINGS_V6, Mappings, POLICIES_V4,
+    POLICIES_V6, PUBLISHED_V4, PUBLISHED_V6, Policies, PublishedPorts, REVERSE_V4, REVERSE_V6,
+    ROUTES_V4, ROUTES_V6, Reverses, Routes, SENDERS_V4, SENDERS_V6, Senders,
 };
 
 /// The maps of one address family.
@@ -369,6 +369,9 @@ pub fn remove_reverse<A: FamilyMaps>(key: &ReverseKey<A>) -> bool {
 /// An endpoint-independent mapping, by either of its keys, to be read and used anew.
 #[inline(always)]
 pub fn mapping<A: FamilyMaps>(key: &MappingKey<A>) -> Option<&'static mut Mapping<A>> {
+    if !may_be_mapped(key) {
+        return None;
+    }
     let mapping = A::mapping_map().get_ptr_mut(key)?;
     // SAFETY: the element stays readable and writable until the program ends (RCU). Only its time is changed, whole.
     Some(unsafe { &mut *mapping })
@@ -380,15 +383,43 @@ pub fn insert_mapping<A: FamilyMaps>(
     key: &MappingKey<A>,
     mapping: &Mapping<A>,
 ) -> Result<(), InsertError> {
-    A::mapping_map()
+    // Before it is there: the filter may count one that is not there, and never lacks one that is.
+    count_in_filter(key, 1);
+    let inserted = A::mapping_map()
         .insert(key, mapping, aya_ebpf::bindings::BPF_NOEXIST.into())
-        .map_err(insert_error)
+        .map_err(insert_error);
+    if inserted.is_err() {
+        count_in_filter(key, u64::MAX);
+    }
+    inserted
 }
 
 /// Removes an entry of a mapping; false where it was gone already.
 #[inline(always)]
 pub fn remove_mapping<A: FamilyMaps>(key: &MappingKey<A>) -> bool {
-    A::mapping_map().remove(key).is_ok()
+    let is_removed = A::mapping_map().remove(key).is_ok();
+    if is_removed {
+        count_in_filter(key, u64::MAX);
+    }
+    is_removed
+}
+
+/// Whether the filter leaves it open that an entry with this key is there.
+#[inline(always)]
+fn may_be_mapped<A>(key: &MappingKey<A>) -> bool {
+    MAPPING_FILTER
+        .get_ptr(filter_place(key.instance, key.port))
+        // SAFETY: an array element lives as long as the map, and an aligned word is read whole.
+        .is_none_or(|count| unsafe { count.read_volatile() } != 0)
+}
+
+/// Counts an entry, or with `u64::MAX`, one less.
+#[inline(always)]
+fn count_in_filter<A>(key: &MappingKey<A>, change: u64) {
+    if let Some(count) = MAPPING_FILTER.get_ptr_mut(filter_place(key.instance, key.port)) {
+        // SAFETY: an array element lives as long as the map; it is only ever changed by atomic additions.
+        unsafe { atomic_add(count, change) };
+    }
 }
 
 /// The route to an address.
