@@ -21,7 +21,7 @@ const FRAMES: u32 = 100_000;
 /// Frames before it.
 const WARM_UP: u32 = 50_000;
 /// Rounds of a full run.
-const ROUNDS: u32 = 7;
+const ROUNDS: u32 = 5;
 /// The same where each has namespaces of its own.
 const FRESH_ROUNDS: u32 = 3;
 /// What is left of the rate of established flows with the longest list, and of that of new ones.
