@@ -209,6 +209,10 @@ fn measure(row: &Row, ways: &[Variant], costs: &mut Costs) {
     for (variant, load) in &mut ready {
         load.warm_up(variant, warm_up);
     }
+    // The others were warmed up meanwhile.
+    for (variant, load) in &mut ready {
+        load.touch(variant);
+    }
     let frames = row.frames / SLICES;
     let found = in_turn(&mut ready, |(variant, load)| load.measure(variant, frames));
     for ((variant, _), cost) in ready.iter().zip(found) {

@@ -23,6 +23,12 @@ impl Load {
         self.write(variant, count.max(self.flows()));
     }
 
+    /// Writes a frame of every flow, so that what a way does once in some seconds weighs as much as in traffic that goes
+    /// on.
+    pub fn touch(&mut self, variant: &Variant) {
+        self.write(variant, self.flows());
+    }
+
     /// Writes `count` frames from core 0, and says what each took.
     ///
     /// # Panics
