@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::figures::Figures;
-use crate::guest::bulk::{Load, carry_on, connection, note_again};
+use crate::guest::bulk::{self, Carried, Load, carry, connection, in_turn};
 use crate::guest::pair::{Pair, Relation};
 use crate::guest::way::Way;
 use crate::report::{Better, Table};
@@ -16,8 +16,8 @@ const GOAL: f64 = 0.97;
 /// No frame carries more.
 const FRAME: f64 = 65_536.0;
 const LOAD: Load = Load {
-    warm_up: Duration::from_millis(100),
-    window: Duration::from_millis(500),
+    warm_up: Duration::from_millis(40),
+    window: Duration::from_millis(110),
     pace: None,
 };
 
@@ -65,20 +65,20 @@ pub fn run(session: &mut Session) {
         let none = pairs(row).iter().map(|pair| (pair.way, Figures::default()));
         none.collect::<Vec<_>>()
     });
-    let mut stalls = 0;
     for _ in 0..rounds {
         for (row, found) in ROWS.iter().zip(&mut found) {
-            for (pair, (_, figures)) in pairs(row).iter().zip(found) {
-                let (gigabits, again) = measure(pair, row);
-                figures.add(gigabits);
-                stalls += again;
+            let carried = in_turn(pairs(row), |pair| measure(pair, row));
+            for (carried, (way, figures)) in carried.into_iter().zip(found) {
+                let name = way.name();
+                assert!(carried.bits > 0.0, "{name} stood still: {}", row.id);
+                figures.add(carried.rate() / 1e9);
             }
         }
         bar.inc(1);
     }
     bar.finish_and_clear();
     for (row, found) in ROWS.iter().zip(&found) {
-        report(session, row, (found, stalls));
+        report(session, row, found);
     }
 }
 
@@ -87,24 +87,24 @@ fn prepare(relation: Relation) -> Vec<Pair> {
     ways.map(|way| Pair::prepare(relation, *way)).collect()
 }
 
-/// Gbit/s of a pair, and how often that was measured again.
-fn measure(pair: &Pair, row: &Row) -> (f64, u32) {
+/// What a new connection of a pair carries.
+fn measure(pair: &Pair, row: &Row) -> Carried {
     let before = pair.through_relay();
-    let flow = || vec![connection(pair.ends(), row.is_up)];
-    let (carried, again) = carry_on(flow, LOAD, &pair.workers());
+    let flow = connection(pair.ends(), row.is_up);
+    let carried = carry(vec![flow], LOAD, &pair.workers());
     let (name, after) = (pair.way.name(), pair.through_relay());
-    assert!(carried.is_whole, "{name} lost bytes: {}", row.id);
+    assert_eq!(carried.broken, 0, "{name} lost bytes: {}", row.id);
     if pair.relation == Relation::Relayed {
-        let frames = carried.bits / 8.0 * LOAD.window.as_secs_f64() / FRAME;
+        let frames = carried.bits / 8.0 / FRAME;
         for (before, after) in [(before.0, after.0), (before.1, after.1)] {
             let through = (after - before) as f64;
             assert!(through > frames, "{name} went past the relay: {}", row.id);
         }
     }
-    (carried.bits / 1e9, again)
+    carried
 }
 
-fn report(session: &mut Session, row: &Row, (found, stalls): (&[(Way, Figures)], u32)) {
+fn report(session: &mut Session, row: &Row, found: &[(Way, Figures)]) {
     let mut table = Table::new(row.id, row.title, ("Gbit/s", Better::Higher));
     for (way, figures) in found {
         table.add(way.name(), figures);
@@ -115,7 +115,7 @@ fn report(session: &mut Session, row: &Row, (found, stalls): (&[(Way, Figures)],
         table.note(format!("{}: not installed here", way.name()));
     }
     table.note("One simulated VMM for all ways, both guests' on one core; the programs of both ends on the other. Samples of the data are compared, and all of it is counted.");
-    note_again(&mut table, stalls);
+    table.note(bulk::NOTE);
     table.note(match row.relation {
         Relation::Neighbours => "Nobody translates addresses here. nft and iptables: a filter that lets the first guest open connections to the other, established ones first. tcx redirect, kernel route and linux bridge filter nothing.",
         Relation::Relayed => "The relay is a guest that forwards. nft, iptables and kernel route: rules of policy routing to it and back; what goes between client and relay is not tracked, or nobody would translate it later. kernel route: no NAT and no filter.",

@@ -6,11 +6,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::figures::Figures;
-use crate::guest::bulk::{Carried, Course, Load, carry, carry_on, note_again, open};
+use crate::guest::bulk::{self, Carried, Course, Load, carry, in_turn, open};
 use crate::guest::host::{Host, Setting};
 use crate::guest::machine::Offloads;
 use crate::guest::way::Way;
-use crate::guest::work::Workers;
 use crate::report::{Better, Table};
 use crate::session::Session;
 
@@ -42,6 +41,18 @@ impl Contestant {
         }
     }
 
+    /// A host of its own.
+    fn prepare(self, offloads: Offloads) -> Host {
+        let host = Host::prepare(self.way, &self.setting(offloads));
+        if self.way == Way::Passt {
+            // Its first connections stand still for a while; what comes later is what its users have.
+            for course in [Course::Up, Course::Down] {
+                let Carried { .. } = carry(open(&host, course, 1), FIRST, &host.workers());
+            }
+        }
+        host
+    }
+
     fn setting(self, offloads: Offloads) -> Setting {
         let mut setting = Setting::with(offloads);
         if self.has_policy {
@@ -60,6 +71,16 @@ impl Contestant {
 /// Those of a first impression.
 const QUICK_WAYS: [Way; 3] = [Way::Netagent, Way::Nft, Way::Passt];
 const ROUNDS: u32 = 7;
+const LOAD: Load = Load {
+    warm_up: Duration::from_millis(40),
+    window: Duration::from_millis(50),
+    pace: None,
+};
+/// The same for the first connections of a host.
+const FIRST: Load = Load {
+    window: Duration::from_millis(300),
+    ..LOAD
+};
 /// Part of nft's throughput that is netagent's at least.
 const GOAL: f64 = 0.97;
 
@@ -138,23 +159,25 @@ pub fn run(session: &mut Session) {
         });
     }
     let (rows, rounds) = (rows(is_quick), session.rounds(ROUNDS));
-    let load = Load {
-        warm_up: Duration::from_millis(100),
-        window: Duration::from_millis(250),
-        pace: None,
-    };
-    let bar = session.bar("throughput", rounds * ways.len() as u32);
+    let bar = session.bar("throughput", rounds * rows.len() as u32);
     let mut figures: BTreeMap<(usize, usize), Figures> = BTreeMap::new();
-    let (mut short, mut stalls) = (0, 0);
+    let mut broken = 0;
     for _ in 0..rounds {
-        for (number, way) in ways.iter().enumerate() {
-            for (index, carried, again) in measure(*way, &rows, load) {
-                stalls += again;
-                let gigabits = carried.bits / 1e9;
-                figures.entry((index, number)).or_default().add(gigabits);
-                short += u32::from(!carried.is_whole);
+        for offloads in [Offloads::On, Offloads::Off] {
+            let wanted = |(_, row): &(usize, &Row)| row.offloads == offloads;
+            if !rows.iter().enumerate().any(|row| wanted(&row)) {
+                continue;
             }
-            bar.inc(1);
+            let hosts: Vec<Host> = ways.iter().map(|way| way.prepare(offloads)).collect();
+            for (index, row) in rows.iter().enumerate().filter(wanted) {
+                let carried = measure(&hosts, *row);
+                for (number, carried) in carried {
+                    broken += carried.broken;
+                    let gigabits = carried.rate() / 1e9;
+                    figures.entry((index, number)).or_default().add(gigabits);
+                }
+                bar.inc(1);
+            }
         }
     }
     bar.finish_and_clear();
@@ -170,7 +193,7 @@ pub fn run(session: &mut Session) {
                 table.add(way.name(), figures);
             }
         }
-        explain(&mut table, *row, (&missing, (short, stalls)));
+        explain(&mut table, *row, (&missing, broken));
         session.add(table);
     }
     for row in rows.iter().filter(|row| is_goal(**row)) {
@@ -185,32 +208,26 @@ fn is_goal(row: Row) -> bool {
     row.offloads == Offloads::On && matches!(row.course, Course::Up | Course::Down)
 }
 
-/// Measures every row of one way: hosts with and without offloads one after the other.
-fn measure(contestant: Contestant, rows: &[Row], load: Load) -> Vec<(usize, Carried, u32)> {
-    let (mut found, way) = (Vec::new(), contestant.way);
-    for offloads in [Offloads::On, Offloads::Off] {
-        let mut wanted = rows
-            .iter()
-            .enumerate()
-            .filter(|(_, row)| row.offloads == offloads)
-            .peekable();
-        if wanted.peek().is_none() {
-            continue;
-        }
-        let host = Host::prepare(way, &contestant.setting(offloads));
-        let workers = host.workers();
-        if way == Way::Passt {
-            // Its first connections stand still for a while; what comes later is what its users have.
-            for course in [Course::Up, Course::Down] {
-                let Carried { .. } = carry(open(&host, course, 1), load, &workers);
-            }
-        }
-        for (index, row) in wanted.filter(|(_, row)| can(way, row.course)) {
-            let (carried, again) = carried(&host, *row, (load, &workers));
-            found.push((index, carried, again));
-        }
-    }
-    found
+/// What every host carries of a row, beside the place of the host.
+fn measure(hosts: &[Host], row: Row) -> Vec<(usize, Carried)> {
+    let able: Vec<(usize, &Host)> = hosts
+        .iter()
+        .enumerate()
+        .filter(|(_, host)| can(host.way, row.course))
+        .collect();
+    let carried = in_turn(&able, |(_, host)| carried(host, row));
+    able.iter()
+        .zip(carried)
+        .map(|((number, host), carried)| {
+            let (is_moving, name) = (carried.bits > 0.0, host.way.name());
+            assert!(
+                is_moving || host.way == Way::Passt,
+                "{name} stood still: {}",
+                row.id()
+            );
+            (*number, carried)
+        })
+        .collect()
 }
 
 /// Debian's passt ends at the first connection from outside on current kernels.
@@ -219,20 +236,20 @@ fn can(way: Way, course: Course) -> bool {
 }
 
 /// Every way hands over what was sent, but for passt, which is known to lose the end of a connection, and to stand still.
-fn carried(host: &Host, row: Row, (load, workers): (Load, &Workers)) -> (Carried, u32) {
-    let flows = || open(host, row.course, row.flows);
-    if host.way == Way::Passt {
-        return (carry(flows(), load, workers), 0);
-    }
-    let (found, again) = carry_on(flows, load, workers);
+fn carried(host: &Host, row: Row) -> Carried {
+    let found = carry(open(host, row.course, row.flows), LOAD, &host.workers());
     let name = host.way.name();
-    assert!(found.is_whole, "{name} lost bytes: {}", row.id());
-    (found, again)
+    assert!(
+        found.broken == 0 || host.way == Way::Passt,
+        "{name} lost bytes: {}",
+        row.id()
+    );
+    found
 }
 
-fn explain(table: &mut Table, row: Row, (missing, (short, stalls)): (&[Way], (u32, u32))) {
+fn explain(table: &mut Table, row: Row, (missing, broken): (&[Way], u32)) {
     table.note("One simulated VMM for all ways, on one core; the programs of both ends on the other. Samples of the data are compared, and all of it is counted.");
-    note_again(table, stalls);
+    table.note(bulk::NOTE);
     for way in missing {
         table.add(way.name(), &Figures::default());
         table.note(format!("{}: not installed here", way.name()));
@@ -244,7 +261,7 @@ fn explain(table: &mut Table, row: Row, (missing, (short, stalls)): (&[Way], (u3
         );
     } else if row.offloads == Offloads::On {
         table.note(format!(
-            "passt: {short} transfers of all tables stood still before their end."
+            "passt: {broken} transfers of all tables stood still before their end."
         ));
         table.note("passt: an MTU of 65,520 bytes, as it advises; frames on a stream socket, without virtio headers.");
     }

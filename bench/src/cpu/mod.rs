@@ -6,7 +6,7 @@ mod host;
 use std::time::Duration;
 
 use crate::figures::Figures;
-use crate::guest::bulk::{Carried, Course, Load, carry, open};
+use crate::guest::bulk::{self, Carried, Course, Load, carry, in_turn, open};
 use crate::guest::host::{Host, Setting};
 use crate::guest::machine::Offloads;
 use crate::guest::way::Way;
@@ -29,6 +29,11 @@ const TABLES: [(Offloads, Course); 4] = [
 ];
 /// netagent's most beside nft, both ends included.
 const MOST: f64 = 1.0;
+const LOAD: Load = Load {
+    warm_up: Duration::from_millis(100),
+    window: Duration::from_millis(150),
+    pace: Some(PACE),
+};
 
 /// Measures every way in turn, each round in new namespaces.
 pub fn run(session: &mut Session) {
@@ -36,13 +41,21 @@ pub fn run(session: &mut Session) {
     let rounds = session.rounds(ROUNDS);
     let (ways, missing): (Vec<Way>, Vec<Way>) = WAYS.iter().partition(|way| way.is_here());
     let mut found: Vec<[Vec<Carried>; 4]> = ways.iter().map(|_| Default::default()).collect();
-    let bar = session.bar("processor time", rounds * ways.len() as u32);
+    let bar = session.bar("processor time", rounds * TABLES.len() as u32);
     for _ in 0..rounds {
-        for (way, found) in ways.iter().zip(&mut found) {
-            for (found, carried) in found.iter_mut().zip(measure(*way)) {
-                found.push(carried);
+        for offloads in [Offloads::On, Offloads::Off] {
+            let prepare = |way: &Way| Host::prepare(*way, &Setting::with(offloads));
+            let hosts: Vec<Host> = ways.iter().map(prepare).collect();
+            let tables = TABLES.iter().enumerate();
+            for (index, (_, course)) in tables.filter(|(_, (frames, _))| *frames == offloads) {
+                let carried = in_turn(&hosts, |host| {
+                    carry(open(host, *course, 1), LOAD, &host.workers())
+                });
+                for (carried, found) in carried.into_iter().zip(&mut found) {
+                    found[index].push(carried);
+                }
+                bar.inc(1);
             }
-            bar.inc(1);
         }
     }
     bar.finish_and_clear();
@@ -69,6 +82,7 @@ pub fn run(session: &mut Session) {
             table.add(way.name(), &Figures::default());
             table.note(format!("{}: not installed here", way.name()));
         }
+        table.note(bulk::NOTE);
         table.note("The host's part, with what netagent's or passt's process takes; and the VMM, the stacks and the programs of both ends, which are the same for all ways.");
         session.add(table);
         if let Some((own, nft)) = beside {
@@ -79,35 +93,16 @@ pub fn run(session: &mut Session) {
 }
 
 fn cost(found: &[Carried]) -> Figures {
-    let milliseconds = |carried: &Carried| carried.processor * 1e3;
+    let milliseconds = |carried: &Carried| carried.processor() * 1e3;
     found.iter().map(milliseconds).collect()
 }
 
 /// Says where a way did not carry what was offered.
 fn explain(table: &mut Table, way: Way, found: &[Carried]) {
-    let carried: Figures = found.iter().map(|carried| carried.bits / 8.0).collect();
+    let carried: Figures = found.iter().map(|carried| carried.rate() / 8.0).collect();
     let part = carried.median() / PACE;
     if part < LEAST {
         let name = way.name();
         table.note(format!("{name} carried {:.0} % of it", part * 100.0));
     }
-}
-
-/// In the order of the tables.
-fn measure(way: Way) -> Vec<Carried> {
-    let load = Load {
-        warm_up: Duration::from_millis(400),
-        window: Duration::from_millis(600),
-        pace: Some(PACE),
-    };
-    let of = |wanted: Offloads| {
-        let host = Host::prepare(way, &Setting::with(wanted));
-        let workers = host.workers();
-        let tables = TABLES
-            .iter()
-            .filter(move |(offloads, ..)| *offloads == wanted);
-        let carried = tables.map(|(_, course)| carry(open(&host, *course, 1), load, &workers));
-        carried.collect::<Vec<Carried>>()
-    };
-    [Offloads::On, Offloads::Off].map(of).concat()
 }

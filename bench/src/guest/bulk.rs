@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::AddAssign;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -14,7 +15,6 @@ use super::host::{GUEST_PORT, Host};
 use super::way::Way;
 use super::work::Workers;
 use crate::path::pin_to;
-use crate::report::Table;
 use netagent_tests::deadline::{SOON, now, wait_for};
 use netagent_tests::netns::NetNs;
 
@@ -25,9 +25,11 @@ const PERIOD: usize = 65_521;
 /// Bytes that are compared of what one call received.
 const SAMPLE: usize = 64;
 /// What stands still for so long has ended, where that is known to happen.
-const STALL: Duration = Duration::from_secs(2);
-/// Windows in which nothing arrives, after which a connection stands still.
-const TRIES: u32 = 3;
+const STALL: Duration = Duration::from_millis(500);
+/// Windows of a round.
+const SLICES: u32 = 4;
+/// What a reader of a table has to know.
+pub const NOTE: &str = "a round is four connections one after the other: the ways take turns, connection by connection";
 /// Port of a server.
 const PORT: u16 = 5_001;
 
@@ -76,14 +78,51 @@ pub struct Load {
 }
 
 /// What was carried.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Carried {
-    /// Bits of payload a second.
+    /// Bits of payload.
     pub bits: f64,
-    /// Seconds of processor time that were spent for each Gbit.
-    pub processor: f64,
-    /// Whether everything that was sent arrived in the end.
-    pub is_whole: bool,
+    /// How long it was counted.
+    time: Duration,
+    /// Processor time that was spent meanwhile.
+    spent: Duration,
+    /// Transfers of which not everything that was sent arrived in the end.
+    pub broken: u32,
+}
+
+impl Carried {
+    /// Bits of payload a second.
+    #[must_use]
+    pub fn rate(self) -> f64 {
+        self.bits / self.time.as_secs_f64()
+    }
+
+    /// Seconds of processor time for each Gbit.
+    #[must_use]
+    pub fn processor(self) -> f64 {
+        self.spent.as_secs_f64() / (self.bits / 1e9)
+    }
+}
+
+impl AddAssign for Carried {
+    fn add_assign(&mut self, other: Self) {
+        self.bits += other.bits;
+        self.time += other.time;
+        self.spent += other.spent;
+        self.broken += other.broken;
+    }
+}
+
+/// What every way carries in a round. They take turns, connection by connection: for seconds on end, a machine carries half
+/// as much by any of them as a moment later.
+pub fn in_turn<W>(ways: &[W], measure: impl Fn(&W) -> Carried) -> Vec<Carried> {
+    let mut found = vec![Carried::default(); ways.len()];
+    for _ in 0..SLICES {
+        for (way, found) in ways.iter().zip(&mut found) {
+            *found += measure(way);
+        }
+    }
+    found
 }
 
 /// Opens connections of a guest's.
@@ -209,52 +248,21 @@ pub fn carry(flows: Vec<Flow>, load: Load, workers: &Workers) -> Carried {
         thread::sleep(load.window);
         let bytes = received.load(Ordering::Relaxed) - bytes;
         let spent = workers.spent() - spent;
-        let seconds = started.elapsed().as_secs_f64();
+        let time = started.elapsed();
         is_over.store(true, Ordering::Relaxed);
-        let mut is_whole = true;
+        let mut broken = 0;
         for (sending, receiving) in transfers {
             let sent = sending.join().expect("the sender does not panic");
             let arrived = receiving.join().expect("the receiver does not panic");
-            is_whole &= sent.is_some() && sent == arrived;
+            broken += u32::from(sent.is_none() || sent != arrived);
         }
-        let bits = bytes as f64 * 8.0;
         Carried {
-            bits: bits / seconds,
-            processor: spent.as_secs_f64() / (bits / 1e9),
-            is_whole,
+            bits: bytes as f64 * 8.0,
+            time,
+            spent,
+            broken,
         }
     })
-}
-
-/// As [`carry`], by connections that `open` opens. One may wait for a lost segment all the time that is measured: then it
-/// is measured again with new ones; how often, is said beside what was carried.
-///
-/// # Panics
-/// As [`carry`] does; where nothing arrives by the third time.
-#[must_use]
-pub fn carry_on(open: impl Fn() -> Vec<Flow>, load: Load, workers: &Workers) -> (Carried, u32) {
-    let mut is_whole = true;
-    for again in 0..TRIES {
-        let carried = carry(open(), load, workers);
-        is_whole &= carried.is_whole;
-        if carried.bits > 0.0 {
-            return (
-                Carried {
-                    is_whole,
-                    ..carried
-                },
-                again,
-            );
-        }
-    }
-    panic!("nothing arrived in {TRIES} windows, one after the other");
-}
-
-/// Says how often windows of several tables were measured again.
-pub fn note_again(table: &mut Table, again: u32) {
-    if again > 0 {
-        table.note(format!("{again} times in all tables nothing arrived in a whole window, which was measured again"));
-    }
 }
 
 fn pattern() -> Vec<u8> {
