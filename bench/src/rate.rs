@@ -23,7 +23,7 @@ const MEGABIT: u64 = 1_000_000;
 const RATES: [u64; 3] = [MEGABIT, 50 * MEGABIT, 500 * MEGABIT];
 const ROUNDS: u32 = 3;
 /// Over which each is measured.
-const TIME: Duration = Duration::from_millis(1_300);
+const TIME: Duration = Duration::from_millis(1_100);
 /// Port of the server that answers at once.
 const PORT: u16 = 7_007;
 /// Time between two questions.

@@ -72,8 +72,8 @@ impl Contestant {
 const QUICK_WAYS: [Way; 3] = [Way::Netagent, Way::Nft, Way::Passt];
 const ROUNDS: u32 = 7;
 const LOAD: Load = Load {
-    warm_up: Duration::from_millis(40),
-    window: Duration::from_millis(50),
+    warm_up: Duration::from_millis(35),
+    window: Duration::from_millis(45),
     pace: None,
 };
 /// The same for the first connections of a host.

@@ -25,7 +25,7 @@ const PERIOD: usize = 65_521;
 /// Bytes that are compared of what one call received.
 const SAMPLE: usize = 64;
 /// What stands still for so long has ended, where that is known to happen.
-const STALL: Duration = Duration::from_millis(500);
+const STALL: Duration = Duration::from_millis(250);
 /// Windows of a round.
 const SLICES: u32 = 4;
 /// What a reader of a table has to know.
