@@ -16,6 +16,7 @@ mod decide;
 mod drop_all;
 pub mod explain;
 mod fault;
+mod gather;
 mod guest;
 pub mod handle;
 mod learned;
@@ -43,6 +44,7 @@ pub use start::{StartError, host_options, open_store, start, take_down};
 use crate::access::TokenRecord;
 use crate::agent::audit::Audited;
 use crate::agent::drop_all::Denied;
+use crate::agent::gather::Gathered;
 use crate::agent::handle::{Asked, SharedTokens};
 use crate::agent::policy::Compiler;
 use crate::agent::quarantine::Quarantine;
@@ -61,8 +63,6 @@ use crate::store::Store;
 
 /// Time between two full rounds.
 const ROUND_INTERVAL: Duration = Duration::from_secs(30);
-/// Time that changes of the host are gathered before they are followed.
-const DEBOUNCE: Duration = Duration::from_millis(100);
 /// Time between two collection passes.
 const COLLECT_INTERVAL: Duration = Duration::from_secs(5);
 /// Time between two looks at guests that may flood, or whose flows are waited for.
@@ -132,8 +132,7 @@ struct Timers {
     collect_at: Instant,
     /// When guests are looked at, while there is anything to watch.
     watch_at: Option<Instant>,
-    /// Changes of the host that are still gathered, and when they are followed.
-    changes: Option<(Changes, Instant)>,
+    changes: Gathered,
 }
 
 impl<H: Host> Agent<H> {
@@ -147,7 +146,7 @@ impl<H: Host> Agent<H> {
             round_at: now + ROUND_INTERVAL,
             collect_at: now + COLLECT_INTERVAL,
             watch_at: None,
-            changes: None,
+            changes: Gathered::default(),
         };
         loop {
             timers.watch(self.is_watching());
@@ -165,7 +164,7 @@ impl<H: Host> Agent<H> {
             match event {
                 Event::End => return,
                 Event::Requests(asked) => self.answer(asked).await,
-                Event::HostChanged(changes) => timers.gather(changes),
+                Event::HostChanged(changes) => timers.changes.add(changes, Instant::now()),
                 Event::Due => self.do_due(&mut timers).await,
             }
         }
@@ -173,8 +172,9 @@ impl<H: Host> Agent<H> {
 
     async fn do_due(&mut self, timers: &mut Timers) {
         let now = Instant::now();
-        if let Some((changes, _)) = timers.changes.take_if(|(_, at)| *at <= now) {
+        if let Some(changes) = timers.changes.take(now) {
             said(self.follow(changes).await, "cannot follow the host");
+            timers.changes.followed(Instant::now());
         }
         if self.registry.next_retry().is_some_and(|at| at <= now) {
             said(self.retry().await, "cannot read the host");
@@ -213,8 +213,7 @@ impl<H: Host> Agent<H> {
 impl Timers {
     fn next(&self, retry: Option<Instant>) -> Instant {
         let due = self.round_at.min(self.collect_at);
-        let follow = self.changes.as_ref().map(|(_, at)| *at);
-        [retry, follow, self.watch_at]
+        [retry, self.changes.due_at(), self.watch_at]
             .into_iter()
             .flatten()
             .fold(due, Instant::min)
@@ -227,11 +226,6 @@ impl Timers {
         } else {
             self.watch_at = None;
         }
-    }
-
-    fn gather(&mut self, changes: Changes) {
-        let fresh = (Changes::default(), Instant::now() + DEBOUNCE);
-        self.changes.get_or_insert(fresh).0.add(changes);
     }
 }
 

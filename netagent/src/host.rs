@@ -149,6 +149,17 @@ impl Changes {
         self.network |= others.network;
         self.overrun |= others.overrun;
     }
+
+    /// Keeps so many links, and hands back the others.
+    #[must_use]
+    pub fn split_off_links(&mut self, count: usize) -> Self {
+        let first = self.links.iter().nth(count).copied();
+        let links = first.map_or_else(BTreeSet::new, |first| self.links.split_off(&first));
+        Self {
+            links,
+            ..Self::default()
+        }
+    }
 }
 
 /// What the kernel's own host needs to know from the start.

@@ -13,7 +13,7 @@ use crate::store::Change;
 
 /// Interfaces that are looked at one by one. For each the kernel walks through all its routes: of more than these,
 /// one look at everything is sooner done, and thousands would keep all requests waiting for seconds.
-const ALONE_MAX: usize = 128;
+pub(crate) const ALONE_MAX: usize = 128;
 
 impl<H: Host> Agent<H> {
     /// Observes, plans and applies for some instances alone (S-1). What fails is noted and tried again.
