@@ -10,34 +10,31 @@ pub const SLICES: u32 = 10;
 pub const NOTE: &str = "a round is the median of ten slices: the ways take turns slice by slice";
 
 /// Measures a slice of every way, then the next one of each; what a way cost is the median of its slices.
-pub fn in_turn<W>(ways: &mut [W], mut measure: impl FnMut(&mut W) -> Cost) -> Vec<Cost> {
-    let mut slices = vec![Slices::default(); ways.len()];
-    for _ in 0..SLICES {
-        for (way, slices) in ways.iter_mut().zip(&mut slices) {
-            slices.add(measure(way));
-        }
-    }
-    slices.iter().map(Slices::median).collect()
+pub fn in_turn<W>(ways: &mut [W], measure: impl FnMut(&mut W) -> Cost) -> Vec<Cost> {
+    let found = each_in_turn(SLICES, ways, measure);
+    found.iter().map(|slices| median(slices)).collect()
 }
 
-/// Those of one way.
-#[derive(Clone, Debug, Default)]
-struct Slices {
-    wall: Figures,
-    processor: Figures,
+/// Measures every way, then every way again, so many times; all that was found of each.
+pub fn each_in_turn<W, S>(
+    slices: u32,
+    ways: &mut [W],
+    mut measure: impl FnMut(&mut W) -> S,
+) -> Vec<Vec<S>> {
+    let mut found: Vec<Vec<S>> = ways.iter().map(|_| Vec::new()).collect();
+    for _ in 0..slices {
+        for (way, found) in ways.iter_mut().zip(&mut found) {
+            found.push(measure(way));
+        }
+    }
+    found
 }
 
-impl Slices {
-    fn add(&mut self, cost: Cost) {
-        self.wall.add(cost.wall);
-        self.processor.add(cost.processor);
-    }
-
-    fn median(&self) -> Cost {
-        Cost {
-            wall: self.wall.median(),
-            processor: self.processor.median(),
-        }
+fn median(slices: &[Cost]) -> Cost {
+    let of = |part: fn(&Cost) -> f64| slices.iter().map(part).collect::<Figures>().median();
+    Cost {
+        wall: of(|cost| cost.wall),
+        processor: of(|cost| cost.processor),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::figures::Figures;
 use crate::guest::bulk::{self, Carried, Course, Load, carry, in_turn, open};
 use crate::guest::host::{Host, Setting};
 use crate::guest::machine::Offloads;
+use crate::guest::rounds::on_new_hosts;
 use crate::guest::way::Way;
 use crate::report::{Better, Table};
 use crate::session::Session;
@@ -162,24 +163,16 @@ pub fn run(session: &mut Session) {
     let bar = session.bar("throughput", rounds * rows.len() as u32);
     let mut figures: BTreeMap<(usize, usize), Figures> = BTreeMap::new();
     let mut broken = 0;
-    for _ in 0..rounds {
-        for offloads in [Offloads::On, Offloads::Off] {
-            let wanted = |(_, row): &(usize, &Row)| row.offloads == offloads;
-            if !rows.iter().enumerate().any(|row| wanted(&row)) {
-                continue;
-            }
-            let hosts: Vec<Host> = ways.iter().map(|way| way.prepare(offloads)).collect();
-            for (index, row) in rows.iter().enumerate().filter(wanted) {
-                let carried = measure(&hosts, *row);
-                for (number, carried) in carried {
-                    broken += carried.broken;
-                    let gigabits = carried.rate() / 1e9;
-                    figures.entry((index, number)).or_default().add(gigabits);
-                }
-                bar.inc(1);
-            }
+    let prepare = |offloads| ways.iter().map(|way| way.prepare(offloads)).collect();
+    let frames: Vec<Offloads> = rows.iter().map(|row| row.offloads).collect();
+    on_new_hosts(rounds, &frames, prepare, |index, hosts| {
+        for (number, carried) in measure(hosts, rows[index]) {
+            broken += carried.broken;
+            let gigabits = carried.rate() / 1e9;
+            figures.entry((index, number)).or_default().add(gigabits);
         }
-    }
+        bar.inc(1);
+    });
     bar.finish_and_clear();
     let median = |row: Row, way: Way| -> Option<f64> {
         let index = rows.iter().position(|one| *one == row)?;

@@ -9,6 +9,7 @@ use crate::figures::Figures;
 use crate::guest::bulk::{self, Carried, Course, Load, carry, in_turn, open};
 use crate::guest::host::{Host, Setting};
 use crate::guest::machine::Offloads;
+use crate::guest::rounds::on_new_hosts;
 use crate::guest::way::Way;
 use crate::report::{Better, Table};
 use crate::session::Session;
@@ -42,22 +43,21 @@ pub fn run(session: &mut Session) {
     let (ways, missing): (Vec<Way>, Vec<Way>) = WAYS.iter().partition(|way| way.is_here());
     let mut found: Vec<[Vec<Carried>; 4]> = ways.iter().map(|_| Default::default()).collect();
     let bar = session.bar("processor time", rounds * TABLES.len() as u32);
-    for _ in 0..rounds {
-        for offloads in [Offloads::On, Offloads::Off] {
-            let prepare = |way: &Way| Host::prepare(*way, &Setting::with(offloads));
-            let hosts: Vec<Host> = ways.iter().map(prepare).collect();
-            let tables = TABLES.iter().enumerate();
-            for (index, (_, course)) in tables.filter(|(_, (frames, _))| *frames == offloads) {
-                let carried = in_turn(&hosts, |host| {
-                    carry(open(host, *course, 1), LOAD, &host.workers())
-                });
-                for (carried, found) in carried.into_iter().zip(&mut found) {
-                    found[index].push(carried);
-                }
-                bar.inc(1);
-            }
+    let prepare = |offloads| {
+        let host = |way: &Way| Host::prepare(*way, &Setting::with(offloads));
+        ways.iter().map(host).collect()
+    };
+    let frames = TABLES.map(|(offloads, _)| offloads);
+    on_new_hosts(rounds, &frames, prepare, |index, hosts| {
+        let (_, course) = TABLES[index];
+        let carried = in_turn(hosts, |host| {
+            carry(open(host, course, 1), LOAD, &host.workers())
+        });
+        for (carried, found) in carried.into_iter().zip(&mut found) {
+            found[index].push(carried);
         }
-    }
+        bar.inc(1);
+    });
     bar.finish_and_clear();
     for (index, (offloads, course)) in TABLES.into_iter().enumerate() {
         let (frames, what) = match offloads {

@@ -1,8 +1,8 @@
 //! Bulk transfer by TCP: as much as the way carries, or at a steady pace. What arrives is compared with what was sent.
 
 use std::io::{Read, Write};
+use std::iter::Sum;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::ops::AddAssign;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use super::host::{GUEST_PORT, Host};
 use super::way::Way;
 use super::work::Workers;
 use crate::path::pin_to;
+use crate::slices::each_in_turn;
 use netagent_tests::deadline::{SOON, now, wait_for};
 use netagent_tests::netns::NetNs;
 
@@ -26,7 +27,7 @@ const PERIOD: usize = 65_521;
 const SAMPLE: usize = 64;
 /// What stands still for so long has ended, where that is known to happen.
 const STALL: Duration = Duration::from_millis(250);
-/// Windows of a round.
+/// Connections of a round.
 const SLICES: u32 = 4;
 /// What a reader of a table has to know.
 pub const NOTE: &str = "a round is four connections one after the other: the ways take turns, connection by connection";
@@ -104,25 +105,23 @@ impl Carried {
     }
 }
 
-impl AddAssign for Carried {
-    fn add_assign(&mut self, other: Self) {
-        self.bits += other.bits;
-        self.time += other.time;
-        self.spent += other.spent;
-        self.broken += other.broken;
+impl Sum for Carried {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            bits: sum.bits + one.bits,
+            time: sum.time + one.time,
+            spent: sum.spent + one.spent,
+            broken: sum.broken + one.broken,
+        })
     }
 }
 
 /// What every way carries in a round. They take turns, connection by connection: for seconds on end, a machine carries half
 /// as much by any of them as a moment later.
 pub fn in_turn<W>(ways: &[W], measure: impl Fn(&W) -> Carried) -> Vec<Carried> {
-    let mut found = vec![Carried::default(); ways.len()];
-    for _ in 0..SLICES {
-        for (way, found) in ways.iter().zip(&mut found) {
-            *found += measure(way);
-        }
-    }
-    found
+    let mut ways: Vec<&W> = ways.iter().collect();
+    let found = each_in_turn(SLICES, &mut ways, |way| measure(way));
+    found.into_iter().map(|all| all.into_iter().sum()).collect()
 }
 
 /// Opens connections of a guest's.

@@ -10,6 +10,7 @@ pub mod passt;
 pub mod pingpong;
 mod plain;
 mod probe;
+pub mod rounds;
 pub mod rules;
 pub mod way;
 pub mod work;
