@@ -130,7 +130,8 @@ impl Frame {
         frame
     }
 
-    /// The bytes with the checksum computed as the last device on the way would (over a super-frame as a whole).
+    /// The bytes with the checksum computed as the last device on the way would (over a super-frame as a whole). Of UDP a
+    /// sum of 0 is written as 0xffff (RFC 768); of TCP devices write either, and it is 0 here.
     ///
     /// # Panics
     /// Where the header points outside the frame.
@@ -141,7 +142,7 @@ impl Frame {
             let start = usize::from(self.vnet.checksum_start);
             let field = start + usize::from(self.vnet.checksum_offset);
             let checksum = match !packet::fold(packet::sum(&bytes[start..])) {
-                0 => 0xffff,
+                0 if usize::from(self.vnet.checksum_offset) == packet::UDP_CHECKSUM => 0xffff,
                 checksum => checksum,
             };
             bytes[field..field + 2].copy_from_slice(&checksum.to_be_bytes());

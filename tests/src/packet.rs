@@ -263,7 +263,7 @@ pub fn transport(bytes: &[u8]) -> Option<Transport> {
     };
     let (checksum_offset, header) = match number {
         protocol::TCP => (16, usize::from(*bytes.get(start + 12)? >> 4) * 4),
-        protocol::UDP => (6, 8),
+        protocol::UDP => (UDP_CHECKSUM, 8),
         protocol::ICMP | protocol::ICMPV6 => (2, 8),
         _ => return None,
     };
@@ -275,6 +275,9 @@ pub fn transport(bytes: &[u8]) -> Option<Transport> {
         end,
     })
 }
+
+/// Offset of the checksum in a UDP header (RFC 768); TCP has it elsewhere.
+pub const UDP_CHECKSUM: usize = 6;
 
 /// Sum of the pseudo-header of a TCP, UDP or ICMPv6 packet; 0 for ICMP, which has none.
 #[must_use]

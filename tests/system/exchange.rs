@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netagent_common::net::{GATEWAY_MAC, tcp_flag};
 use netagent_tests::deadline::{Deadline, SOON};
 use netagent_tests::frame::Frame;
-use netagent_tests::guest::Nic;
+use netagent_tests::guest::{Nic, TTL};
 use netagent_tests::packet::{self, Ends, Packet, Segment, hex};
 use netagent_tests::raw::Raw;
 use netagent_tests::world::{NAT_PORTS, World, host_address};
@@ -95,19 +95,9 @@ impl<'a> Way<'a> {
             NAT_PORTS.contains(&port),
             "{flow:?} leaves from port {port}"
         );
-        let expected_ends = Ends {
-            src_mac: self.uplink_mac,
-            dst_mac: self.router_mac,
-            src: host_address(flow.remote.is_ipv4()),
-            dst: flow.remote,
-            ttl: ends.ttl - 1,
-        };
-        let expected = flow
-            .protocol
-            .question(&expected_ends, (port, flow.ports.1), payload);
         assert_eq!(
             hex(&received.frame.completed()),
-            hex(&expected),
+            hex(&self.on_wire(flow, port, payload)),
             "{flow:?} on the wire"
         );
         assert_eq!(received.vlan, None);
@@ -120,6 +110,26 @@ impl<'a> Way<'a> {
             "{flow:?}"
         );
         port
+    }
+
+    /// What the guest sends, as it arrives on the wire.
+    pub(crate) fn on_wire(&self, flow: FlowTo, nat_port: u16, payload: &[u8]) -> Vec<u8> {
+        let ends = Ends {
+            src_mac: self.uplink_mac,
+            dst_mac: self.router_mac,
+            src: host_address(flow.remote.is_ipv4()),
+            dst: flow.remote,
+            ttl: TTL - 1,
+        };
+        let ports = (nat_port, flow.ports.1);
+        flow.protocol.question(&ends, ports, payload)
+    }
+
+    /// What the far end answers, as it arrives at the guest.
+    pub(crate) fn at_guest(&self, flow: FlowTo, payload: &[u8]) -> Vec<u8> {
+        let ports = (flow.ports.1, flow.ports.0);
+        let ends = self.delivered(flow.remote);
+        flow.protocol.answer(&ends, ports, payload)
     }
 
     /// Ends of what the far end sends to the uplink's address.
@@ -158,14 +168,9 @@ impl<'a> Way<'a> {
             let packet = Packet::parse(&frame.completed())?;
             (packet.payload == payload && packet.ends.src == flow.remote).then(|| frame.clone())
         });
-        let expected = flow.protocol.answer(
-            &self.delivered(flow.remote),
-            (remote_port, flow.ports.0),
-            payload,
-        );
         assert_eq!(
             hex(&received.completed()),
-            hex(&expected),
+            hex(&self.at_guest(flow, payload)),
             "{flow:?} at the guest"
         );
         assert_eq!(

@@ -98,6 +98,61 @@ fn every_packet_keeps_its_bytes_by_clsact_without_a_virtio_header() {
     check_all_forms(CLSACT, Header::None);
 }
 
+/// A payload with which this packet's checksum sums up to 0: of UDP that is written as 0xffff, for 0 says that there is none
+/// (RFC 768).
+fn balanced(packet: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    let mut payload = b"__ sums up to nothing".to_vec();
+    payload[..2].fill(0);
+    let rest = packet::transport_checksum(&packet(&payload)).unwrap();
+    payload[..2].copy_from_slice(&rest.to_be_bytes());
+    let checksum = packet::transport_checksum(&packet(&payload)).unwrap();
+    assert_eq!(checksum % 0xffff, 0);
+    payload
+}
+
+/// One packet in 65,536 has it by chance.
+fn check_checksums_of_zero(header: Header) {
+    let world = World::new();
+    let agent = world.agent("");
+    let guest = Guest::create(&agent, &world.host, "zero", header);
+    let wire = world.wire();
+    let way = Way::new(&world, guest.nic(), &wire);
+    for remote in SILENT {
+        for protocol in Protocol::ALL {
+            let flow = FlowTo {
+                protocol,
+                remote,
+                ports: (5_000, 7),
+            };
+            let nat_port = way.check(flow);
+            let (at_guest, from_far) = (way.nic.to(remote), way.back(remote));
+            for form in forms(header, protocol) {
+                let sent = balanced(|payload| protocol.question(&at_guest, flow.ports, payload));
+                let arrived = balanced(|payload| way.on_wire(flow, nat_port, payload));
+                for payload in [sent, arrived] {
+                    assert_eq!(way.send(flow, form, &payload), nat_port);
+                }
+                let sent = balanced(|payload| protocol.answer(&from_far, (7, nat_port), payload));
+                let arrived = balanced(|payload| way.at_guest(flow, payload));
+                for payload in [sent, arrived] {
+                    way.answer(flow, nat_port, form, &payload);
+                }
+            }
+        }
+    }
+    assert_eq!(agent.guest_drops("zero"), BTreeMap::new());
+}
+
+#[test]
+fn a_checksum_of_zero_stays_right_with_a_virtio_header() {
+    check_checksums_of_zero(Header::Vnet);
+}
+
+#[test]
+fn a_checksum_of_zero_stays_right_without_a_virtio_header() {
+    check_checksums_of_zero(Header::None);
+}
+
 /// A super-frame whose virtio header says that its headers are so long.
 fn said<const HEADERS: u16>(bytes: Vec<u8>) -> Frame {
     let is_udp = packet::transport(&bytes).unwrap().protocol == protocol::UDP;
