@@ -30,15 +30,18 @@ pub struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A socket with an address that an earlier one may have had until now.
+/// A socket with an address that an earlier one may have had until now, or that the namespace was given a moment ago: until
+/// the kernel's worker came by, an IPv6 address is tentative, also where it is not looked for on the link.
 ///
 /// # Panics
 /// When the address is not the namespace's, or stays taken.
 pub fn bound<S>(mut bind: impl FnMut() -> io::Result<S>) -> S {
-    wait_for("the address is free", TAKEN_LIMIT, || match bind() {
+    use io::ErrorKind::{AddrInUse, AddrNotAvailable};
+    let what = "the namespace has the address, and it is free";
+    wait_for(what, TAKEN_LIMIT, || match bind() {
         Ok(socket) => Some(socket),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
-        Err(error) => panic!("the world has this address: {error}"),
+        Err(error) if [AddrInUse, AddrNotAvailable].contains(&error.kind()) => None,
+        Err(error) => panic!("the address can be bound: {error}"),
     })
 }
 

@@ -11,7 +11,7 @@ use netagent_tests::client::{connect, connect_from, echo};
 use netagent_tests::deadline::{SOON, wait_for, wait_until};
 use netagent_tests::guest::Guest;
 use netagent_tests::netns::{NetNs, join_by_veth};
-use netagent_tests::server::{PORT, Server};
+use netagent_tests::server::{PORT, Server, bound};
 use netagent_tests::stack::Stack;
 use netagent_tests::tap::Header;
 use netagent_tests::world::{HOST_V4, HOST_V6, World, host_address};
@@ -85,8 +85,12 @@ fn assert_nothing_to_do(agent: &Agent) {
     assert_eq!(plan, json!({"steps": [], "problems": []}));
 }
 
-/// A listener of the host, as any server makes one.
-fn listen(host: &NetNs, address: &str) -> std::io::Result<TcpListener> {
+/// A listener of the host, as any server makes one, where nobody else has the address for long.
+fn listen(host: &NetNs, address: &str) -> TcpListener {
+    bound(|| try_listen(host, address))
+}
+
+fn try_listen(host: &NetNs, address: &str) -> std::io::Result<TcpListener> {
     host.run(|| TcpListener::bind(address))
 }
 
@@ -96,7 +100,7 @@ fn n3_a_port_of_a_host_process_is_refused_with_its_name_and_one_that_is_publishe
     let agent = world.agent("");
     let spec = |port: &str| json!({ "name": "web", "publish": [port] });
     for taken in ["0.0.0.0:8080", "127.0.0.1:8080", "[::]:8080", "[::1]:8080"] {
-        let _held = listen(&world.host, taken).unwrap();
+        let _held = listen(&world.host, taken);
         let message = format!("Port 8080/tcp is already in use by {}", myself());
         agent.refuse(&spec("8080:80"), (409, &message));
         // UDP is another port.
@@ -112,7 +116,7 @@ fn n3_a_port_of_a_host_process_is_refused_with_its_name_and_one_that_is_publishe
     agent
         .create(&json!({ "name": "web", "publish": ["8080:80", "5353/udp", "127.0.0.1:9090:90"] }));
     let is_taken = |address: &str| {
-        let error = listen(&world.host, address).map(drop).unwrap_err();
+        let error = try_listen(&world.host, address).map(drop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse, "{address}");
     };
     for address in [
@@ -124,7 +128,7 @@ fn n3_a_port_of_a_host_process_is_refused_with_its_name_and_one_that_is_publishe
         is_taken(address);
     }
     is_taken("127.0.0.1:9090");
-    listen(&world.host, "198.51.100.2:9090").unwrap();
+    listen(&world.host, "198.51.100.2:9090");
     for address in ["0.0.0.0:5353", "[::1]:5353"] {
         let error = world.host.run(|| UdpSocket::bind(address)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse, "{address}");
@@ -137,7 +141,7 @@ fn n3_a_port_of_a_host_process_is_refused_with_its_name_and_one_that_is_publishe
     assert_eq!(shown["publish"][0]["reason"], "the instance does not run");
     agent.delete("web");
     for address in ["0.0.0.0:8080", "[::]:8081", "127.0.0.1:9090"] {
-        listen(&world.host, address).unwrap();
+        listen(&world.host, address);
     }
     assert_nothing_to_do(&agent);
 }
@@ -206,7 +210,7 @@ fn malformed_and_impossible_entries_are_refused_by_name_and_leave_nothing() {
                 .map_or_else(|| entry.to_string(), str::to_owned);
             assert!(answer.message().contains(&named), "{body}: {answer:?}");
         }
-        listen(&world.host, "0.0.0.0:9090").unwrap();
+        listen(&world.host, "0.0.0.0:9090");
     }
     assert_eq!(agent.api("GET", "/v1/instances", "").body, json!([]));
     assert_nothing_to_do(&agent);
@@ -219,7 +223,7 @@ fn after_a_kill_the_ports_are_taken_again_and_one_that_somebody_took_is_said_and
     agent
         .create(&json!({ "name": "web", "publish": ["8080:80", "9090", "127.0.0.1:7070:70/udp"] }));
     agent.kill9();
-    let squatter = listen(&world.host, "198.51.100.2:8080").unwrap();
+    let squatter = listen(&world.host, "198.51.100.2:8080");
     agent.run();
     assert_nothing_to_do(&agent);
     let shown = agent.inspect("web");
@@ -232,17 +236,17 @@ fn after_a_kill_the_ports_are_taken_again_and_one_that_somebody_took_is_said_and
     for other in [1, 2] {
         assert_eq!(shown["publish"][other]["status"], "published", "{shown}");
     }
-    assert!(listen(&world.host, "0.0.0.0:9090").is_err());
+    assert!(try_listen(&world.host, "0.0.0.0:9090").is_err());
     drop(squatter);
     // Whatever changes on the host makes the agent look again; else it does so every thirty seconds.
     world.host.ip("address add 192.0.2.77/32 dev lo");
     wait_until("the port is held", SOON, || {
         agent.inspect("web")["publish"][0]["status"] == "published"
     });
-    assert!(listen(&world.host, "198.51.100.2:8080").is_err());
+    assert!(try_listen(&world.host, "198.51.100.2:8080").is_err());
     agent.stop();
     agent.take_down();
-    listen(&world.host, "0.0.0.0:8080").unwrap();
+    listen(&world.host, "0.0.0.0:8080");
 }
 
 #[test]
@@ -423,7 +427,7 @@ fn p9_the_command_line_replaces_the_ports_of_a_running_instance() {
         "published",
     ]);
     has_row(&["-", "80/tcp", "the", "host", "exposed"]);
-    listen(&world.host, "0.0.0.0:8080").unwrap();
+    listen(&world.host, "0.0.0.0:8080");
     let refused = agent.say(&["network", "web", "--publish-port", "80"]);
     let complaint = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(
@@ -437,6 +441,6 @@ fn p9_the_command_line_replaces_the_ports_of_a_running_instance() {
     );
     assert_nothing_to_do(&agent);
     wait_for("the port is free", SOON, || {
-        listen(&world.host, "0.0.0.0:9090").ok()
+        try_listen(&world.host, "0.0.0.0:9090").ok()
     });
 }

@@ -10,7 +10,7 @@ use netagent_tests::agent::Agent;
 use netagent_tests::client::{connect, connect_from, echo};
 use netagent_tests::deadline::SOON;
 use netagent_tests::guest::Guest;
-use netagent_tests::server::{PORT, Server};
+use netagent_tests::server::{PORT, Server, bound};
 use netagent_tests::stack::{INSIDE, Stack};
 use netagent_tests::tap::Header;
 use netagent_tests::world::{World, host_address};
@@ -211,7 +211,7 @@ fn p9_a_restart_with_the_port_loses_nothing_and_one_without_it_ends_the_connecti
     site.assert_nothing_to_do();
     for is_v4 in [true, false] {
         let to = SocketAddr::new(host_address(is_v4), OPEN);
-        let _listener = site.world.host.run(|| TcpListener::bind(to)).unwrap();
+        let _listener = bound(|| site.world.host.run(|| TcpListener::bind(to)));
         assert!(connect(&site.stack.netns, to).is_err());
         let _server = Server::tcp(&site.world.host, host_address(is_v4));
         let to = (host_address(is_v4), PORT).into();
