@@ -172,11 +172,16 @@ pub const ALL: &[Benchmark] = &[
         dns::run,
     ),
     apart("storm", "a thousand guests that boot at once", storm::run),
-    // The last one: for minutes afterwards the kernel takes thousands of TAPs away, and others would wait for that.
+    // The last ones: for minutes afterwards the kernel takes thousands of TAPs away, and others would wait for that.
     full(
         "scale",
         "hosts that fill up: frames, one more instance, memory",
         scale::run,
+    ),
+    apart(
+        "scale-10000",
+        "hosts of 10,000 instances: frames, one more instance, memory",
+        scale::many,
     ),
 ];
 

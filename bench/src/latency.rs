@@ -11,7 +11,7 @@ use crate::variant::CONFIGURATION;
 
 const ROUNDS: u32 = 7;
 /// Exchanges of one round.
-const EXCHANGES: u32 = 15_000;
+const EXCHANGES: u32 = 12_000;
 /// Connections of one round.
 const CONNECTIONS: u32 = 4_000;
 /// The tables: id, title, and which values are good.

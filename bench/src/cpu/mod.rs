@@ -31,8 +31,8 @@ const TABLES: [(Offloads, Course); 4] = [
 /// netagent's most beside nft, both ends included.
 const MOST: f64 = 1.0;
 const LOAD: Load = Load {
-    warm_up: Duration::from_millis(80),
-    window: Duration::from_millis(140),
+    warm_up: Duration::from_millis(70),
+    window: Duration::from_millis(120),
     pace: Some(PACE),
 };
 

@@ -10,6 +10,8 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
+use netagent_tests::deadline::{now, wait_until};
+use netagent_tests::netns::NetNs;
 use nix::unistd::write;
 
 use crate::costs::{Costs, Rate};
@@ -22,8 +24,16 @@ use crate::session::Session;
 
 /// Virtual machines of a host.
 const SIZES: [usize; 5] = [1, 10, 100, 1_000, 4_096];
+/// Those of a host that is as full as memory allows.
+const MANY: [usize; 1] = [10_000];
 /// Those of a first impression.
 const QUICK: usize = 3;
+/// What those of all ways take, and a quarter more: 0.09 MB for a device with its neighbours, and the agent's tables, MB.
+const MANY_MB: f64 = 6_000.0;
+/// How long the kernel may take to do away with the hosts of earlier benchmarks.
+const GONE: Duration = Duration::from_secs(600);
+/// A namespace is made within this time where it does nothing else.
+const IDLE: Duration = Duration::from_millis(100);
 /// Rounds.
 const ROUNDS: u32 = 3;
 /// Virtual machines that are added one by one at each size, at most.
@@ -55,6 +65,25 @@ pub fn run(session: &mut Session) {
     } else {
         &SIZES[..]
     };
+    fill(session, "scale", sizes);
+}
+
+/// The same at 10,000 virtual machines of each host.
+///
+/// # Panics
+/// Where the machine has not enough memory for them.
+pub fn many(session: &mut Session) {
+    let free = available_mb();
+    assert!(
+        free > MANY_MB,
+        "{free:.0} MB of memory are available, and 10,000 instances of each way take {MANY_MB:.0}: run it on a larger machine"
+    );
+    wait_until("earlier hosts are gone", GONE, kernel_is_idle);
+    fill(session, "scale-10000", &MANY);
+}
+
+/// Grows a host of each way to each size, and measures them there.
+fn fill(session: &mut Session, id: &str, sizes: &[usize]) {
     let rounds = session.rounds(ROUNDS);
     let bar = session.bar("hosts that fill up", sizes.len() as u32);
     let mut found = Found::default();
@@ -68,19 +97,21 @@ pub fn run(session: &mut Session) {
     }
     for &size in sizes {
         for (fleet, memory) in fleets.iter_mut().zip(&mut memory) {
+            let name = fleet.way.name();
+            bar.set_message(format!("{name} grows to {size}"));
             let before = kernel_mb();
             let created = grow(fleet, size);
             *memory += kernel_mb() - before;
-            let name = fleet.way.name();
             found.create.push((name, size, created));
             let figures = Figures::from_iter([*memory + fleet.agent_mb()]);
             found.memory.push((name, size, figures));
         }
+        bar.set_message(format!("frames of {size}"));
         measure(&fleets, size, rounds, &mut found);
         bar.inc(1);
     }
     bar.finish_and_clear();
-    report(session, &found);
+    report(session, id, &found);
 }
 
 /// Grows a host to a size, and says how long the last ones took, ms.
@@ -151,24 +182,45 @@ fn send(fleet: &Fleet, senders: &[Sender]) -> Cost {
     cost
 }
 
+/// Whether the kernel makes namespaces at once, time after time: while it takes thousands of devices away, each waits for
+/// seconds.
+fn kernel_is_idle() -> bool {
+    (0..3).all(|_| {
+        thread::park_timeout(SETTLED);
+        let began = now();
+        drop(NetNs::new());
+        began.elapsed() < IDLE
+    })
+}
+
 /// Memory of the kernel that it cannot give back, MB. What processes and caches have is not in it: other work on the
 /// machine would be.
 fn kernel_mb() -> f64 {
-    const KINDS: [&str; 4] = ["SUnreclaim:", "Percpu:", "VmallocUsed:", "KernelStack:"];
+    meminfo_mb(&["SUnreclaim:", "Percpu:", "VmallocUsed:", "KernelStack:"])
+}
+
+/// Memory that can be taken, MB.
+fn available_mb() -> f64 {
+    meminfo_mb(&["MemAvailable:"])
+}
+
+/// The sum of some lines of proc(5), meminfo, MB.
+fn meminfo_mb(names: &[&str]) -> f64 {
     let text = fs::read_to_string("/proc/meminfo").expect("proc is mounted");
-    let kibibytes = |name: &str| {
+    let kibibytes = |name: &&str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
         let number: f64 = number.expect("the kernel shows it");
         number
     };
-    KINDS.map(kibibytes).iter().sum::<f64>() * 1_024.0 / 1e6
+    names.iter().map(kibibytes).sum::<f64>() * 1_024.0 / 1e6
 }
 
-fn report(session: &mut Session, found: &Found) {
+fn report(session: &mut Session, id: &str, found: &Found) {
+    let named = |table: &str| format!("{id}/{table}");
     let axis = Some("instances");
     let title = "64-byte frames of one instance, the last one, TAP to uplink, while the rest idle";
-    let [mut time, rate] = found.one.tables(("scale/one", title), Rate::FRAMES, axis);
+    let [mut time, rate] = found.one.tables((&named("one"), title), Rate::FRAMES, axis);
     for way in Way::ALL {
         time.note(format!("{}: {}", way.name(), way.about()));
     }
@@ -177,7 +229,7 @@ fn report(session: &mut Session, found: &Found) {
     let title = "64-byte frames, TAP to uplink, spread over the instances";
     let [mut time, rate] = found
         .spread
-        .tables(("scale/spread", title), Rate::FRAMES, axis);
+        .tables((&named("spread"), title), Rate::FRAMES, axis);
     time.note(format!(
         "over all instances up to {SENDERS}, over {SENDERS} of them where there are more; each sends in turn, in a flow of its own"
     ));
@@ -185,20 +237,20 @@ fn report(session: &mut Session, found: &Found) {
     session.add(rate);
     let tables = [
         (
-            ("scale/create", "one more instance: TAP, address, rules"),
+            ("create", "one more instance: TAP, address, rules"),
             ("ms", &found.create),
             "netagent: from the request to the answer that it runs; the others: the commands that their users run",
         ),
         (
-            ("scale/memory", "memory that a host takes"),
+            ("memory", "memory that a host takes"),
             ("MB", &found.memory),
             "the kernel's that it cannot give back (slabs, per processor, vmalloc, stacks), more than without the host, and what the agent has resident; once, as each host grew",
         ),
     ];
-    for ((id, title), (unit, rows), note) in tables {
-        let mut table = Table::new(id, title, (unit, Better::Lower)).over("instances");
-        for (name, size, figures) in rows {
-            table.add_at(name, Some(*size as f64), figures);
+    for ((name, title), (unit, rows), note) in tables {
+        let mut table = Table::new(&named(name), title, (unit, Better::Lower)).over("instances");
+        for (way, size, figures) in rows {
+            table.add_at(way, Some(*size as f64), figures);
         }
         table.note(note);
         session.add(table);
